@@ -1,0 +1,1 @@
+"""Benchmarks: how good an engine is, and how fast."""

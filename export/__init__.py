@@ -1,0 +1,1 @@
+"""Export: a network in, ONNX files that compute the same function out."""

@@ -1,0 +1,1 @@
+"""Runtime: engine and image files in, upscaled image files out. Works without torch."""

@@ -1,0 +1,1 @@
+"""Training: recipe and photographs in, generator out."""
