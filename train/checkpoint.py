@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srtool.errors import CheckpointError
 from srtool.files import whole_file
-from srtool.train.generator import Generator, GeneratorConfig, generator_from_state
+from srtool.train.generator import SCALE, Generator, GeneratorConfig, generator_from_state
 
 FORMAT = 1
 
@@ -36,6 +37,16 @@ class Network:
     architecture: str
     path: Path
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def upscale(self, x: Tensor) -> Tensor:
+        """The reference: (N, 3, H, W) RGB 0..1 -> (N, 3, scale * H, scale * W), not clamped."""
+        if not isinstance(self.module, Generator):
+            out: Tensor = self.module(x)
+            return out
+        if self.module.config.head == "unshuffle":
+            x = F.interpolate(x, scale_factor=float(SCALE), mode="nearest")
+        image: Tensor = self.module(x).image
+        return image
 
 
 def save_generator(path: Path, generator: Generator, facts: Mapping[str, Any]) -> None:
@@ -57,7 +68,8 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 def load_state(path: Path) -> dict[str, Any]:
     """Read what `save_state` wrote."""
     content = _unpickle(path)
-    if not isinstance(content, dict) or "srtool" not in content:
+    needed = {"srtool", "recipe", "step", "generator", "optimizer", "ema"}
+    if not isinstance(content, dict) or not needed <= content.keys():
         raise CheckpointError(f"{path}: is not a training checkpoint of srtool")
     return content
 
@@ -78,10 +90,10 @@ def load_network(path: str | Path) -> Network:
         if about:
             config = GeneratorConfig(**about["config"])
             generator = generator_from_state(config, state).eval()
-            return Network(generator, 4, "srtool", path, about.get("facts", {}))
+            return Network(generator, SCALE, "srtool", path, about.get("facts", {}))
         if "model.0.weight" in state and any(key.startswith("b_block_1.") for key in state):
-            return Network(generator_from_spsr(state).eval(), 4, "SPSR", path)
-    except (CheckpointError, TypeError, ValueError, KeyError) as error:
+            return Network(generator_from_spsr(state).eval(), SCALE, "SPSR", path)
+    except (CheckpointError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     return _through_spandrel(path, state)
 
@@ -96,26 +108,37 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tens
             state = {key: file.get_tensor(key) for key in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: is not a whole .safetensors file ({error})") from None
-    return (json.loads(metadata["srtool"]) if "srtool" in metadata else None), state
+    if "srtool" not in metadata:
+        return None, state
+    try:
+        about = json.loads(metadata["srtool"])
+        return {"config": dict(about["config"]), "facts": dict(about.get("facts", {}))}, state
+    except (ValueError, TypeError, KeyError):
+        raise CheckpointError(f"{path}: its srtool metadata is damaged") from None
 
 
 def _unpickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        if "GLOBAL" in str(error):  # the unpickler's word for a class or function
             reason = "it holds more than tensors and plain values"
+        elif "PytorchStreamReader" in str(error):
+            reason = "it is cut short or damaged"
+        else:
+            reason = "it was not written by torch.save, or is cut short"
         raise CheckpointError(
-            f"{path}: cannot be opened as weights ({reason[:120]}); "
+            f"{path}: cannot be opened as weights ({reason}); "
             "expected a .pth or .safetensors file with a state dict"
         ) from None
 
 
 def _split(content: Any, path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """Find the state dict in what a .pth file holds; our own files also have a config."""
+    about: dict[str, Any] | None = None
     if isinstance(content, dict) and "srtool" in content:
-        return {"config": content["config"]}, content.get("ema") or content["generator"]
+        about = {"config": content.get("config")}
+        content = content.get("ema") or content.get("generator")
     for key in ("params_ema", "params", "state_dict", "model_state_dict", "generator"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -124,7 +147,7 @@ def _split(content: Any, path: Path) -> tuple[dict[str, Any] | None, dict[str, T
         raise CheckpointError(f"{path}: holds {_found(content)}, expected a dict of tensors")
     if not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path}: holds {_found(content)}, expected a dict of tensors only")
-    return None, {key.removeprefix("module."): value for key, value in content.items()}
+    return about, {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
 def _found(content: Any) -> str:
@@ -175,9 +198,12 @@ _SPSR_ALIASES = ("get_g_nopadding.", "HR_conv0_new.")  # constants, and model.8 
 
 def generator_from_spsr(state: Mapping[str, Tensor]) -> Generator:
     """Build our generator from a state dict in the layout of the public SPSR code."""
-    blocks = 1 + max(int(m[1]) for k in state if (m := re.match(r"model\.1\.sub\.(\d+)\.RDB1", k)))
-    features = state["model.0.weight"].shape[0]
-    growth = state["model.1.sub.0.RDB1.conv1.0.weight"].shape[0]
+    numbers = [int(m[1]) for k in state if (m := re.match(r"model\.1\.sub\.(\d+)\.RDB1", k))]
+    first = state.get("model.1.sub.0.RDB1.conv1.0.weight")
+    if not numbers or first is None or first.ndim != 4:
+        raise CheckpointError("looks like SPSR, but model.1.sub.0.RDB1.conv1.0.weight is missing")
+    blocks = 1 + max(numbers)
+    growth, features = first.shape[:2]
     config = GeneratorConfig(
         features=features,
         growth=growth,
@@ -197,7 +223,7 @@ def generator_from_spsr(state: Mapping[str, Tensor]) -> Generator:
 
 
 def _name_from_spsr(key: str, blocks: int) -> str:
-    stem, kind = key.rsplit(".", 1)
+    stem, _, kind = key.rpartition(".")
     if stem == f"model.1.sub.{blocks}":
         return f"trunk_conv.{kind}"
     if match := re.fullmatch(r"b_concat_(\d)\.0", stem):

@@ -30,22 +30,31 @@ class Pair:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Decode any 8-bit image as (H, W, 3) RGB uint8; alpha is dropped."""
+    """Decode an 8- or 16-bit image as (H, W, 3) RGB uint8; alpha is dropped, 16 bits are rounded
+    to 8. DataError names the file that is none."""
     import pyvips
 
     try:
-        image = pyvips.Image.new_from_file(str(path), fail_on="truncated").colourspace("srgb")
-        pixels: NDArray[np.uint8] = image[:3].cast("uchar").numpy()
+        image = pyvips.Image.new_from_file(str(path), fail_on="truncated")
+        if image.format not in ("uchar", "ushort"):
+            raise DataError(f"{path}: has {image.format} samples, expected 8 or 16 bits")
+        if image.interpretation in ("rgb16", "grey16"):  # libvips would drop the low byte
+            space = "srgb" if image.bands > 2 else "b-w"
+            image = (image / 257).rint().cast("uchar").copy(interpretation=space)
+        pixels: NDArray[np.uint8] = image.colourspace("srgb")[:3].cast("uchar").numpy()
     except pyvips.Error as error:
-        raise DataError(f"{path}: cannot be read as an image ({error.message.strip()})") from None
+        reason = (error.detail or error.message).strip().splitlines()[0]
+        raise DataError(f"{path}: cannot be read as an image ({reason})") from None
     return pixels
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted; DataError when there are none."""
+    """All image files below a folder, sorted, hidden and half-written ones left out; DataError
+    when there are none."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; name a folder of photographs")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in found if p.is_file() and not p.name.startswith("."))
     if not files:
         raise DataError(f"{folder}: holds no images; expected files like photo.png or photo.jpg")
     return files

@@ -55,6 +55,9 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "taps", tuple(self.taps))
+        for name, size in vars(self).items():
+            if name not in ("taps", "image_skip", "head") and size < 1:
+                raise ValueError(f"{name} is {size}, expected at least 1")
         ascending = list(self.taps) == sorted(set(self.taps))
         if not self.taps or not ascending or not 1 <= self.taps[0] <= self.taps[-1] <= self.blocks:
             raise ValueError(

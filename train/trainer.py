@@ -7,10 +7,14 @@ off goes on as if it had not been.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,10 @@ from srtool.train.recipe import Recipe
 
 STATE = "state.pth"
 WEIGHTS = "generator.safetensors"
+DIVERGED = (
+    "the last checkpoint is kept: lower stage1.learning_rate or set precision: fp32, "
+    "with another --out folder"
+)
 # What may change between two runs that continue one another.
 EXTENDABLE = {"stage1": {"steps"}, "validate_every": True, "save_every": True}
 
@@ -80,15 +88,13 @@ class Training:
             output: GeneratorOutput = self.generator(images[0])
         loss = (output.image.float() - images[1]).abs().mean()
         if not math.isfinite(loss.item()):
-            raise SrtoolError(
-                f"the loss became {loss.item()} at step {self.step + 1}; the last checkpoint is "
-                "kept: lower stage1.learning_rate or set precision: fp32, then run again"
-            )
+            raise SrtoolError(f"the loss became {loss.item()} at step {self.step + 1}; {DIVERGED}")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.step += 1
-        self._average()
+        with _interrupt_held_back():
+            self.optimizer.step()
+            self.step += 1
+            self._average()
         return loss.detach()
 
     def _average(self) -> None:
@@ -125,15 +131,32 @@ class Training:
             )
         self.generator.load_state_dict(state["generator"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.ema = state["ema"]
+        if state["ema"] is not None:
+            self.ema = {k: v.to(self.device) for k, v in state["ema"].items()}
         self.step = state["step"]
+
+
+@contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+    """Let a Ctrl-C wait until weights, moments, average and step number belong together again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
 
 
 def _difference(before: Any, now: Any, free: Any, path: str = "") -> str | None:
     """The first key whose value differs and that is not free to change."""
-    if not isinstance(before, dict):
+    if not (isinstance(before, dict) and isinstance(now, dict)):
         return None if before == now else f"{path[1:]} was {before}, is {now}"
-    for key in before.keys() | now.keys():
+    for key in sorted(before.keys() | now.keys()):
         allowed = free.get(key) if isinstance(free, dict) else key in free
         if allowed is True:
             continue
@@ -141,6 +164,10 @@ def _difference(before: Any, now: Any, free: Any, path: str = "") -> str | None:
         if found:
             return found
     return None
+
+
+def _digest(pair: Pair) -> bytes:
+    return hashlib.sha256(pair.hr.tobytes()).digest()
 
 
 def upscale_uint8(generator: Generator, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -183,10 +210,12 @@ def train(
         return weights_path
     patches = Patches(data, stage.patch, stage.batch, recipe.seed)
     pairs = load_dataset(validation) if validation else []
-    if validation and {p.hr.tobytes() for p in pairs} & {p.hr.tobytes() for p in patches.pairs}:
+    if {_digest(p) for p in pairs} & {_digest(p) for p in patches.pairs}:
         raise DataError(f"{validation}: shares images with {data}; validate on unseen ones")
 
     def save() -> None:
+        if not all(bool(x.isfinite().all()) for x in training.generator.state_dict().values()):
+            raise SrtoolError(f"the weights overflowed by step {training.step}; {DIVERGED}")
         facts = {
             "recipe": json.loads(recipe.model_dump_json()),
             "steps": training.step,

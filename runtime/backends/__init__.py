@@ -1,1 +1,17 @@
-"""Engines behind one small protocol."""
+"""Inference libraries, one file each, behind one protocol: open a file, get a session."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+
+class Session(Protocol):
+    """A loaded network: a batch in, the upscaled batch out, in the I/O form of its file.
+
+    uint8 files: (N, H, W, 3) uint8 -> (N, sH, sW, 3) uint8. float32 files: (N, 3, H, W) float32,
+    0..1 -> (N, 3, sH, sW) float32, not clamped. Any N, H, W.
+    """
+
+    def __call__(self, batch: NDArray[Any], /) -> NDArray[Any]: ...

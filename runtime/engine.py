@@ -1,0 +1,214 @@
+"""An engine: a network file opened by the backend that runs it best here."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srtool.errors import EngineError, UsageError
+from srtool.manifest import Manifest, ModelFacts, facts_from_metadata, read_manifest
+from srtool.runtime.backends import Session
+
+Backend = Literal["auto", "onnxruntime", "openvino", "torch"]
+Precision = Literal["auto", "fp32", "bf16"]
+CHECKPOINTS = {".pth", ".pt", ".safetensors"}
+
+
+class Engine:
+    """A network ready to run: tiles in, upscaled tiles out.
+
+    facts: what it computes. backend: what runs it, "openvino bf16" for example. reason: why that
+    one, for the user.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        facts: ModelFacts,
+        backend: str,
+        reason: str,
+        session: Session,
+        open_float: Callable[[], Session] | None = None,
+    ) -> None:
+        """open_float: loads the float32 I/O variant of a uint8 network when first needed."""
+        self.path, self.facts, self.backend, self.reason = path, facts, backend, reason
+        self._session, self._open_float = session, open_float
+        self._float_session: Session | None = session if facts.io == "float32" else None
+
+    def upscale(self, tiles: NDArray[Any]) -> NDArray[Any]:
+        """(N, H, W, 3) uint8 or float32 0..1 -> (N, scale * H, scale * W, 3) of the same dtype,
+        float32 not clamped. EngineError where the engine has no float32 form."""
+        if tiles.dtype == np.uint8 and self.facts.io == "uint8":
+            return self._session(np.ascontiguousarray(tiles))
+        as_float = tiles.astype(np.float32) / np.float32(255) if tiles.dtype == np.uint8 else tiles
+        planes = np.ascontiguousarray(as_float.transpose(0, 3, 1, 2), dtype=np.float32)
+        out = self._float()(planes).transpose(0, 2, 3, 1)
+        return to_levels(out, np.uint8) if tiles.dtype == np.uint8 else out
+
+    def _float(self) -> Session:
+        if self._float_session is None:
+            if self._open_float is None:
+                raise EngineError(
+                    f"{self.path}: takes 8-bit images only and its float32 companion is missing; "
+                    "export the network again, or convert the image with --depth 8"
+                )
+            self._float_session = self._open_float()
+        return self._float_session
+
+
+def to_levels(image: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Float 0..1 to the full range of uint8 or uint16, rounded and clamped."""
+    peak = np.iinfo(dtype).max
+    levels: NDArray[Any] = np.rint(np.clip(image, 0, 1) * np.float32(peak)).astype(dtype)
+    return levels
+
+
+def open_engine(
+    path: str | Path, backend: Backend = "auto", precision: Precision = "auto"
+) -> Engine:
+    """Open an .onnx file, or a checkpoint as the PyTorch reference.
+
+    backend "auto" takes the fastest choice that is faithful according to the manifest: OpenVINO
+    in bfloat16 where the CPU has it and the export certified it; else the faster of OpenVINO and
+    ONNX Runtime in float32, timed on a small tile. precision "bf16" insists on bfloat16.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EngineError(f"{path}: no such engine; `srtool export model.pth` writes one")
+    if path.suffix in CHECKPOINTS:
+        return _reference(path, backend, precision)
+    if path.suffix != ".onnx":
+        raise EngineError(
+            f"{path}: is no engine that this version runs; expected .onnx, .pth or .safetensors"
+        )
+    if backend == "torch":
+        raise UsageError(f"{path}: the torch backend runs checkpoints (.pth), not .onnx files")
+    if precision == "bf16" and backend == "onnxruntime":
+        raise UsageError("ONNX Runtime has no bfloat16 on the CPU; use --backend openvino")
+    manifest = read_manifest(path)
+    facts = manifest.model if manifest else facts_from_onnx(path)
+    name, reason = _choose(path, facts, manifest, backend, precision)
+    companion = path.with_name(manifest.companion) if manifest and manifest.companion else None
+    open_float = None
+    if companion and companion.is_file():
+        open_float = partial(open_session, companion, name)
+    return Engine(path, facts, name, reason, open_session(path, name), open_float)
+
+
+def _reference(path: Path, backend: Backend, precision: Precision) -> Engine:
+    from srtool.runtime.backends import torch as reference
+
+    if backend not in ("auto", "torch"):
+        raise UsageError(f"{path}: {backend} runs .onnx files; `srtool export {path}` writes one")
+    if precision == "bf16":
+        raise UsageError(f"{path}: the PyTorch reference runs in fp32; export it for bf16")
+    session, facts = reference.open_session(path)
+    return Engine(path, facts, "torch fp32", "the PyTorch reference", session)
+
+
+def open_session(path: Path, name: str) -> Session:
+    """Load an .onnx file on a backend by name: "onnxruntime fp32", "openvino fp32" or
+    "openvino bf16"."""
+    from srtool.runtime.backends import onnxruntime, openvino
+
+    if name == "onnxruntime fp32":
+        return onnxruntime.open_session(path)
+    return openvino.open_session(path, "bf16" if name == "openvino bf16" else "fp32")
+
+
+def installed_backends() -> list[str]:
+    """Names of the ways to run an .onnx file here."""
+    from srtool.runtime.backends import openvino
+
+    names = []
+    if importlib.util.find_spec("onnxruntime"):
+        names.append("onnxruntime fp32")
+    if importlib.util.find_spec("openvino"):
+        names.append("openvino fp32")
+        if openvino.has_bf16():
+            names.append("openvino bf16")
+    return names
+
+
+def _choose(
+    path: Path, facts: ModelFacts, manifest: Manifest | None, backend: Backend, precision: Precision
+) -> tuple[str, str]:
+    """The backend's name and why."""
+    if precision == "bf16":
+        return "openvino bf16", "asked for"
+    if backend == "onnxruntime":
+        return "onnxruntime fp32", "asked for"
+    names = installed_backends()
+    if not names:
+        raise EngineError(
+            f"{path}: neither ONNX Runtime nor OpenVINO is installed; pip install 'srtool[cpu]'"
+        )
+    if precision == "auto" and "openvino bf16" in names:
+        fidelity = manifest.fidelity.get("openvino bf16") if manifest else None
+        if fidelity and fidelity.grade != "lossy":
+            return "openvino bf16", f"certified {fidelity.grade} and the fastest here"
+    if backend == "openvino":
+        return "openvino fp32", "asked for"
+    names = [name for name in names if name != "openvino bf16"]
+    if len(names) == 1:
+        return names[0], "the only one installed"
+    seconds = {name: _seconds(path, facts, name) for name in names}
+    best = min(seconds, key=lambda name: seconds[name])
+    worst = max(seconds.values())
+    return best, f"{worst / seconds[best]:.2f}x as fast as the alternative on a trial tile"
+
+
+def _seconds(path: Path, facts: ModelFacts, name: str) -> float:
+    """Best of three runs on a small tile, after one to warm up."""
+    session = open_session(path, name)
+    tile = _tile(facts.io, 64)
+    session(tile)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        session(tile)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _tile(io: Literal["uint8", "float32"], side: int) -> NDArray[Any]:
+    """A gray tile in the form that a session takes."""
+    if io == "uint8":
+        return np.full((1, side, side, 3), 128, np.uint8)
+    return np.full((1, 3, side, side), 0.5, np.float32)
+
+
+def facts_from_onnx(path: Path) -> ModelFacts:
+    """Facts of an .onnx file that has no manifest: from its own metadata where srtool wrote it,
+    else from its input (RGB, (N, 3, H, W) float32 in 0..1 or (N, H, W, 3) uint8) and a trial."""
+    from srtool.runtime.backends import onnxruntime
+
+    metadata, shape, kind = onnxruntime.read_metadata(path)
+    if facts := facts_from_metadata(metadata):
+        return facts
+    io: Literal["uint8", "float32"]
+    if kind == "tensor(float)" and len(shape) == 4 and shape[1] == 3:
+        io, sides = "float32", shape[2:]
+    elif kind == "tensor(uint8)" and len(shape) == 4 and shape[3] == 3:
+        io, sides = "uint8", shape[1:3]
+    else:
+        raise EngineError(
+            f"{path}: takes {kind} of shape {shape}, expected RGB images as float32 "
+            "(N, 3, H, W) or uint8 (N, H, W, 3)"
+        )
+    if any(isinstance(side, int) for side in sides):
+        raise EngineError(
+            f"{path}: takes only images of {sides[1]}x{sides[0]} pixels; export it with free "
+            "height and width"
+        )
+    side = 64
+    out = onnxruntime.open_session(path)(_tile(io, side))
+    scale = out.shape[1 if io == "uint8" else 2] // side
+    return ModelFacts(scale=scale, io=io, precision="fp32", architecture="unknown", halo=16)

@@ -1,0 +1,188 @@
+"""The command line: each command is one call into a stage.
+
+Imports of the stages stand inside the commands, so that `srtool --help` is instant and each
+command needs only its own extra installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from srtool import __version__, console
+from srtool.errors import ExportError, SrtoolError, UsageError
+
+app = typer.Typer(
+    name="srtool",
+    help="Train, export, run and certify perceptual x4 super-resolution networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class PrecisionChoice(str, Enum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+    both = "both"
+
+
+class IoChoice(str, Enum):
+    uint8 = "uint8"
+    float32 = "float32"
+
+
+class BackendChoice(str, Enum):
+    auto = "auto"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+    torch = "torch"
+
+
+class RunPrecisionChoice(str, Enum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class FormatChoice(str, Enum):
+    png = "png"
+    jpg = "jpg"
+    webp = "webp"
+    tif = "tif"
+    avif = "avif"
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"srtool {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    data: Annotated[Path, typer.Option(help="Folder of training photographs (searched whole).")],
+    out: Annotated[Path, typer.Option(help="Folder of checkpoints and TensorBoard logs.")] = Path(
+        "runs/train"
+    ),
+    validation: Annotated[
+        Path | None,
+        typer.Option(help="Folder to validate on: images, or HR/ and optionally LRx4/."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
+) -> None:
+    """Train a generator (stage 1: L1). The same command again continues where it stopped."""
+    from srtool.train import trainer
+    from srtool.train.recipe import recipe_from_file
+
+    checked = recipe_from_file(recipe)
+    with console.training_progress() as report:
+        try:
+            weights = trainer.train(checked, data, out, validation, report, device)
+        except KeyboardInterrupt:
+            console.say(f"interrupted; the same command continues from {out / trainer.STATE}")
+            raise
+    typer.echo(str(weights))
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Weights: .safetensors or .pth.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The .onnx file (default: MODEL.onnx).")
+    ] = None,
+    precision: Annotated[PrecisionChoice, typer.Option()] = PrecisionChoice.fp32,
+    io: Annotated[
+        IoChoice, typer.Option(help="Pixels in and out: uint8 NHWC or float32 NCHW (0..1).")
+    ] = IoChoice.uint8,
+    images: Annotated[
+        Path | None, typer.Option(help="HR photographs to certify with (default: shipped).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Keep a file that fails.")] = False,
+) -> None:
+    """Write ONNX files that compute what the PyTorch network computes, and prove it."""
+    from srtool.export import onnx
+    from srtool.train.checkpoint import load_network
+
+    target = out or model.with_suffix(".onnx")
+    if target.suffix != ".onnx":
+        raise UsageError(f"{target}: an engine file ends in .onnx")
+    network = load_network(model)
+    with console.status(f"{model.name}: {network.architecture} x{network.scale}") as report:
+        written = onnx.export(network, target, precision.value, io.value, images, force, report)
+    console.print_written(written)
+
+
+@app.command()
+def infer(
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders or patterns.")],
+    engine: Annotated[Path, typer.Option(help="An .onnx file; .pth runs the PyTorch reference.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Output folder, or file for a single input.")
+    ] = Path("upscaled"),
+    backend: Annotated[BackendChoice, typer.Option()] = BackendChoice.auto,
+    precision: Annotated[
+        RunPrecisionChoice, typer.Option(help="auto never goes below faithful.")
+    ] = RunPrecisionChoice.auto,
+    tile: Annotated[int, typer.Option(min=16, help="Tile side in input pixels, with halo.")] = 256,
+    halo: Annotated[
+        int | None, typer.Option(min=0, help="Overlap at tile edges (default: the engine's).")
+    ] = None,
+    suffix: Annotated[str, typer.Option(help="Added to each file's name.")] = "",
+    format: Annotated[
+        FormatChoice | None, typer.Option(help="Output format (default: the input's own).")
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Of JPEG, WebP and AVIF.")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=8, max=8, help="8: write 16-bit images with 8 bits.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo existing outputs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary line.")] = False,
+) -> None:
+    """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
+    from srtool.runtime import pipeline
+    from srtool.runtime.engine import open_engine
+    from srtool.runtime.inputs import check_writable, jobs_from_inputs
+    from srtool.runtime.tiles import check_tile
+
+    jobs = jobs_from_inputs(inputs, out, suffix, format.value if format else None)
+    check_writable(jobs)
+    opened = open_engine(engine, backend.value, precision.value)
+    check_tile(tile, opened.facts.halo if halo is None else halo)
+    console.say(f"{engine} on {opened.backend} ({opened.reason})")
+    options = pipeline.Options(tile, halo, depth, quality, overwrite)
+    summary = pipeline.Summary()
+    try:
+        with console.inference_progress(len(jobs)) as report:
+            pipeline.run(jobs, opened, options, report, summary)
+    except KeyboardInterrupt:
+        console.say(f"interrupted after {summary.files} images; the same command continues")
+        raise
+    finally:
+        console.print_summary(summary, out, engine, opened.backend, as_json)
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point: a known error is one line, and an interrupt is no traceback."""
+    try:
+        app()
+    except SrtoolError as error:
+        console.say(f"srtool: {error}")
+        sys.exit(1 if isinstance(error, ExportError) else 2)
+    except KeyboardInterrupt:
+        sys.exit(130)

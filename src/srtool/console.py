@@ -1,0 +1,135 @@
+"""What the user sees: progress bars, tables and lines. Standard output is kept for results;
+everything else goes to standard error. rich is imported when something is drawn."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from srtool.export.onnx import Written
+    from srtool.runtime.pipeline import Event, Summary
+    from srtool.train.trainer import Progress
+
+
+def say(text: str) -> None:
+    """A line for the user."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def answer(text: str) -> None:
+    """A line of the result."""
+    print(text, flush=True)  # noqa: T201
+
+
+def print_summary(summary: Summary, out: Path, engine: Path, backend: str, as_json: bool) -> None:
+    """The last line of `srtool infer`."""
+    if as_json:
+        line: dict[str, Any] = {
+            "files": summary.files,
+            "skipped": summary.skipped,
+            "failed": summary.failed,
+            "pixels_in": summary.pixels_in,
+            "pixels_out": summary.pixels_out,
+            "seconds": {key: round(value, 4) for key, value in summary.seconds.items()},
+            "engine": str(engine),
+            "backend": backend,
+        }
+        answer(json.dumps(line))
+        return
+    parts = [f"{summary.files} upscaled"]
+    parts += [f"{summary.skipped} skipped (exist already)"] if summary.skipped else []
+    parts += [f"{summary.failed} failed"] if summary.failed else []
+    seconds = summary.seconds["total"]
+    rate = summary.pixels_in / 1e6 / seconds if seconds else 0.0
+    answer(f"{', '.join(parts)} in {seconds:.1f} s ({rate:.3f} LR megapixels/s) -> {out}")
+
+
+def print_written(written: list[Written]) -> None:
+    """The table of `srtool export`: each file on each backend against PyTorch."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("file", "backend", "max", "mean", "PSNR", "dPSNR-Y", "grade", box=None)
+    for item in written:
+        for name, found in item.manifest.fidelity.items():
+            table.add_row(
+                item.path.name,
+                name,
+                str(found.max_difference),
+                f"{found.mean_difference:.5f}",
+                f"{found.psnr_between:.1f} dB" if found.psnr_between else "equal",
+                "" if found.delta_psnr is None else f"{found.delta_psnr:+.4f}",
+                found.grade,
+            )
+    Console().print("Difference to PyTorch FP32, in levels of 0..255:", table, sep="\n")
+    for item in written:
+        answer(f"{item.path}  {item.path.stat().st_size / 1e6:.1f} MB")
+    for name, count in written[-1].rewrites.items() if written else ():
+        say(f"{name}: {count}")
+
+
+@contextmanager
+def status(start: str) -> Iterator[Callable[[str], None]]:
+    """A spinner whose text the stage updates; plain lines where there is no terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield say
+        return
+    with console.status(start) as spinner:
+        yield lambda line: spinner.update(f"{start}: {line}")
+
+
+@contextmanager
+def inference_progress(total: int) -> Iterator[Callable[[Event], None]]:
+    """A progress bar over files; problems are printed above it as they come."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    columns = ("upscaling", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def report(event: Event) -> None:
+            if event.message:
+                console.print(event.message, markup=False)
+            if event.kind != "note":
+                bar.advance(task)
+
+        yield report
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[Progress], None]]:
+    """A progress bar over steps; a line for each validation."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True, highlight=False)
+    text = TextColumn("L1 {task.fields[loss]:.4f}  lr {task.fields[rate]:.1e}")
+    columns = ("training", BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn())
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("", total=None, loss=float("nan"), rate=0.0)
+
+        def report(done: Progress) -> None:
+            bar.update(
+                task,
+                total=done.steps,
+                completed=done.step,
+                loss=done.loss,
+                rate=done.learning_rate,
+            )
+            if done.psnr_y is not None:
+                console.print(
+                    f"step {done.step}: validation PSNR-Y {done.psnr_y:.3f} dB, L1 {done.loss:.4f}"
+                )
+
+        yield report

@@ -1,0 +1,110 @@
+"""Fixtures for all tests: shared material, tiny networks, small photographs, error lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from srtool.train.generator import GeneratorConfig
+    from srtool.train.recipe import Recipe
+
+Complains = Callable[..., AbstractContextManager[None]]
+WritePng = Callable[[Path, NDArray[Any]], Path]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of third-party images and weights beside the checkout; the project ships none."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip(f"{folder} is not here: this test needs its images or weights")
+    return folder
+
+
+@pytest.fixture
+def tiny_config() -> GeneratorConfig:
+    """A generator of a few thousand parameters; the block after the last tap feeds no tap."""
+    from srtool.train.generator import GeneratorConfig
+
+    return GeneratorConfig(
+        features=6,
+        growth=3,
+        blocks=3,
+        taps=(1, 2),
+        gradient_features=4,
+        gradient_growth=2,
+        hr_features=4,
+        fusion_growth=2,
+    )
+
+
+@pytest.fixture
+def tiny_recipe(tiny_config: GeneratorConfig) -> Recipe:
+    """Six steps with `tiny_config`, the average of the weights included."""
+    from srtool.train.recipe import PretrainStage, Recipe
+
+    stage = PretrainStage(steps=6, batch=2, patch=16, learning_rate=1e-3, halve_every=2, ema=0.9)
+    return Recipe(generator=tiny_config, stage1=stage)
+
+
+@pytest.fixture
+def write_png() -> WritePng:
+    """Write an array as an image file, named by suffix: uint8 or uint16; (H, W) or (H, W, C)."""
+    import pyvips
+
+    def write(path: Path, pixels: NDArray[Any]) -> Path:
+        gray = pixels.ndim == 2 or pixels.shape[2] < 3
+        space = ("b-w" if gray else "srgb") if pixels.dtype == np.uint8 else None
+        space = space or ("grey16" if gray else "rgb16")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
+        image.copy(interpretation=space).write_to_file(str(path))
+        return path
+
+    return write
+
+
+def photograph(height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """Smooth shading, sharp edges and a little grain, (height, width, 3)."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    image = 128 + random.normal(0, 3, (height, width, 3))
+    for _ in range(6):
+        wave = np.sin(random.uniform(-0.3, 0.3) * y + random.uniform(-0.3, 0.3) * x + seed)
+        image += random.uniform(-25, 25, 3) * wave[..., None]
+    for _ in range(4):
+        distance = np.hypot(y - random.uniform(0, height), x - random.uniform(0, width))
+        image[distance < random.uniform(4, 16)] += random.uniform(-60, 60, 3)
+    return image.round().clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, write_png: WritePng) -> Path:
+    """A folder with three small photographs; the sides of one are no multiples of 4."""
+    folder = tmp_path / "photographs"
+    for seed, (height, width) in enumerate([(48, 64), (61, 47), (64, 40)]):
+        write_png(folder / f"{seed}.png", photograph(height, width, seed))
+    return folder
+
+
+@pytest.fixture
+def complains() -> Complains:
+    """`with complains(DataError, path, "word"):` the block must raise that error, in one line that
+    holds all the words."""
+
+    @contextmanager
+    def check(kind: type[Exception], *words: object) -> Iterator[None]:
+        with pytest.raises(kind) as caught:
+            yield
+        line = str(caught.value)
+        assert "\n" not in line
+        assert [word for word in words if str(word) not in line] == [], line
+
+    return check

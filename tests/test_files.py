@@ -1,0 +1,68 @@
+"""Files are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from srtool.files import whole_file
+
+
+def test_the_file_appears_only_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "x.tar.png"
+    with whole_file(target) as temporary:
+        temporary.write_bytes(b"whole")
+        assert not target.exists()
+        assert temporary.parent == target.parent
+        assert temporary.name.startswith(".srtool-")
+        assert temporary.suffix == ".png"
+    assert target.read_bytes() == b"whole"
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_an_error_leaves_what_was_there(
+    tmp_path: Path, before: bytes | None, error: type[BaseException]
+) -> None:
+    target = tmp_path / "x.bin"
+    if before is not None:
+        target.write_bytes(before)
+    with pytest.raises(error), whole_file(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == ([before] if before else [])
+
+
+def test_an_existing_file_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "x.bin"
+    target.write_bytes(b"a longer old content")
+    with whole_file(target) as temporary:
+        temporary.write_bytes(b"new")
+    assert target.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_permissions_are_those_of_an_ordinary_new_file(
+    tmp_path: Path, mask: int, mode: int
+) -> None:
+    target = tmp_path / "x.bin"
+    before = os.umask(mask)
+    try:
+        with whole_file(target) as temporary:
+            temporary.write_bytes(b"x")
+        assert os.umask(mask) == mask  # left as it was
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(target.stat().st_mode) == mode
+
+
+def test_a_target_that_cannot_be_replaced_leaves_no_temporary_file(tmp_path: Path) -> None:
+    target = tmp_path / "x.bin"
+    target.mkdir()
+    with pytest.raises(OSError, match=r"x\.bin"), whole_file(target) as temporary:
+        temporary.write_bytes(b"x")
+    assert list(tmp_path.iterdir()) == [target]

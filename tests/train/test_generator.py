@@ -1,0 +1,159 @@
+"""The generator: sizes, shapes, what feeds what, and the exact folding of its head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from srtool.errors import CheckpointError
+from srtool.train.generator import (
+    PRESETS,
+    Generator,
+    GeneratorConfig,
+    fold_head,
+    generator_from_state,
+)
+
+
+def random_generator(config: GeneratorConfig) -> Generator:
+    """float64, with biases that are not zero."""
+    torch.manual_seed(7)
+    generator = Generator(config).double().eval()
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return generator
+
+
+@pytest.mark.parametrize(
+    ("preset", "head", "count"),
+    [
+        ("full", "plain", 24_796_230),  # as SPSR's generator, see test_checkpoint.py
+        ("full", "unshuffle", 24_796_230 + 2 * 45 * 9 * 64),
+        ("lite", "unshuffle", 1_379_526),
+    ],
+)
+def test_parameter_count_of_the_presets(preset: str, head: Any, count: int) -> None:
+    with torch.device("meta"):
+        generator = Generator(replace(PRESETS[preset], head=head))
+    assert sum(p.numel() for p in generator.parameters()) == count
+
+
+def test_both_heads_give_an_image_and_a_gradient_map_at_hr_size(
+    tiny_config: GeneratorConfig,
+) -> None:
+    for head, height, width in (("unshuffle", 20, 28), ("plain", 5, 7)):
+        output = Generator(replace(tiny_config, head=head))(torch.rand(2, 3, height, width))
+        assert output.image.shape == output.gradient.shape == (2, 3, 20, 28)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (5, 3), (8, 9)])
+@pytest.mark.parametrize("image_skip", [False, True])
+def test_plain_head_takes_any_size(
+    tiny_config: GeneratorConfig, height: int, width: int, image_skip: bool
+) -> None:
+    generator = random_generator(replace(tiny_config, head="plain", image_skip=image_skip))
+    output = generator(torch.rand(1, 3, height, width, dtype=torch.float64))
+    for tensor in output:
+        assert tensor.shape == (1, 3, 4 * height, 4 * width)
+        assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("image_skip", [False, True])
+@pytest.mark.parametrize("size", [(6, 9), (1, 1)])
+def test_folding_the_head_is_exact(
+    tiny_config: GeneratorConfig, image_skip: bool, size: tuple[int, int]
+) -> None:
+    trained = random_generator(replace(tiny_config, image_skip=image_skip))
+    deployed = fold_head(trained)
+    assert deployed.config == replace(trained.config, head="plain")
+    assert not deployed.training
+    lr = torch.rand(2, 3, *size, dtype=torch.float64)
+    before = trained(lr.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    after = deployed(lr)
+    for a, b in zip(before, after, strict=True):
+        assert (a - b).abs().max() / a.abs().max() < 1e-12
+
+
+def test_fold_keeps_type_mode_and_leaves_the_original_alone(tiny_config: GeneratorConfig) -> None:
+    generator = Generator(tiny_config).to(torch.bfloat16).train()
+    weight = generator.head.weight.clone()
+    folded = fold_head(generator)
+    assert folded.training
+    assert {p.dtype for p in folded.parameters()} == {torch.bfloat16}
+    assert torch.equal(generator.head.weight, weight)
+    assert fold_head(folded) is folded
+
+
+def test_image_skip_adds_the_nearest_upsampled_input(tiny_config: GeneratorConfig) -> None:
+    lr = torch.rand(1, 3, 4, 5)
+    hr = F.interpolate(lr, scale_factor=4.0, mode="nearest")
+    for head, x in (("plain", lr), ("unshuffle", hr)):
+        generator = Generator(replace(tiny_config, image_skip=True, head=head))
+        torch.nn.init.zeros_(generator.fusion.image.weight)
+        assert torch.equal(generator(x).image, hr)
+
+
+def test_the_gradient_branch_reads_the_taps_and_nothing_after_them(
+    tiny_config: GeneratorConfig,
+) -> None:
+    x = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    for block, reaches_gradient in ((0, True), (1, True), (2, False)):
+        generator = random_generator(replace(tiny_config, head="plain"))
+        before = generator(x)
+        generator.trunk[block].dense[2].last.bias.data += 1.0
+        after = generator(x)
+        assert torch.equal(before.gradient, after.gradient) is not reaches_gradient
+        assert not torch.equal(before.image, after.image)
+
+
+def test_a_tap_is_taken_after_its_block(tiny_config: GeneratorConfig) -> None:
+    """With the only tap after block 1, block 2 does not reach the gradient map."""
+    x = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    generator = random_generator(replace(tiny_config, head="plain", taps=(1,)))
+    assert len(generator.gradient_blocks) == 1
+    before = generator(x).gradient
+    torch.nn.init.zeros_(generator.trunk[1].dense[2].last.bias)
+    assert torch.equal(before, generator(x).gradient)
+    torch.nn.init.zeros_(generator.trunk[0].dense[2].last.bias)
+    assert not torch.equal(before, generator(x).gradient)
+
+
+def test_the_image_reads_the_gradient_branch(tiny_config: GeneratorConfig) -> None:
+    x = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    generator = random_generator(replace(tiny_config, head="plain"))
+    before = generator(x)
+    torch.nn.init.zeros_(generator.gradient_head.weight)
+    assert not torch.equal(before.image, generator(x).image)
+
+
+@pytest.mark.parametrize("taps", [(), (0, 2), (2, 1), (1, 1), (1, 4)])
+def test_bad_taps_are_refused(tiny_config: GeneratorConfig, taps: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="taps .* between 1 and 3"):
+        replace(tiny_config, taps=taps)
+
+
+@pytest.mark.parametrize("size", ["features", "gradient_growth", "fusion_growth"])
+def test_sizes_below_one_are_refused(tiny_config: GeneratorConfig, size: str) -> None:
+    with pytest.raises(ValueError, match=f"{size} is 0"):
+        replace(tiny_config, **{size: 0})  # type: ignore[arg-type]
+
+
+def test_config_survives_plain_values(tiny_config: GeneratorConfig) -> None:
+    plain = {**tiny_config.as_dict(), "taps": list(tiny_config.taps)}  # as JSON gives it back
+    assert GeneratorConfig(**plain) == tiny_config
+
+
+def test_weights_that_do_not_fit_are_named(tiny_config: GeneratorConfig) -> None:
+    state = Generator(tiny_config).state_dict()
+    cases = (
+        ({k: v for k, v in state.items() if k != "fusion.image.bias"}, "fusion.image.bias is miss"),
+        ({**state, "extra.weight": torch.zeros(1)}, "extra.weight does not belong"),
+        ({**state, "head.bias": torch.zeros(7)}, r"head.bias has shape \(7,\).* asks for \(6,\)"),
+    )
+    for weights, words in cases:
+        with pytest.raises(CheckpointError, match=words):
+            generator_from_state(tiny_config, weights)
