@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from srtool.errors import ExportError
+from srtool.errors import DataError, ExportError
 from srtool.manifest import Fidelity
 from srtool.psnr import psnr_y
 from srtool.runtime.engine import Engine, to_levels
@@ -19,7 +19,8 @@ from srtool.train.checkpoint import Network
 from srtool.train.data import image_files, read_rgb
 from srtool.train.resize import make_lr, mod_crop
 
-CROP = 320  # HR pixels of each shipped sample: seconds, not minutes, for the largest networks
+CROP = 256  # HR pixels of each shipped sample: seconds, not minutes, for the largest networks
+MIN_SIDE = 32  # HR pixels of a certification image
 HALOS = (4, 8, 12, 16, 20, 24, 32, 48, 64)
 
 
@@ -46,6 +47,11 @@ def samples_from_images(network: Network, folder: Path | None = None) -> list[Sa
     samples = []
     for image in images:
         hr = mod_crop(image, network.scale)
+        if min(hr.shape[:2]) < MIN_SIDE:
+            raise DataError(
+                f"{folder}: an image of {image.shape[1]}x{image.shape[0]} pixels is too small to "
+                f"certify with, expected at least {MIN_SIDE} a side"
+            )
         lr = make_lr(hr, network.scale)
         samples.append(Sample(lr, hr, reference(network, lr)))
     return samples
@@ -61,6 +67,11 @@ def reference(network: Network, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
     x = torch.from_numpy(lr).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         out = network.upscale(x)[0].permute(1, 2, 0)
+    if not out.isfinite().all():
+        raise ExportError(
+            f"{network.path}: the network makes NaN or infinite values of a photograph; "
+            "its weights are damaged, or its training went wrong"
+        )
     levels: NDArray[np.uint8] = to_levels(out.numpy(), np.uint8)
     return levels
 
@@ -79,7 +90,8 @@ def fidelity(engine: Engine, samples: list[Sample]) -> Fidelity:
         largest = max(largest, int(gap.max()))
         total += float(gap.sum())
         squares += float((gap.astype(np.float64) ** 2).sum())
-        deltas.append(psnr_y(out, sample.hr) - psnr_y(sample.reference, sample.hr))
+        before, after = psnr_y(sample.reference, sample.hr), psnr_y(out, sample.hr)
+        deltas.append(0.0 if before == after else after - before)  # both may be infinite
     return Fidelity(
         images=len(samples),
         max_difference=largest,

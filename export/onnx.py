@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -88,55 +89,63 @@ def export(
         training=network.facts,
     )
     written = []
-    for path, form, half in plan:
-        facts = facts.model_copy(update={"io": form, "precision": half})
-        item = _write(network, path, facts, samples, force, report)
-        if companion and path != companion:
-            manifest = item.manifest.model_copy(update={"companion": companion.name})
-            item = Written(path, manifest, item.rewrites)
-        write_manifest(path, item.manifest)
-        facts = item.manifest.model  # the halo is measured once
-        written.append(item)
+    with ExitStack() as files:  # all of them appear, or none
+        for path, form, half in plan:
+            temporary = files.enter_context(whole_file(path))
+            facts = facts.model_copy(update={"io": form, "precision": half})
+            everywhere = path != companion
+            item = _write(network, path, temporary, facts, samples, everywhere, force, report)
+            if companion and path != companion:
+                manifest = item.manifest.model_copy(update={"companion": companion.name})
+                item = Written(path, manifest, item.rewrites)
+            facts = item.manifest.model  # the halo is measured once
+            written.append(item)
+    for item in written:
+        write_manifest(item.path, item.manifest)
     return written
 
 
 def _write(
     network: Network,
     path: Path,
+    temporary: Path,
     facts: ModelFacts,
     samples: list[certify.Sample],
+    everywhere: bool,
     force: bool,
     report: Callable[[str], None],
 ) -> Written:
-    """Write and certify one file; the manifest is not yet on disk."""
+    """Write one file under a temporary name and certify it; the manifest is not yet on disk.
+
+    everywhere: compare on every installed backend, not on ONNX Runtime alone. A companion needs
+    no more: it is run by the backend that was chosen for its uint8 file.
+    """
     import onnx
 
     report(f"{path.name}: tracing the network")
     model, rewrites = onnx_from_network(network, facts.io, facts.precision)
-    with whole_file(path) as temporary:
-        report(f"{path.name}: comparing with PyTorch")
-        onnx.save(model, temporary)
-        engine = Engine(
-            path, facts, "onnxruntime fp32", "", open_session(temporary, "onnxruntime fp32")
-        )
-        if facts.halo == 0:
-            facts = facts.model_copy(update={"halo": certify.measured_halo(engine, samples[0].lr)})
-        onnx.helper.set_model_props(
-            model, {METADATA_KEY: json.dumps(facts.model_dump(mode="json"), sort_keys=True)}
-        )
-        onnx.checker.check_model(model, full_check=True)
-        onnx.save(model, temporary)
-        found: dict[str, Fidelity] = {"onnxruntime fp32": certify.fidelity(engine, samples)}
-        if not force:
-            certify.check(facts.precision, found["onnxruntime fp32"], path)
-        for name in installed_backends():
-            if name not in found:
-                engine = Engine(path, facts, name, "", open_session(temporary, name))
-                found[name] = certify.fidelity(engine, samples)
-        digest = sha256(temporary)
+    report(f"{path.name}: comparing with PyTorch")
+    onnx.save(model, temporary)
+    engine = Engine(
+        path, facts, "onnxruntime fp32", "", open_session(temporary, "onnxruntime fp32")
+    )
+    if facts.halo == 0:
+        facts = facts.model_copy(update={"halo": certify.measured_halo(engine, samples[0].lr)})
+    onnx.helper.set_model_props(
+        model, {METADATA_KEY: json.dumps(facts.model_dump(mode="json"), sort_keys=True)}
+    )
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, temporary)
+    found: dict[str, Fidelity] = {"onnxruntime fp32": certify.fidelity(engine, samples)}
+    if not force:
+        certify.check(facts.precision, found["onnxruntime fp32"], path)
+    for name in installed_backends() if everywhere else ():
+        if name not in found:
+            engine = Engine(path, facts, name, "", open_session(temporary, name))
+            found[name] = certify.fidelity(engine, samples)
     manifest = Manifest(
         model=facts,
-        sha256=digest,
+        sha256=sha256(temporary),
         opset=OPSET,
         srtool=srtool.__version__,
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -59,6 +59,7 @@ def change_units(graph: fx.GraphModule, unit: float = PIXEL_UNIT) -> None:
         if colours is None:
             with graph.graph.inserting_after(source):
                 colours = graph.graph.call_function(aten.mul.Tensor, (source, 1 / unit))
+                colours.meta = dict(source.meta)
         reader.replace_input_with(source, colours)
     _clean(graph)
 
@@ -93,12 +94,13 @@ def _push(
         factor = torch.tensor(unit, dtype=torch.float64)
         _scale_convolution(graph, node, factor, torch.zeros_like(factor))
     elif node.target in _LINEAR and len(node.users) == 1 and _tensors_only(node):
-        for argument in node.args[: _LINEAR[node.target]]:  # type: ignore[index]
+        for argument in dict.fromkeys(node.args[: _LINEAR[node.target]]):  # once for x + x
             assert isinstance(argument, fx.Node)
             _push(graph, argument, node, unit, source, skips)
     else:
-        with graph.graph.inserting_after(node):
+        with graph.graph.inserting_before(reader):  # what the node holds may change in place
             scaled = graph.graph.call_function(aten.mul.Tensor, (node, unit))
+            scaled.meta = dict(node.meta)
         reader.replace_input_with(node, scaled)
 
 
@@ -106,6 +108,10 @@ def _tensors_only(node: fx.Node) -> bool:
     """The arguments that carry the factor are tensors (x + 1 would not commute with it)."""
     arguments = node.args[: _LINEAR[node.target]]  # type: ignore[index]
     return all(isinstance(argument, fx.Node) for argument in arguments)
+
+
+# Arithmetic with a constant, such as a mean colour, is no layer: at the ends it stays in float32.
+_ARITHMETIC = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 
 
 def halve(graph: fx.GraphModule) -> int:
@@ -116,15 +122,17 @@ def halve(graph: fx.GraphModule) -> int:
     Returns the number of operations that run in float16.
     """
     nodes = list(graph.graph.nodes)
-    layers = [n for n in nodes if any(a.op == "get_attr" for a in n.all_input_nodes)]
+    parameters = [node for node in nodes if node.op == "get_attr" and node.users]
+    layers = [n for p in parameters for n in p.users if n.target not in _ARITHMETIC]
     after = _reachable(layers, lambda node: list(node.users))
     before = _reachable(layers, lambda node: node.all_input_nodes)
     inside = (after & before) | set(layers)
-    for node in nodes:
-        if node.op == "get_attr":
-            value: Tensor = operator.attrgetter(str(node.target))(graph)
-            if value.is_floating_point():
-                _assign(graph, node, value.half())
+    halved = sum(_is_real(node) for node in inside)
+    for node in parameters:
+        value: Tensor = operator.attrgetter(str(node.target))(graph)
+        if value.is_floating_point() and inside.issuperset(node.users):
+            _assign(graph, node, value.half())
+            inside.add(node)
     casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
     for node in nodes:
         if node.op in ("placeholder", "get_attr"):
@@ -132,7 +140,7 @@ def halve(graph: fx.GraphModule) -> int:
         dtype = torch.float16 if node in inside else torch.float32
         for argument in node.all_input_nodes:
             given = torch.float16 if argument in inside else torch.float32
-            if argument.op == "get_attr" or given is dtype or not _is_tensor(argument):
+            if given is dtype or not _is_real(argument):
                 continue
             if (argument, dtype) not in casts:
                 with graph.graph.inserting_after(argument):
@@ -142,11 +150,13 @@ def halve(graph: fx.GraphModule) -> int:
                 casts[argument, dtype] = cast
             node.replace_input_with(argument, casts[argument, dtype])
     _clean(graph)
-    return sum(_is_tensor(node) for node in inside)
+    return halved
 
 
-def _is_tensor(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), Tensor)
+def _is_real(node: fx.Node) -> bool:
+    """One tensor of real numbers: no index, mask or size, and no tuple."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _reachable(start: list[fx.Node], step: Callable[[fx.Node], list[fx.Node]]) -> set[fx.Node]:

@@ -95,10 +95,10 @@ def open_engine(
     manifest = read_manifest(path)
     facts = manifest.model if manifest else facts_from_onnx(path)
     name, reason = _choose(path, facts, manifest, backend, precision)
-    companion = path.with_name(manifest.companion) if manifest and manifest.companion else None
+    companion = path.parent / manifest.companion if manifest and manifest.companion else None
     open_float = None
     if companion and companion.is_file():
-        open_float = partial(open_session, companion, name)
+        open_float = partial(_open_companion, companion, name)
     return Engine(path, facts, name, reason, open_session(path, name), open_float)
 
 
@@ -111,6 +111,11 @@ def _reference(path: Path, backend: Backend, precision: Precision) -> Engine:
         raise UsageError(f"{path}: the PyTorch reference runs in fp32; export it for bf16")
     session, facts = reference.open_session(path)
     return Engine(path, facts, "torch fp32", "the PyTorch reference", session)
+
+
+def _open_companion(path: Path, name: str) -> Session:
+    read_manifest(path)  # EngineError where the file is not the one that was certified
+    return open_session(path, name)
 
 
 def open_session(path: Path, name: str) -> Session:
@@ -141,11 +146,16 @@ def _choose(
     path: Path, facts: ModelFacts, manifest: Manifest | None, backend: Backend, precision: Precision
 ) -> tuple[str, str]:
     """The backend's name and why."""
-    if precision == "bf16":
-        return "openvino bf16", "asked for"
     if backend == "onnxruntime":
         return "onnxruntime fp32", "asked for"
     names = installed_backends()
+    if precision == "bf16":
+        if "openvino bf16" not in names:
+            raise EngineError(
+                f"{path}: bfloat16 takes OpenVINO (pip install 'srtool[cpu]') and a CPU with "
+                "bfloat16 instructions; use --precision auto"
+            )
+        return "openvino bf16", "asked for"
     if not names:
         raise EngineError(
             f"{path}: neither ONNX Runtime nor OpenVINO is installed; pip install 'srtool[cpu]'"
@@ -162,19 +172,25 @@ def _choose(
     seconds = {name: _seconds(path, facts, name) for name in names}
     best = min(seconds, key=lambda name: seconds[name])
     worst = max(seconds.values())
+    if worst == float("inf"):
+        return best, "the only one that runs it"
     return best, f"{worst / seconds[best]:.2f}x as fast as the alternative on a trial tile"
 
 
 def _seconds(path: Path, facts: ModelFacts, name: str) -> float:
-    """Best of three runs on a small tile, after one to warm up."""
-    session = open_session(path, name)
+    """Best of three runs on a small tile, after one to warm up; infinite where it does not run:
+    not every backend has every operation of other people's networks."""
     tile = _tile(facts.io, 64)
-    session(tile)
     times = []
-    for _ in range(3):
-        start = time.perf_counter()
+    try:
+        session = open_session(path, name)
         session(tile)
-        times.append(time.perf_counter() - start)
+        for _ in range(3):
+            start = time.perf_counter()
+            session(tile)
+            times.append(time.perf_counter() - start)
+    except (EngineError, RuntimeError):
+        return float("inf")
     return min(times)
 
 
@@ -209,6 +225,21 @@ def facts_from_onnx(path: Path) -> ModelFacts:
             "height and width"
         )
     side = 64
-    out = onnxruntime.open_session(path)(_tile(io, side))
-    scale = out.shape[1 if io == "uint8" else 2] // side
+    tile = _tile(io, side)
+    try:
+        out = onnxruntime.open_session(path)(tile)
+    except RuntimeError as error:
+        raise EngineError(
+            f"{path}: fails on an image of {side}x{side} pixels ({error}); expected a network "
+            "with one input that takes any size"
+        ) from None
+    height = 1 if io == "uint8" else 2
+    scale = out.shape[height] // side if out.ndim == 4 else 0
+    expected = list(tile.shape)
+    expected[height : height + 2] = [scale * side] * 2
+    if scale < 1 or list(out.shape) != expected or out.dtype != tile.dtype:
+        raise EngineError(
+            f"{path}: makes {out.dtype} values of shape {out.shape} from an image of "
+            f"{side}x{side} pixels, expected an image a whole number of times as large"
+        )
     return ModelFacts(scale=scale, io=io, precision="fp32", architecture="unknown", halo=16)

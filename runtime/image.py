@@ -82,8 +82,8 @@ def read_image(path: Path) -> Picture:
 
     Samples of 8 bits or fewer become uint8; 10, 12 and 16 bits become uint16. The EXIF
     orientation is applied. RGB and gray keep their values and their ICC profile; CMYK (through
-    its own profile or libvips' built-in one) and Lab become sRGB. EXIF of TIFF files and IPTC of
-    anything but JPEG are beyond libvips and not read. Safe to call from many threads.
+    its own profile or libvips' built-in one) and 16-bit Lab become sRGB. EXIF of TIFF files and
+    IPTC of anything but JPEG are beyond libvips and not read. Safe to call from many threads.
 
     Raises ImageError if there is no such file, or it is empty, no image, cut off or damaged, has
     a side under MIN_SIDE pixels, more than four channels, or other samples than integers of up to
@@ -200,9 +200,8 @@ def _upright(image: Any) -> Any:
 
 def _rgb_or_gray(image: Any, path: Path) -> Any:
     """1 to 4 bands of full-range uint8 or uint16; refuse what is neither RGB nor gray."""
-    bits = _field(image, "bits-per-sample")
     if image.interpretation in ("lab", "labs"):
-        image = image.colourspace("srgb" if bits == 8 else "rgb16").copy()
+        image = image.colourspace("rgb16").copy()
         if _field(image, "icc-profile-data"):
             image.remove("icc-profile-data")
     elif image.interpretation == "cmyk":
@@ -224,6 +223,7 @@ def _rgb_or_gray(image: Any, path: Path) -> Any:
             f"{path}: has {image.bands} channels, expected gray or RGB, with or without alpha; "
             "convert it to PNG"
         )
+    bits = _field(image, "bits-per-sample")
     if image.format == "ushort" and bits is not None and 8 < bits < 16:
         # libvips shifts 10 and 12 bits up, which leaves white short of 65535
         largest = (1 << bits) - 1
@@ -327,12 +327,12 @@ def _image(picture: Picture, format: str) -> Any:
     """The libvips image of `picture` with the channels, levels and metadata that `format` holds."""
     vips = _vips()
     metadata = picture.metadata
-    image = vips.Image.new_from_array(np.ascontiguousarray(picture.pixels))
+    image = vips.Image.new_from_array(picture.pixels)
     if picture.gray:
         image = image.bandmean()
     if picture.alpha is not None:
-        image = image.bandjoin(vips.Image.new_from_array(np.ascontiguousarray(picture.alpha)))
-    image = _interpreted(image).copy(xres=metadata.resolution[0], yres=metadata.resolution[1])
+        image = image.bandjoin(vips.Image.new_from_array(picture.alpha))
+    image = _interpreted(image)
     for name, block in (
         ("icc-profile-data", metadata.icc),
         ("exif-data", metadata.exif),
@@ -341,7 +341,9 @@ def _image(picture: Picture, format: str) -> Any:
     ):
         if block is not None:
             image.set_type(vips.GValue.blob_type, name, block)
+    # Setting the EXIF block also sets what it says of these two, so they come after it
     image.set_type(vips.GValue.gint_type, "orientation", 1)
+    image = image.copy(xres=metadata.resolution[0], yres=metadata.resolution[1])
     if picture.gray and metadata.icc is not None and format in ("WebP", "AVIF"):
         # These two store RGB, on which a gray profile is void
         image = image.icc_transform(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from srtool.errors import UsageError
@@ -32,17 +34,24 @@ def jobs_from_inputs(
     if not sources:
         known = " ".join(sorted(READABLE))
         raise UsageError(f"{', '.join(inputs)}: no images found; expected files with {known}")
-    single = len(sources) == 1 and not Path(inputs[0]).is_dir()
-    if single and out.suffix.lower() in WRITABLE and not out.is_dir():
+    if out.suffix.lower() in WRITABLE and not out.is_dir():
+        if len(sources) > 1 or Path(inputs[0]).is_dir():
+            raise UsageError(
+                f"{out}: names one image; folders and several images go into a folder, name one "
+                "with -o"
+            )
         return [_checked(Job(sources[0][0], out))]
+    found = [
+        Job(source, _target(source, relative, out, suffix, format)) for source, relative in sources
+    ]
+    # Where results stand beside their sources, those of an earlier run are no sources.
+    results = {job.target.resolve() for job in found} if suffix else set()
     jobs: dict[Path, Job] = {}
-    for source, relative in sources:
-        ending = f".{format}" if format else source.suffix
-        if ending.lower() not in WRITABLE:
-            ending = ".png"
-        target = out / relative.parent / f"{relative.stem}{suffix}{ending}"
-        job = _checked(Job(source, target))
-        other = jobs.setdefault(target, job)
+    for job in found:
+        source, target = job.source, job.target
+        if source.resolve() in results:
+            continue
+        other = jobs.setdefault(target, _checked(job))
         if other.source.resolve() != source.resolve():
             raise UsageError(
                 f"{other.source} and {source} would both be written to {target}; "
@@ -51,35 +60,54 @@ def jobs_from_inputs(
     return list(jobs.values())
 
 
+def _target(source: Path, relative: Path, out: Path, suffix: str, format: str | None) -> Path:
+    ending = f".{format}" if format else source.suffix
+    if ending.lower() not in WRITABLE:
+        ending = ".png"
+    return out / relative.parent / f"{relative.stem}{suffix}{ending}"
+
+
 def check_writable(jobs: list[Job]) -> None:
     """UsageError, before any work is done, where an output folder cannot be made or written."""
     for folder in sorted({job.target.parent for job in jobs}):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise UsageError(
-                f"{folder}: cannot be written to ({error.strerror}); choose another folder with -o"
-            ) from None
+        _check_folder(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be written to ({error.strerror}); choose another folder with -o"
+        ) from None
 
 
 def _expand(text: str, out: Path) -> list[tuple[Path, Path]]:
-    """(source, path relative to the input) of each image that one argument names."""
+    """(source, path relative to the input) of each image that one argument names. Results of an
+    earlier run, in an output folder below the input, are no sources."""
     path = Path(text)
     if path.is_dir():
-        skipped = out.resolve()
-        return [
-            (file, file.relative_to(path))
-            for file in sorted(path.rglob("*"))
-            if _is_image(file) and skipped not in file.resolve().parents
-        ]
+        files = _images(path.rglob("*"), path, out)
+        return [(file, file.relative_to(path)) for file in files]
     if path.exists():
         return [(path, Path(path.name))]
     if glob.has_magic(text):
-        matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
-        return [(file, Path(file.name)) for file in matches if _is_image(file)]
+        fixed = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+        files = _images(map(Path, glob.glob(text, recursive=True)), fixed, out)
+        return [(file, Path(file.name)) for file in files]
     raise UsageError(f"{text}: no such file or folder")
+
+
+def _images(files: Iterable[Path], top: Path, out: Path) -> list[Path]:
+    skipped = out.resolve()
+    below = top.resolve() in skipped.parents
+    return [
+        file
+        for file in sorted(files)
+        if _is_image(file) and not (below and skipped in file.resolve().parents)
+    ]
 
 
 def _is_image(path: Path) -> bool:

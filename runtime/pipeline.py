@@ -162,7 +162,7 @@ def _compute(
     except SrtoolError as error:
         _fail(job, _naming(error, job), summary, report)
         return
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, ValueError) as error:
         text = " ".join(str(error).split())[:160] or type(error).__name__
         message = f"{job.source}: the engine failed on it ({text}); try a smaller --tile"
         _fail(job, message, summary, report)
@@ -178,7 +178,7 @@ def _collect(
     job, written, pixels_in, pixels_out = item
     try:
         summary.seconds["encode"] += written.result()
-    except (SrtoolError, OSError) as error:
+    except (SrtoolError, OSError, MemoryError) as error:
         _fail(job, _naming(error, job), summary, report)
         return
     summary.files += 1
@@ -194,7 +194,7 @@ def _fail(job: Job, message: str, summary: Summary, report: Callable[[Event], No
 
 def _naming(error: Exception, job: Job) -> str:
     """The error's line, with the image named when it is about something else."""
-    text = str(error)
+    text = str(error) or "not enough memory to write it"
     named = str(job.source) in text or str(job.target) in text
     return text if named else f"{job.source}: {text}"
 

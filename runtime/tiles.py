@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def spans(length: int, tile: int, halo: int) -> list[Span]:
     check_tile(tile, halo)
     count = -(-(length - 2 * halo) // (tile - 2 * halo))
     starts = [round(i * (length - tile) / (count - 1)) for i in range(count)]
-    cuts = [(left + tile + right) // 2 for left, right in zip(starts, starts[1:], strict=False)]
+    cuts = [(left + tile + right) // 2 for left, right in pairwise(starts)]
     return [
         Span(start, start + tile, first, last)
         for start, first, last in zip(starts, [0, *cuts], [*cuts, length], strict=True)

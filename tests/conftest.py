@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -92,6 +93,52 @@ def photographs(tmp_path: Path, write_png: WritePng) -> Path:
     for seed, (height, width) in enumerate([(48, 64), (61, 47), (64, 40)]):
         write_png(folder / f"{seed}.png", photograph(height, width, seed))
     return folder
+
+
+@pytest.fixture(scope="session")
+def compact_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny x4 network of the kind spandrel calls Compact: convolutions, PReLU, image skip."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 8, 3), nn.PReLU(8), nn.Conv2d(8, 48, 3)]
+    path = tmp_path_factory.mktemp("compact") / "compact.pth"
+    state = nn.ModuleDict({"body": nn.Sequential(*layers)}).state_dict()
+    torch.save({"params": {name: value / 2 for name, value in state.items()}}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def hr_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two HR images to certify with: small, so that it takes no time."""
+    import pyvips
+
+    folder = tmp_path_factory.mktemp("HR")
+    for seed, (height, width) in enumerate([(64, 96), (77, 63)]):
+        image = pyvips.Image.new_from_array(photograph(height, width, seed))
+        image.copy(interpretation="srgb").write_to_file(str(folder / f"{seed}.png"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compact_export(
+    compact_weights: Path, hr_images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of `compact_weights` exported: x4.onnx, its float32 companion, manifests.
+    Not to be changed by tests."""
+    from srtool.export import onnx
+    from srtool.train.checkpoint import load_network
+
+    folder = tmp_path_factory.mktemp("export")
+    onnx.export(load_network(compact_weights), folder / "x4.onnx", images=hr_images)
+    return folder
+
+
+@pytest.fixture
+def compact_engine(compact_export: Path, tmp_path: Path) -> Path:
+    """A copy of the exported x4.onnx and all that belongs to it."""
+    return shutil.copytree(compact_export, tmp_path / "engine") / "x4.onnx"
 
 
 @pytest.fixture

@@ -23,6 +23,11 @@ def test_the_file_appears_only_at_the_end(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
+def write_half_of(path: Path, error: type[BaseException]) -> None:
+    path.write_bytes(b"half")
+    raise error
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("before", [None, b"old"])
 def test_an_error_leaves_what_was_there(
@@ -32,8 +37,7 @@ def test_an_error_leaves_what_was_there(
     if before is not None:
         target.write_bytes(before)
     with pytest.raises(error), whole_file(target) as temporary:
-        temporary.write_bytes(b"half")
-        raise error
+        write_half_of(temporary, error)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == ([before] if before else [])
 
 

@@ -35,7 +35,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     import pyvips
 
     try:
-        image = pyvips.Image.new_from_file(str(path), fail_on="truncated")
+        # libvips remembers opened files by name; revalidate sees one that was written anew.
+        image = pyvips.Image.new_from_file(str(path), fail_on="truncated", revalidate=True)
         if image.format not in ("uchar", "ushort"):
             raise DataError(f"{path}: has {image.format} samples, expected 8 or 16 bits")
         if image.interpretation in ("rgb16", "grey16"):  # libvips would drop the low byte

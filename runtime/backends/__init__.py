@@ -11,7 +11,8 @@ class Session(Protocol):
     """A loaded network: a batch in, the upscaled batch out, in the I/O form of its file.
 
     uint8 files: (N, H, W, 3) uint8 -> (N, sH, sW, 3) uint8. float32 files: (N, 3, H, W) float32,
-    0..1 -> (N, 3, sH, sW) float32, not clamped. Any N, H, W.
+    0..1 -> (N, 3, sH, sW) float32, not clamped. Any N, H, W. RuntimeError or MemoryError where
+    it fails.
     """
 
     def __call__(self, batch: NDArray[Any], /) -> NDArray[Any]: ...

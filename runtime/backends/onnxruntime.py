@@ -36,7 +36,10 @@ def open_session(path: Path) -> Session:
     name = session.get_inputs()[0].name
 
     def run(batch: NDArray[Any], /) -> NDArray[Any]:
-        result: NDArray[Any] = session.run(None, {name: batch})[0]
+        try:
+            result: NDArray[Any] = session.run(None, {name: batch})[0]
+        except Exception as error:  # see _open
+            raise RuntimeError(_reason(error)) from None
         return result
 
     return run

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from srtool import __version__, console
-from srtool.errors import ExportError, SrtoolError, UsageError
+from srtool.errors import AssetError, ExportError, SrtoolError, UsageError
 
 app = typer.Typer(
     name="srtool",
@@ -24,6 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+assets_app = typer.Typer(
+    name="assets",
+    help="Files that metrics and losses use but srtool does not ship.",
+    no_args_is_help=True,
+)
+app.add_typer(assets_app)
 
 
 class PrecisionChoice(str, Enum):
@@ -48,6 +55,11 @@ class RunPrecisionChoice(str, Enum):
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
+
+
+class YRoundingChoice(str, Enum):
+    nearest = "nearest"
+    none = "none"
 
 
 class FormatChoice(str, Enum):
@@ -175,6 +187,113 @@ def infer(
         console.print_summary(summary, out, engine, opened.backend, as_json)
     if summary.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    datasets: Annotated[
+        list[Path], typer.Argument(help="Folders of images, or with HR/ and optionally LRx4/.")
+    ],
+    engine: Annotated[
+        list[str],
+        typer.Option(
+            help="An engine file, a folder of upscaled images, bicubic or bicubic-float; "
+            "NAME=PATH names its column. May be repeated."
+        ),
+    ],
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Of psnr, ssim, ssim_wang, niqe, ma, pi, lpips; with commas. "
+            "[default: pi,psnr,ssim_wang,ssim,niqe]"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for evaluation.json and images.csv; continues what it holds."),
+    ] = None,
+    y_rounding: Annotated[
+        YRoundingChoice, typer.Option(help="PSNR and SSIM on whole levels of Y, or unrounded.")
+    ] = YRoundingChoice.nearest,
+    backend: Annotated[BackendChoice, typer.Option(help="Of .onnx files.")] = BackendChoice.auto,
+    precision: Annotated[
+        RunPrecisionChoice, typer.Option(help="Of .onnx files; auto is never below faithful.")
+    ] = RunPrecisionChoice.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON, not the table.")] = False,
+) -> None:
+    """Score engines on data sets: PI, PSNR, SSIM, NIQE, LPIPS, beside the paper's figures."""
+    try:
+        from srtool.benchmarks import evaluate as evaluation
+        from srtool.benchmarks import scores
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"evaluation needs {error.name}, which is not installed; pip install 'srtool[bench]'"
+        ) from None
+    from srtool import tables
+
+    names = scores.metrics_from_text(metrics) if metrics else scores.DEFAULT_METRICS
+    config = evaluation.Config(
+        names, y_rounding.value, backend=backend.value, precision=precision.value
+    )
+    try:
+        with console.evaluation_progress() as report:
+            result = evaluation.evaluate(datasets, engine, config, out, report)
+    except KeyboardInterrupt:
+        console.say("interrupted; " + ("the same command continues" if out else "nothing is kept"))
+        raise
+    if as_json:
+        console.answer(result.record.model_dump_json())
+    else:
+        tables.print_evaluation(result, names)
+    missing = [name for name in names if name in result.record.unavailable]
+    if result.failed or (metrics and missing):
+        raise typer.Exit(1)
+
+
+@assets_app.command("list")
+def assets_list() -> None:
+    """Show which files there are, and which are installed."""
+    from srtool import tables
+
+    tables.print_assets()
+
+
+@assets_app.command("fetch")
+def assets_fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all of them.")] = None,
+) -> None:
+    """Download files from their publishers, and check them. Continues what was interrupted."""
+    from srtool import assets
+
+    def fetched(asset: assets.Asset) -> bool:
+        try:
+            with console.download_progress(asset.file) as report:
+                path = assets.fetch(asset, report)
+        except AssetError as error:
+            console.say(f"srtool: {error}")
+            return False
+        except KeyboardInterrupt:
+            console.say("interrupted; the same command continues")
+            raise
+        console.answer(str(path))
+        return True
+
+    wanted = [assets.asset_named(name) for name in names] if names else assets.ASSETS
+    done = [fetched(asset) for asset in wanted]
+    if not all(done):
+        raise typer.Exit(1)
+
+
+@assets_app.command("add")
+def assets_add(
+    file: Annotated[Path, typer.Argument(help="A file got by hand, of any name.")],
+) -> None:
+    """Copy a file into the cache; it is recognised by its content."""
+    from srtool import assets
+
+    asset, path = assets.add_asset(file)
+    console.say(f"{file} is {asset.name}: {asset.purpose}")
+    console.answer(str(path))
 
 
 def main() -> None:

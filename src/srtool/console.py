@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from srtool.benchmarks.evaluate import Progress as Scored
     from srtool.export.onnx import Written
     from srtool.runtime.pipeline import Event, Summary
     from srtool.train.trainer import Progress
@@ -133,3 +134,37 @@ def training_progress() -> Iterator[Callable[[Progress], None]]:
                 )
 
         yield report
+
+
+@contextmanager
+def evaluation_progress() -> Iterator[Callable[[Scored], None]]:
+    """A progress bar over upscaled and scored images; problems are printed above it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    columns = ("scoring", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(event: Scored) -> None:
+            bar.update(task, completed=event.done, total=event.total)
+            if event.message:
+                console.print(event.message, markup=False)
+
+        yield report
+
+
+@contextmanager
+def download_progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar over the bytes of one file."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (name, BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

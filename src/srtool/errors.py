@@ -32,3 +32,7 @@ class EngineError(SrtoolError):
 
 class ExportError(SrtoolError):
     """A written engine does not do what the PyTorch network does."""
+
+
+class AssetError(SrtoolError):
+    """A file that srtool uses but does not ship is not installed, or cannot be."""

@@ -95,7 +95,8 @@ class SpsrDense(nn.Module):
         seen = [x]
         for n in range(1, 5):
             seen.append(F.leaky_relu(self.get_submodule(f"conv{n}")(torch.cat(seen, 1)), 0.2))
-        return x + 0.2 * self.get_submodule("conv5")(torch.cat(seen, 1))
+        last: Tensor = self.get_submodule("conv5")(torch.cat(seen, 1))
+        return x + 0.2 * last
 
 
 class SpsrRRDB(nn.Module):
@@ -121,7 +122,9 @@ class SpsrKernels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         planes = x.flatten(0, 1)[:, None]
         squares = [F.conv2d(planes, w, padding=1) ** 2 for w in (self.weight_h, self.weight_v)]
-        return (squares[0] + squares[1] + 1e-6).sqrt().view_as(x)
+        total: Tensor = squares[0] + squares[1] + 1e-6
+        magnitude: Tensor = total.sqrt().view_as(x)
+        return magnitude
 
 
 class Spsr(nn.Module):

@@ -172,6 +172,20 @@ def test_the_average_by_hand(tiny_recipe: Recipe, photographs: Path) -> None:
     assert not torch.equal(training.averaged().head.weight, training.generator.head.weight)
 
 
+def test_each_step_runs_at_its_learning_rate(tiny_recipe: Recipe, photographs: Path) -> None:
+    """Adam's first step moves every weight by the learning rate, whatever the gradient."""
+    batch = Patches(photographs, 16, 2, 0).at(1)
+    training = Training(tiny_recipe, CPU)
+    bias = training.generator.get_parameter("fusion.image.bias")
+    training.update(*batch)
+    assert bias.abs().max().item() == pytest.approx(1e-3, rel=1e-3)
+    used = []
+    for _ in range(5):
+        training.update(*batch)
+        used.append(training.optimizer.param_groups[0]["lr"])
+    assert used == [1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4]
+
+
 def test_loss_falls_on_one_batch(tiny_recipe: Recipe, photographs: Path) -> None:
     batch = Patches(photographs, 16, 2, 0).at(1)
     training = Training(changed(tiny_recipe, {"learning_rate": 5e-3, "halve_every": 1000}), CPU)
@@ -200,13 +214,24 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
 
 
 def test_weights_that_overflow_are_never_saved(
-    tiny_recipe: Recipe, photographs: Path, tmp_path: Path, complains: Any
+    tiny_recipe: Recipe,
+    photographs: Path,
+    tmp_path: Path,
+    complains: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    recipe = changed(tiny_recipe, {"learning_rate": 1e38}, save_every=1)
-    with complains(SrtoolError, "overflowed by step 1", "stage1.learning_rate"):
-        train(recipe, photographs, tmp_path)
-    assert not (tmp_path / "state.pth").exists()
-    assert not (tmp_path / "generator.safetensors").exists()
+    update = Training.update
+
+    def overflow(self: Training, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        loss = update(self, lr, hr)
+        self.generator.head.weight.data[0, 0] = float("inf") if self.step == 2 else 0.0
+        return loss
+
+    monkeypatch.setattr(Training, "update", overflow)
+    with complains(SrtoolError, "overflowed by step 2", "stage1.learning_rate"):
+        train(changed(tiny_recipe, save_every=1), photographs, tmp_path)
+    assert load_state(tmp_path / "state.pth")["step"] == 1
+    assert load_network(tmp_path / "generator.safetensors").facts["steps"] == 1
 
 
 def test_validation_images_must_be_unseen(
@@ -235,7 +260,7 @@ def test_upscaling_rounds_and_clips(tiny_recipe: Recipe) -> None:
     torch.nn.init.zeros_(generator.fusion.image.weight)
     levels = torch.tensor([99.4, 99.6, 300.0])
     for bias, expected in ((levels / 255, [99, 100, 255]), (-levels, [0, 0, 0])):
-        generator.fusion.image.bias.data = bias
+        generator.get_parameter("fusion.image.bias").data = bias
         image = upscale_uint8(generator, np.zeros((2, 3, 3), np.uint8))
         assert image.shape == (8, 12, 3)
         assert image.dtype == np.uint8

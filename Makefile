@@ -1,0 +1,48 @@
+# Everything runs in .venv, which is made when it is missing: Python 3.10 to 3.13 and make suffice.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test slow-test check format clean
+
+## demo: export the shipped network, upscale the sample photographs, show the gain over bicubic
+demo: .venv/demo.stamp
+	$(BIN)/srtool export weights/x4-lite.safetensors -o demo/x4.onnx
+	$(BIN)/srtool infer samples/LRx4 --engine demo/x4.onnx -o demo/upscaled --overwrite
+	$(BIN)/srtool evaluate samples --engine bicubic --engine demo/upscaled --metrics psnr
+	@echo "The upscaled photographs are in demo/upscaled, the originals in samples/HR."
+
+## test: the fast tests
+test: .venv/dev.stamp
+	$(BIN)/pytest -m "not slow and not gpu"
+
+## slow-test: the tests that take minutes
+slow-test: .venv/dev.stamp
+	$(BIN)/pytest -m slow
+
+## check: lint, format, types and import directions
+check: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+## format: let ruff rewrite the code
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv demo build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "srtool needs Python 3.10 to 3.13; name one: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/demo.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable ".[cpu,export,bench]"
+	@touch $@
+
+.venv/dev.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable ".[cpu,train,export,bench,dev]"
+	@touch $@ .venv/demo.stamp

@@ -1,0 +1,129 @@
+"""The tables of `srtool evaluate` and `srtool assets`, drawn with rich."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from srtool.console import answer, say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from srtool.benchmarks.evaluate import Result
+    from srtool.benchmarks.evaluation import Evaluation
+
+WIDE = 200  # columns, where the output is no terminal
+
+
+def print_assets() -> None:
+    """Each asset, whether it is installed, and what for."""
+    from rich.table import Table
+
+    from srtool.assets import ASSETS, cache_folder, state
+
+    table = Table("name", "file", "size", "state", "for", box=None)
+    for asset in ASSETS:
+        table.add_row(asset.name, asset.file, asset.size, state(asset), asset.purpose)
+    _console().print(table)
+    say(f"in {cache_folder()}; `srtool assets fetch NAME` downloads one")
+
+
+def print_evaluation(result: Result, metrics: tuple[str, ...]) -> None:
+    """The layout of the paper's Table 1: a block per data set, a row per metric, a column per
+    engine, and the paper's own columns beside them where it has the data set."""
+    found, datasets, engines = result.record, result.datasets, result.engines
+    paper = paper_figures()
+    columns = paper["columns"] if paper["figures"].keys() & set(datasets) else []
+    console = _console()
+    table = _table(found, datasets, engines, metrics, paper, columns)
+    if columns and console.measure(table).maximum > console.width:
+        console.print(_table(found, datasets, engines, metrics, paper, []))
+        answer("")
+        console.print(_table(found, datasets, [], metrics, paper, columns))
+    else:
+        console.print(table)
+    _print_remarks(found, datasets, engines, metrics)
+
+
+def paper_figures() -> dict[str, Any]:
+    """The paper's Table 1: "columns", and "figures" by data set and metric."""
+    text = (resources.files("srtool.benchmarks") / "paper.json").read_text(encoding="utf-8")
+    figures: dict[str, Any] = json.loads(text)
+    return figures
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def _table(
+    found: Evaluation,
+    datasets: list[str],
+    engines: list[str],
+    metrics: tuple[str, ...],
+    paper: dict[str, Any],
+    columns: list[str],
+) -> Table:
+    from rich.table import Table
+
+    from srtool.benchmarks.scores import METRICS
+
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("data set")
+    table.add_column("metric")
+    for engine in engines:
+        table.add_column(engine, justify="right", overflow="fold", max_width=16)
+    for column in columns:
+        table.add_column(f"paper:\n{column}", justify="right", no_wrap=True)
+    for dataset in datasets:
+        images = found.datasets[dataset]["images"]
+        title = f"{dataset} ({images})"
+        for metric in (metric for metric in METRICS.values() if metric.name in metrics):
+            cells = [
+                _cell(found, dataset, engine, metric.name, metric.digits, images)
+                for engine in engines
+            ]
+            figures = paper["figures"].get(dataset, {}).get(metric.name, [])
+            printed = [f"{figure:.{metric.digits}f}" for figure in figures[: len(columns)]]
+            table.add_row(title, metric.title, *cells, *printed)
+            title = ""
+        table.add_section()
+    return table
+
+
+def _cell(
+    found: Evaluation, dataset: str, engine: str, metric: str, digits: int, images: int
+) -> str:
+    """A mean, with the number of its images where some are left out."""
+    means = found.mean.get(dataset, {}).get(engine, {})
+    if metric in found.unavailable:
+        return "unavailable"
+    if metric not in means:
+        return "none"
+    value, count = means[metric], found.counts[dataset][engine][metric]
+    text = "inf" if value is None else f"{value:.{digits}f}"
+    return text if count == images else f"{text} ({count})"
+
+
+def _print_remarks(
+    found: Evaluation, datasets: list[str], engines: list[str], metrics: tuple[str, ...]
+) -> None:
+    from srtool.benchmarks.scores import METRICS
+
+    for metric in metrics:
+        if metric in found.unavailable:
+            say(f"{METRICS[metric].title} is unavailable: {found.unavailable[metric]}")
+    names = [name for name in METRICS if name in metrics and name not in found.unavailable]
+    for dataset in datasets:
+        images = found.datasets[dataset]["images"]
+        for engine in engines:
+            over = {name: found.counts[dataset][engine].get(name, 0) for name in names}
+            for count in sorted({count for count in over.values() if count < images}):
+                titles = ", ".join(METRICS[name].title for name in names if over[name] == count)
+                say(f"{dataset} by {engine}: {titles} over {count} of {images} images")

@@ -1,0 +1,233 @@
+"""Fidelity figures against hand-computed values, grades, gates and the measured halo."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from srtool.errors import DataError, ExportError
+from srtool.export import certify
+from srtool.export.certify import Sample, fidelity, measured_halo
+from srtool.manifest import Fidelity, ModelFacts
+from srtool.psnr import psnr_y
+from srtool.runtime.engine import Engine
+from srtool.train.checkpoint import Network
+
+FACTS = ModelFacts(scale=4, io="uint8", precision="fp32", architecture="test", halo=0)
+
+
+def engine_of(session: Any, **facts: Any) -> Engine:
+    return Engine(Path("x4.onnx"), FACTS.model_copy(update=facts), "test", "", session)
+
+
+def gray(level: int, height: int = 40, width: int = 40) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), level, np.uint8)
+
+
+def answering(*outputs: NDArray[np.uint8]) -> Engine:
+    """An engine that gives these images, one after the other."""
+    rest = iter(outputs)
+    return engine_of(lambda batch: next(rest)[None])
+
+
+def sample(reference: NDArray[np.uint8], hr: NDArray[np.uint8] | None = None) -> Sample:
+    return Sample(gray(0, 10, 10), gray(100) if hr is None else hr, reference)
+
+
+def test_nothing_differs() -> None:
+    found = fidelity(answering(gray(90)), [sample(gray(90))])
+    assert (found.images, found.max_difference, found.mean_difference) == (1, 0, 0.0)
+    assert (found.share_different, found.share_over_1, found.psnr_between) == (0.0, 0.0, None)
+    assert (found.delta_psnr, found.worst_delta_psnr) == (0.0, 0.0)
+    assert found.grade == "exact"
+
+
+def test_figures_are_over_all_values_of_all_images() -> None:
+    reference, other = gray(90), gray(200, 20, 40)
+    first, second = reference.copy(), other.copy()
+    first[0, 0] = (91, 89, 95)  # one up, one down, five up
+    second[3, 4, 0] = 0  # 200 down: no wrap-around of uint8
+    found = fidelity(answering(first, second), [sample(reference), sample(other, gray(0, 20, 40))])
+    values = 3 * (40 * 40 + 20 * 40)
+    assert (found.images, found.max_difference) == (2, 200)
+    assert found.mean_difference == pytest.approx(207 / values)
+    assert found.share_different == pytest.approx(4 / values)
+    assert found.share_over_1 == pytest.approx(2 / values)
+    squares = 1 + 1 + 25 + 40000
+    assert found.psnr_between == pytest.approx(10 * math.log10(255**2 * values / squares))
+
+
+def test_delta_psnr_is_the_mean_and_the_worst_over_images() -> None:
+    hr, reference = gray(100), gray(90)
+    outputs = [gray(91), gray(87), gray(90)]
+    found = fidelity(answering(*outputs), [sample(reference, hr)] * 3)
+    deltas = [psnr_y(out, hr) - psnr_y(reference, hr) for out in outputs]
+    assert deltas[0] > 0 > deltas[1]
+    assert found.delta_psnr == pytest.approx(sum(deltas) / 3)
+    assert found.worst_delta_psnr == pytest.approx(deltas[1])
+
+
+def test_an_image_that_is_met_exactly_has_no_delta() -> None:
+    found = fidelity(answering(gray(100)), [sample(gray(100), gray(100))])
+    assert (found.delta_psnr, found.worst_delta_psnr) == (0.0, 0.0)
+
+
+def figures(**changes: Any) -> Fidelity:
+    exact = Fidelity(
+        images=4,
+        max_difference=1,
+        mean_difference=0.0,
+        share_different=1e-4,
+        share_over_1=0.0,
+        psnr_between=90.0,
+        delta_psnr=0.0,
+        worst_delta_psnr=0.0,
+    )
+    return exact.model_copy(update=changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "grade"),
+    [
+        ({}, "exact"),
+        ({"max_difference": 0, "share_different": 0.0, "psnr_between": None}, "exact"),
+        ({"max_difference": 2}, "faithful"),
+        ({"share_different": 1.1e-4}, "faithful"),
+        ({"max_difference": 9, "psnr_between": 50.0, "delta_psnr": -0.02}, "faithful"),
+        ({"max_difference": 9, "psnr_between": 50.0, "delta_psnr": None}, "faithful"),
+        ({"max_difference": 2, "psnr_between": 49.99}, "lossy"),
+        ({"max_difference": 2, "delta_psnr": -0.0201}, "lossy"),
+        ({"max_difference": 2, "delta_psnr": 0.0201}, "lossy"),
+        ({"max_difference": 2, "delta_psnr": float("nan")}, "lossy"),
+        ({"max_difference": 2, "psnr_between": float("nan")}, "lossy"),
+    ],
+)
+def test_grades(changes: dict[str, Any], grade: str) -> None:
+    assert figures(**changes).grade == grade
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes", "passes"),
+    [
+        ("fp32", {}, True),
+        ("fp32", {"max_difference": 0, "share_different": 0.0, "psnr_between": None}, True),
+        ("fp32", {"max_difference": 2}, False),
+        ("fp32", {"share_different": 1.1e-4}, False),
+        ("fp16", {"max_difference": 2, "share_different": 0.5, "psnr_between": 55.0}, True),
+        ("fp16", {"max_difference": 3, "psnr_between": 80.0}, False),
+        ("fp16", {"max_difference": 2, "psnr_between": 54.9}, False),
+    ],
+)
+def test_gates(complains: Any, precision: str, changes: dict[str, Any], passes: bool) -> None:
+    found = figures(**changes)
+    if passes:
+        certify.check(precision, found, Path("x4.onnx"))
+        return
+    with complains(ExportError, "x4.onnx", precision, f"{found.max_difference} levels", "--force"):
+        certify.check(precision, found, Path("x4.onnx"))
+
+
+# The halo
+
+
+def box(radius: int, width: float = 1.0) -> Any:
+    """A session of a network that sees `radius` pixels to each side, zeros beyond the image."""
+
+    def run(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        padded = np.pad(batch.astype(np.float64), ((0, 0), (0, 0), (radius, radius), (0, 0)))
+        size = 2 * radius + 1
+        shifted = [padded[:, :, i : i + batch.shape[2]] for i in range(size)]
+        weights = width ** np.abs(np.arange(size) - radius)
+        mean = sum(w * s for w, s in zip(weights, shifted, strict=True)) / weights.sum()
+        return np.rint(mean).astype(np.uint8).repeat(4, 1).repeat(4, 2)
+
+    return run
+
+
+def noise(height: int, width: int) -> NDArray[np.uint8]:
+    levels = np.random.default_rng(0).integers(0, 256, (height, width, 3))
+    return levels.astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("radius", "halo"), [(0, 4), (3, 4), (4, 4), (5, 8), (9, 12), (30, 32), (64, 64), (80, 64)]
+)
+def test_the_halo_is_the_first_that_covers_the_receptive_field(radius: int, halo: int) -> None:
+    assert measured_halo(engine_of(box(radius)), noise(24, 200)) == halo
+
+
+def test_the_halo_is_what_matters_not_what_is_reached() -> None:
+    # 40 pixels of reach, whose weights fall off by half per pixel
+    assert measured_halo(engine_of(box(40, 0.5)), noise(24, 200)) == 8
+
+
+def test_the_halo_of_an_image_too_narrow_to_tell_is_the_largest() -> None:
+    assert measured_halo(engine_of(box(20)), noise(24, 40)) == certify.HALOS[-1]
+    assert measured_halo(engine_of(box(0)), noise(4, 4)) == certify.HALOS[-1]
+
+
+# Samples
+
+
+def nearest_network(**changes: Any) -> Network:
+    module = nn.Upsample(scale_factor=4.0, mode="nearest")
+    return replace(Network(module, 4, "test", Path("x.pth")), **changes)
+
+
+def test_shipped_samples_are_photographs_of_one_size() -> None:
+    samples = certify.samples_from_images(nearest_network())
+    assert len(samples) >= 4
+    for item in samples:
+        assert item.hr.shape == item.reference.shape == (certify.CROP, certify.CROP, 3)
+        assert item.lr.shape == (certify.CROP // 4, certify.CROP // 4, 3)
+        assert np.array_equal(item.reference, item.lr.repeat(4, 0).repeat(4, 1))
+
+
+def test_samples_of_a_folder_are_cropped_to_whole_pixels(photographs: Path) -> None:
+    samples = certify.samples_from_images(nearest_network(), photographs)
+    assert [item.hr.shape for item in samples] == [(48, 64, 3), (60, 44, 3), (64, 40, 3)]
+
+
+def test_a_sample_too_small_is_refused(tmp_path: Path, write_png: Any, complains: Any) -> None:
+    write_png(tmp_path / "a.png", gray(3, 64, 31))
+    with complains(DataError, tmp_path, "31x64"):
+        certify.samples_from_images(nearest_network(), tmp_path)
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path, complains: Any) -> None:
+    with complains(DataError, tmp_path):
+        certify.samples_from_images(nearest_network(), tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_without_finite_output_is_refused(
+    photographs: Path, complains: Any, value: float
+) -> None:
+    module = nn.Sequential(nn.Upsample(scale_factor=4.0), nn.Threshold(2.0, value))
+    with complains(ExportError, "x.pth", "NaN"):
+        certify.samples_from_images(nearest_network(module=module), photographs)
+
+
+def test_the_reference_rounds_and_clamps() -> None:
+    lr = np.array([[[0, 128, 255]]], np.uint8)
+    bright = nearest_network(module=nn.Sequential(nn.Upsample(scale_factor=4.0), Add(0.4 / 255)))
+    assert np.unique(certify.reference(bright, lr)).tolist() == [0, 128, 255]
+    brighter = nearest_network(module=nn.Sequential(nn.Upsample(scale_factor=4.0), Add(0.6 / 255)))
+    assert np.unique(certify.reference(brighter, lr)).tolist() == [1, 129, 255]
+
+
+class Add(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.value

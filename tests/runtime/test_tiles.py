@@ -1,0 +1,138 @@
+"""Tiles cover an image once, are of one size, and leave no trace where they meet."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from srtool.errors import UsageError
+from srtool.manifest import ModelFacts
+from srtool.runtime.engine import Engine
+from srtool.runtime.tiles import Span, spans, upscale_tiled
+
+
+def test_spans_by_hand() -> None:
+    assert spans(100, 100, 10) == [Span(0, 100, 0, 100)]
+    assert spans(7, 100, 60) == [Span(0, 7, 0, 7)]
+    assert spans(100, 60, 10) == [Span(0, 60, 0, 50), Span(40, 100, 50, 100)]
+    assert spans(101, 60, 10) == [Span(0, 60, 0, 40), Span(20, 80, 40, 60), Span(41, 101, 60, 101)]
+    assert spans(5, 2, 0) == [Span(0, 2, 0, 2), Span(2, 4, 2, 3), Span(3, 5, 3, 5)]
+
+
+def test_spans_of_many_sizes() -> None:
+    choose = random.Random(0)
+    for _ in range(5000):
+        halo = choose.choice([0, 1, 2, 8, 16, choose.randint(0, 70)])
+        tile = 2 * halo + choose.choice([1, 2, 3, choose.randint(1, 300)])
+        length = choose.choice([1, tile, tile + 1, choose.randint(1, 3000)])
+        found = spans(length, tile, halo)
+        what = f"length {length}, tile {tile}, halo {halo}: {found}"
+        assert found[0].first == 0, what
+        assert found[-1].last == length, what
+        for span in found:
+            assert span.stop - span.start == min(tile, length), what
+            assert 0 <= span.start <= span.first < span.last <= span.stop <= length, what
+            assert span.start == 0 or span.first - span.start >= halo, what
+            assert span.stop == length or span.stop - span.last >= halo, what
+        for left, right in zip(found[:-1], found[1:], strict=True):
+            assert left.last == right.first, what
+            assert left.start < right.start, what
+        fewer = (len(found) - 1) * (tile - 2 * halo) + 2 * halo
+        assert len(found) == 1 or fewer < length, what
+
+
+@pytest.mark.parametrize(("tile", "halo"), [(32, 16), (31, 16), (2, 1), (16, 64)])
+def test_a_halo_that_leaves_nothing_is_refused(complains: Any, tile: int, halo: int) -> None:
+    with complains(UsageError, f"--tile {tile}", f"halo of {halo}", f"more than {2 * halo}"):
+        spans(1000, tile, halo)
+
+
+RADIUS = 3
+
+
+def blur(batch: NDArray[Any]) -> NDArray[Any]:
+    """(N, 3, H, W) -> (N, 3, 2H, 2W): a mean over a square, zeros beyond the image."""
+    pad = [(0, 0), (0, 0), (RADIUS, RADIUS), (RADIUS, RADIUS)]
+    wide = np.pad(batch.astype(np.float64), pad)
+    height, width = batch.shape[2:]
+    size = range(2 * RADIUS + 1)
+    total = sum(wide[:, :, i : i + height, j : j + width] for i in size for j in size)
+    mean: NDArray[Any] = np.float32(total / len(size) ** 2)  # type: ignore[operator]
+    return mean.repeat(2, 2).repeat(2, 3)
+
+
+def blurring(halo: int, multiple_of: int = 1, seen: Any = None) -> Engine:
+    """seen: gathers the sides of the tiles that the network gets."""
+
+    def session(batch: NDArray[Any]) -> NDArray[Any]:
+        if seen is not None:
+            seen.add(batch.shape[2:])
+        return blur(batch)
+
+    facts = ModelFacts(
+        scale=2,
+        io="float32",
+        precision="fp32",
+        architecture="blur",
+        halo=halo,
+        multiple_of=multiple_of,
+    )
+    return Engine(Path("blur.onnx"), facts, "test", "", session)
+
+
+def noise(height: int, width: int, dtype: Any = np.float32) -> NDArray[Any]:
+    values = np.random.default_rng(height * width).random((height, width, 3))
+    return (values * 255).round().astype(dtype) if dtype == np.uint8 else values.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize("tile", [8, 9, 16, 31])
+def test_tiled_equals_untiled(tile: int, dtype: Any) -> None:
+    for size in [(1, 1), (3, 50), (50, 7), (31, 31), (32, 33), (57, 40)]:
+        image = noise(*size, dtype)
+        whole = upscale_tiled(image, blurring(0), max(size), 0)
+        seen: set[tuple[int, int]] = set()
+        tiled = upscale_tiled(image, blurring(RADIUS, seen=seen), tile)
+        assert tiled.shape == (2 * size[0], 2 * size[1], 3)
+        assert tiled.dtype == dtype
+        assert np.array_equal(tiled, whole)
+        assert seen == {(min(tile, size[0]), min(tile, size[1]))}
+
+
+def test_a_smaller_halo_would_show() -> None:
+    image = noise(40, 40)
+    whole = upscale_tiled(image, blurring(RADIUS), 40)
+    assert not np.array_equal(upscale_tiled(image, blurring(RADIUS), 16, RADIUS - 1), whole)
+    assert np.array_equal(upscale_tiled(image, blurring(0), 16, RADIUS), whole)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize("size", [(1, 1), (5, 8), (17, 50), (40, 40)])
+def test_sides_are_padded_to_what_the_network_needs(size: tuple[int, int], dtype: Any) -> None:
+    image = noise(*size, dtype)
+    seen: set[tuple[int, int]] = set()
+    found = upscale_tiled(image, blurring(RADIUS, multiple_of=8, seen=seen), 21)
+    assert all(side % 8 == 0 for shape in seen for side in shape)
+    # The padding mirrors the image instead of the zeros beyond it.
+    padding = ((0, -size[0] % 8), (0, -size[1] % 8), (0, 0))
+    padded = np.pad(image, padding, mode="symmetric")
+    whole = upscale_tiled(padded, blurring(0), 99)[: 2 * size[0], : 2 * size[1]]
+    assert np.array_equal(found, whole)
+
+
+def test_repeated_pixels(nearest: Any) -> None:
+    image = noise(70, 45, np.uint8)
+    found = upscale_tiled(image, nearest(), 24)
+    assert np.array_equal(found, image.repeat(4, 0).repeat(4, 1))
+
+
+def test_tiles_are_checked_only_where_there_are_any(nearest: Any) -> None:
+    image = noise(16, 16, np.uint8)
+    assert upscale_tiled(image, nearest(halo=100), 16).shape == (64, 64, 3)
+    with pytest.raises(UsageError):
+        upscale_tiled(noise(16, 17, np.uint8), nearest(halo=100), 16)

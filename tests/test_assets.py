@@ -1,0 +1,281 @@
+"""Assets: found, recognised by content, downloaded from a server that does all kinds of things."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from srtool import assets
+from srtool.assets import Asset, add_asset, asset_path, cache_folder, fetch, state
+from srtool.cli import app
+from srtool.errors import AssetError, UsageError
+
+Complains = Callable[..., Any]
+
+CONTENT = bytes(range(256)) * 40
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@dataclass
+class Site:
+    """What the test server does: answers with `content`, honours Range or not, breaks off after
+    so many bytes, or answers `status`. requests: the Range header of each request."""
+
+    address: str = ""
+    content: bytes = CONTENT
+    ranges: bool = True
+    shift: int = 0
+    break_after: int | None = None
+    status: int = 200
+    requests: list[str | None] = field(default_factory=list)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    found = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.headers["Range"]
+            found.requests.append(asked)
+            body, size = found.content, len(found.content)
+            if found.status != 200:
+                self.send_error(found.status)
+                return
+            start = int(re.findall(r"\d+", asked)[0]) if asked and found.ranges else 0
+            if start >= size:
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{size}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206 if asked and found.ranges else 200)
+            self.send_header("Content-Length", str(size - start))
+            if asked and found.ranges:
+                first = start + found.shift
+                self.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
+            self.end_headers()
+            self.wfile.write(body[start : found.break_after])
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    found.address = f"http://127.0.0.1:{server.server_port}/asset.bin"
+    yield found
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("SRTOOL_ASSETS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def asset(cache: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Asset:
+    """An asset on the test server, in place of the real table."""
+    made = Asset("thing", "thing.bin", "tests", "10 kB", "a page", site.address, SHA256)
+    monkeypatch.setattr(assets, "ASSETS", (made,))
+    return made
+
+
+def test_a_file_is_downloaded_with_progress(asset: Asset, cache: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    path = fetch(asset, lambda done, total: seen.append((done, total)))
+    assert path == cache / "thing.bin"
+    assert path.read_bytes() == CONTENT
+    assert list(cache.iterdir()) == [path]
+    assert seen[0] == (0, len(CONTENT))
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert asset_path("thing") == path
+
+
+def test_an_installed_file_is_left_alone_and_a_damaged_one_replaced(
+    asset: Asset, site: Site
+) -> None:
+    path = fetch(asset)
+    fetch(asset)
+    assert len(site.requests) == 1
+    path.write_bytes(b"damaged")
+    assert state(asset) == "damaged"
+    fetch(asset)
+    assert state(asset) == "installed"
+
+
+def test_an_interrupted_download_continues(
+    asset: Asset, site: Site, cache: Path, complains: Complains
+) -> None:
+    site.break_after = 3000
+    with complains(AssetError, site.address, "3000 of 10240", "same command continues"):
+        fetch(asset)
+    assert not (cache / "thing.bin").exists()
+    assert state(asset) == "missing"
+    site.break_after = None
+    assert fetch(asset).read_bytes() == CONTENT
+    assert site.requests == [None, "bytes=3000-"]
+
+
+def test_a_server_without_ranges_sends_the_whole_file_again(
+    asset: Asset, site: Site, cache: Path
+) -> None:
+    cache.mkdir()
+    (cache / "thing.bin.part").write_bytes(CONTENT[:3000])
+    site.ranges = False
+    assert fetch(asset).read_bytes() == CONTENT
+
+
+def test_a_server_that_sends_another_part_is_not_believed(
+    asset: Asset, site: Site, cache: Path, complains: Complains
+) -> None:
+    cache.mkdir()
+    (cache / "thing.bin.part").write_bytes(CONTENT[:3000])
+    site.shift = 7
+    with complains(AssetError, "another part", "same command"):
+        fetch(asset)
+    assert fetch(asset).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("held", [CONTENT, CONTENT + b"too much", b"x" * (len(CONTENT) + 1)])
+def test_416_means_that_the_file_is_whole_or_longer(
+    held: bytes, asset: Asset, site: Site, cache: Path
+) -> None:
+    cache.mkdir()
+    (cache / "thing.bin.part").write_bytes(held)
+    assert fetch(asset).read_bytes() == CONTENT
+    assert site.requests == [f"bytes={len(held)}-"] + [None] * (held != CONTENT)
+
+
+def test_another_file_is_refused_and_removed(
+    asset: Asset, site: Site, cache: Path, complains: Complains
+) -> None:
+    site.content = b"a login page"
+    found = hashlib.sha256(site.content).hexdigest()
+    with complains(AssetError, site.address, found, SHA256, "a page", "srtool assets add FILE"):
+        fetch(asset)
+    assert list(cache.iterdir()) == []
+    (cache / "thing.bin.part").write_bytes(CONTENT[:4000] + b"wrong from here" + CONTENT[4015:])
+    site.content = CONTENT
+    with complains(AssetError, "sent another file"):
+        fetch(asset)
+    assert fetch(asset).read_bytes() == CONTENT
+
+
+def test_missing_on_the_server(asset: Asset, site: Site, cache: Path, complains: Complains) -> None:
+    site.status = 404
+    with complains(AssetError, site.address, "404", cache / "thing.bin", "srtool assets add FILE"):
+        fetch(asset)
+
+
+def test_offline(asset: Asset, cache: Path, complains: Complains) -> None:
+    closed = replace(asset, url="http://127.0.0.1:9/asset.bin")
+    with complains(
+        AssetError, closed.url, "refused", "a page", cache / "thing.bin", "srtool assets add FILE"
+    ):
+        fetch(closed)
+
+
+def test_a_cache_that_cannot_be_written(
+    asset: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complains: Complains
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    source = tmp_path / "download"
+    source.write_bytes(CONTENT)
+    monkeypatch.setenv("SRTOOL_ASSETS", str(tmp_path / "file" / "cache"))
+    with complains(AssetError, tmp_path / "file", "Not a directory"):
+        fetch(asset)
+    with complains(AssetError, tmp_path / "file", "SRTOOL_ASSETS"):
+        add_asset(source)
+
+
+def test_files_got_by_hand_are_recognised_by_content(
+    asset: Asset, cache: Path, tmp_path: Path, complains: Complains
+) -> None:
+    source = tmp_path / "any name.txt"
+    source.write_bytes(CONTENT)
+    assert add_asset(source) == (asset, cache / "thing.bin")
+    assert add_asset(cache / "thing.bin") == (asset, cache / "thing.bin")
+    assert state(asset) == "installed"
+    source.write_bytes(b"something else")
+    with complains(AssetError, source, hashlib.sha256(b"something else").hexdigest(), "thing.bin"):
+        add_asset(source)
+    with complains(AssetError, tmp_path / "missing", "no such file"):
+        add_asset(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"sha256": SHA256[:8]},
+        {"sha256": "", "git_blob": "d95f3ad14dee633a758d2e331151e950dd13e4ed"},
+    ],
+)
+def test_ways_to_know_a_file(known: dict[str, str], asset: Asset, tmp_path: Path) -> None:
+    """The leading digits of a SHA-256, or the id that `git hash-object` prints."""
+    path = fetch(asset)
+    path.write_bytes(b"content\n")
+    assert state(replace(asset, **known)) == ("installed" if "git_blob" in known else "damaged")
+    path.write_bytes(CONTENT)
+    assert state(replace(asset, **known)) == ("damaged" if "git_blob" in known else "installed")
+
+
+def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("SRTOOL_ASSETS", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "srtool"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "srtool"
+    monkeypatch.setenv("SRTOOL_ASSETS", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+
+
+def test_a_missing_asset_names_its_one_command(cache: Path, complains: Complains) -> None:
+    with complains(AssetError, "model.mat", "`srtool assets fetch ma`"):
+        asset_path("ma")
+    with complains(UsageError, "vgg19", "niqe, ma, alexnet, vgg16"):
+        asset_path("vgg19")
+
+
+def test_the_niqe_file_is_the_published_one(cache: Path, shared: Path) -> None:
+    added, path = add_asset(shared / "assets" / "niqe_modelparameters.mat")
+    assert added.name == "niqe"
+    assert asset_path("niqe") == path
+
+
+def test_the_commands(asset: Asset, site: Site, cache: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    listed = run(app, ["assets", "list"])
+    assert listed.exit_code == 0
+    assert "missing" in listed.output
+    assert str(cache) in listed.output.replace("\n", "")
+    site.status = 503
+    failed = run(app, ["assets", "fetch"])
+    assert failed.exit_code == 1
+    assert "503" in failed.output
+    site.status = 200
+    fetched = run(app, ["assets", "fetch", "thing"])
+    assert fetched.exit_code == 0
+    assert fetched.stdout.split() == [str(cache / "thing.bin")]
+    assert "installed" in run(app, ["assets", "list"]).output
+    wrong = run(app, ["assets", "fetch", "thong"])
+    assert isinstance(wrong.exception, UsageError)
+    source = tmp_path / "x"
+    source.write_bytes(CONTENT)
+    added = run(app, ["assets", "add", str(source)])
+    assert added.stdout.split() == [str(cache / "thing.bin")]
