@@ -131,6 +131,7 @@ def evaluate(
     tasks = _plan(found, datasets, methods, metrics)
     images = len(methods) * sum(len(dataset.samples) for dataset in datasets)
     counter = _Counter(images - len(tasks), images, report)
+    report(Progress(counter.done, images))
     if counter.done:
         counter.say(f"{out}: holds {counter.done} of {images} results already")
     upscalers = _open(tasks, counter)

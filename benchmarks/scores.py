@@ -103,8 +103,8 @@ def score(
 
                 value = lpips(sr, hr, model)
             found[metric] = f"{metric} is not a number" if math.isnan(value) else value
-        except SrtoolError as error:
-            found[metric] = str(error)
+        except (SrtoolError, MemoryError, RuntimeError) as error:
+            found[metric] = " ".join(str(error).split()) or type(error).__name__
     return found
 
 

@@ -185,6 +185,21 @@ def validate(generator: Generator, pairs: list[Pair]) -> float:
     return float(np.mean([psnr_y(upscale_uint8(deployed, p.lr), p.hr) for p in pairs]))
 
 
+def device_from_name(name: str) -> torch.device:
+    """The torch device of "cpu", "cuda", "cuda:1", ... or "auto": a GPU where there is one.
+    UsageError where it does not exist here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError(
+            f"--device {name}: torch has no such device here; expected auto, cpu or cuda"
+        ) from None
+    return device
+
+
 def train(
     recipe: Recipe,
     data: Path,
@@ -201,7 +216,7 @@ def train(
     from torch.utils.tensorboard import SummaryWriter
 
     stage = recipe.stage1
-    training = Training(recipe, torch.device(device))
+    training = Training(recipe, device_from_name(device))
     out.mkdir(parents=True, exist_ok=True)
     state_path, weights_path = out / STATE, out / WEIGHTS
     if state_path.is_file():

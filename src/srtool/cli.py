@@ -231,7 +231,7 @@ def evaluate(
         ) from None
     from srtool import tables
 
-    names = scores.metrics_from_text(metrics) if metrics else scores.DEFAULT_METRICS
+    names = scores.metrics_from_text(metrics) if metrics is not None else scores.DEFAULT_METRICS
     config = evaluation.Config(
         names, y_rounding.value, backend=backend.value, precision=precision.value
     )

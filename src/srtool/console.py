@@ -117,23 +117,23 @@ def training_progress() -> Iterator[Callable[[Progress], None]]:
     console = Console(stderr=True, highlight=False)
     text = TextColumn("L1 {task.fields[loss]:.4f}  lr {task.fields[rate]:.1e}")
     columns = ("training", BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn())
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task("", total=None, loss=float("nan"), rate=0.0)
+    bar = Bar(*columns, console=console)
 
-        def report(done: Progress) -> None:
-            bar.update(
-                task,
-                total=done.steps,
-                completed=done.step,
-                loss=done.loss,
-                rate=done.learning_rate,
+    def report(done: Progress) -> None:
+        if not bar.tasks:  # nothing is drawn before the first step: bad input is one line
+            bar.start()
+            bar.add_task("", total=done.steps, loss=done.loss, rate=done.learning_rate)
+        bar.update(bar.task_ids[0], completed=done.step, loss=done.loss, rate=done.learning_rate)
+        if done.psnr_y is not None:
+            console.print(
+                f"step {done.step}: validation PSNR-Y {done.psnr_y:.3f} dB, L1 {done.loss:.4f}"
             )
-            if done.psnr_y is not None:
-                console.print(
-                    f"step {done.step}: validation PSNR-Y {done.psnr_y:.3f} dB, L1 {done.loss:.4f}"
-                )
 
+    try:
         yield report
+    finally:
+        if bar.tasks:
+            bar.stop()
 
 
 @contextmanager

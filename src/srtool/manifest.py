@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, computed_field, model_validator
 
 from srtool.errors import EngineError
 from srtool.files import whole_file
@@ -24,13 +24,34 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Gates(Strict):
+    """What an engine must keep to be certified. max_delta_psnr, dB, and max_delta_pi: of the mean
+    against HR, either way. min_psnr: dB between its output and PyTorch's."""
+
+    max_delta_psnr: float = 0.02
+    max_delta_pi: float = 0.01
+    min_psnr: float = 50.0
+
+
+class WorstTile(Strict):
+    """Where the squared error of 32 x 32 LR pixels is largest: the file, the LR pixel at the
+    tile's left and top, and the dB between there."""
+
+    image: str
+    left: int
+    top: int
+    psnr: float
+
+
 class Fidelity(Strict):
     """One engine on one backend against PyTorch FP32, over real images, uint8 output.
 
     max_difference, mean_difference: levels of 0..255. share_over_1: share of values that differ
     by more than one level. psnr_between: dB over all values, None when nothing differs.
     delta_psnr, worst_delta_psnr: PSNR-Y against HR minus PyTorch's, dB: the mean, and the image
-    where it falls most; None without HR images.
+    where it falls most; None without HR images. deltas: the same of other metrics, the means, as
+    far as they were taken: ssim, ssim_wang, niqe, ma, pi, lpips. gates: what it was held to.
+    The file also states `grade` and `passed`, which follow from the rest.
     """
 
     images: int
@@ -41,16 +62,47 @@ class Fidelity(Strict):
     psnr_between: float | None
     delta_psnr: float | None
     worst_delta_psnr: float | None
+    deltas: dict[str, float] = {}
+    worst_tile: WorstTile | None = None
+    dataset: str = ""
+    made: str = ""
+    gates: Gates = Gates()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_derived(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if key not in ("grade", "passed")}
+
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def grade(self) -> Grade:
-        """exact: at most 1 level on 0.01 % of the values. faithful: at least 50 dB between and
-        |delta PSNR| at most 0.02 dB. lossy: anything else."""
+        """exact: at most 1 level on 0.01 % of the values. faithful: within the default gates.
+        lossy: anything else."""
         if self.max_difference <= 1 and self.share_different <= 1e-4:
             return "exact"
-        alike = self.psnr_between is None or self.psnr_between >= 50.0
-        kept = self.delta_psnr is None or abs(self.delta_psnr) <= 0.02
-        return "faithful" if alike and kept else "lossy"
+        return "lossy" if self.misses(Gates()) else "faithful"
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def passed(self) -> bool:
+        """Whether this certifies the engine on the backend."""
+        return not self.misses(self.gates)
+
+    def misses(self, gates: Gates) -> list[str]:
+        """The gates that it does not keep, in words. A figure that was not taken misses none."""
+        missed = []
+        if self.psnr_between is not None and self.psnr_between < gates.min_psnr:
+            missed.append(f"{self.psnr_between:.1f} dB between, expected {gates.min_psnr:g}")
+        delta_pi = self.deltas.get("pi")
+        for name, delta, most in (
+            ("PSNR", self.delta_psnr, gates.max_delta_psnr),
+            ("PI", delta_pi, gates.max_delta_pi),
+        ):
+            if delta is not None and abs(delta) > most:
+                missed.append(f"delta {name} {delta:+.4f}, expected at most {most:g}")
+        return missed
 
 
 class ModelFacts(Strict):
@@ -59,18 +111,20 @@ class ModelFacts(Strict):
     io "uint8": (N, H, W, 3) uint8 in, (N, scale H, scale W, 3) uint8 out. io "float32":
     (N, 3, H, W) float32 0..1 in and out, not clamped. Colours are RGB in both.
     halo: LR pixels around a tile that its result depends on noticeably. multiple_of: both sides
-    of the input must be a multiple of it.
+    of the input must be a multiple of it. precision "mixed": fp16, but for the modules named in
+    float32_modules.
     """
 
     scale: int
     io: Literal["uint8", "float32"]
-    precision: Literal["fp32", "fp16"]
+    precision: Literal["fp32", "fp16", "mixed"]
     architecture: str
     halo: int
     multiple_of: int = 1
     weights: str = ""
     weights_sha256: str = ""
     training: dict[str, Any] = {}
+    float32_modules: tuple[str, ...] = ()
 
 
 class Manifest(Strict):
@@ -86,6 +140,17 @@ class Manifest(Strict):
     made: str
     companion: str | None = None
     fidelity: dict[str, Fidelity] = {}
+
+
+def doubt_about(manifest: Manifest | None, backend: str) -> str:
+    """Why what an engine makes on a backend is not certified, in words; empty where it is."""
+    if manifest is None:
+        return "it has no manifest"
+    found = manifest.fidelity.get(backend)
+    if found is None:
+        return f"on {backend} it was never compared with PyTorch"
+    missed = found.misses(found.gates)
+    return f"on {backend} it failed: {', '.join(missed)}" if missed else ""
 
 
 def sidecar(engine: Path) -> Path:

@@ -39,7 +39,8 @@ def print_evaluation(result: Result, metrics: tuple[str, ...]) -> None:
     columns = paper["columns"] if paper["figures"].keys() & set(datasets) else []
     console = _console()
     table = _table(found, datasets, engines, metrics, paper, columns)
-    if columns and console.measure(table).maximum > console.width:
+    natural = console.measure(table, options=console.options.update(width=1000)).maximum
+    if columns and natural > console.width:
         console.print(_table(found, datasets, engines, metrics, paper, []))
         answer("")
         console.print(_table(found, datasets, [], metrics, paper, columns))
@@ -90,6 +91,8 @@ def _table(
                 for engine in engines
             ]
             figures = paper["figures"].get(dataset, {}).get(metric.name, [])
+            if not figures and not engines:
+                continue
             printed = [f"{figure:.{metric.digits}f}" for figure in figures[: len(columns)]]
             table.add_row(title, metric.title, *cells, *printed)
             title = ""
@@ -103,7 +106,7 @@ def _cell(
     """A mean, with the number of its images where some are left out."""
     means = found.mean.get(dataset, {}).get(engine, {})
     if metric in found.unavailable:
-        return "unavailable"
+        return "n/a"
     if metric not in means:
         return "none"
     value, count = means[metric], found.counts[dataset][engine][metric]

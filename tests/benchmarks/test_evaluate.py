@@ -302,7 +302,7 @@ def test_an_interrupt_keeps_what_was_scored(
     assert stored.counts["photographs"]["bicubic"]["psnr"] == 2
     seen: list[Progress] = []
     evaluate([photographs], ["bicubic"], FAST, out, seen.append)
-    assert [event.done for event in seen] == [2, 3]
+    assert [event.done for event in seen] == [2, 2, 3]
 
 
 def test_one_folder_collects_engines_and_sets(
@@ -332,11 +332,12 @@ def test_metrics_without_their_files(
 ) -> None:
     result = run(photographs, "--engine", "bicubic")
     assert result.exit_code == 0
+    assert "PI is unavailable: " in result.stderr
     assert "`srtool assets fetch ma`" in result.stderr
     assert "`srtool assets fetch niqe`" in result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]
-    assert rows[1] == ["photographs", "(3)", "PI", "unavailable"]
-    assert ["NIQE", "unavailable"] in rows
+    assert rows[1] == ["photographs", "(3)", "PI", "n/a"]
+    assert ["NIQE", "n/a"] in rows
     assert run(photographs, "--engine", "bicubic", "--metrics", "psnr,lpips").exit_code == 1
     with complains(AssetError, "`srtool assets fetch alexnet`"):
         evaluate([photographs], ["bicubic"], Config(("lpips",)))

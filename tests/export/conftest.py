@@ -71,7 +71,7 @@ def esrgan_network(tmp_path_factory: pytest.TempPathFactory) -> Network:
         layer = nn.Conv2d(inputs, outputs, 3)
         state.update({f"{name}.{kind}": value for kind, value in layer.state_dict().items()})
 
-    width, growth = 8, 4
+    width, growth = 4, 32  # spandrel takes only this growth
     add("conv_first", 3, width)
     for block in ("rdb1", "rdb2", "rdb3"):
         for n in range(1, 6):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_spans_of_many_sizes() -> None:
             assert 0 <= span.start <= span.first < span.last <= span.stop <= length, what
             assert span.start == 0 or span.first - span.start >= halo, what
             assert span.stop == length or span.stop - span.last >= halo, what
-        for left, right in zip(found[:-1], found[1:], strict=True):
+        for left, right in pairwise(found):
             assert left.last == right.first, what
             assert left.start < right.start, what
         fewer = (len(found) - 1) * (tile - 2 * halo) + 2 * halo
@@ -112,7 +113,7 @@ def test_a_smaller_halo_would_show() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
-@pytest.mark.parametrize("size", [(1, 1), (5, 8), (17, 50), (40, 40)])
+@pytest.mark.parametrize("size", [(1, 1), (5, 8), (17, 50)])
 def test_sides_are_padded_to_what_the_network_needs(size: tuple[int, int], dtype: Any) -> None:
     image = noise(*size, dtype)
     seen: set[tuple[int, int]] = set()

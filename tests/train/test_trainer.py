@@ -17,7 +17,14 @@ from srtool.train.checkpoint import load_network, load_state
 from srtool.train.data import Patches, load_dataset
 from srtool.train.generator import Generator
 from srtool.train.recipe import Recipe
-from srtool.train.trainer import Progress, Training, train, upscale_uint8, validate
+from srtool.train.trainer import (
+    Progress,
+    Training,
+    device_from_name,
+    train,
+    upscale_uint8,
+    validate,
+)
 
 CPU = torch.device("cpu")
 
@@ -114,7 +121,8 @@ def test_a_finished_run_is_left_alone(
     weights = train(tiny_recipe, photographs, tmp_path / "out")
     before = weights.stat().st_mtime_ns
     reports: list[Progress] = []
-    assert train(tiny_recipe, photographs, tmp_path / "out", report=reports.append) == weights
+    gone = photographs.rename(tmp_path / "renamed") / "gone"  # the images are not even read
+    assert train(tiny_recipe, gone, tmp_path / "out", report=reports.append) == weights
     assert reports == []
     assert weights.stat().st_mtime_ns == before
 
@@ -311,3 +319,11 @@ def test_a_run_continues_on_the_gpu(tiny_recipe: Recipe, photographs: Path, tmp_
         train(tiny_recipe, photographs, tmp_path, None, stop_at(3, KeyboardInterrupt), "cuda")
     train(tiny_recipe, photographs, tmp_path, device="cuda")
     assert load_state(tmp_path / "state.pth")["step"] == 6
+
+
+def test_a_device_is_found_or_refused_in_one_line() -> None:
+    assert device_from_name("auto").type in ("cpu", "cuda")
+    for name in ("gpu", "cuda:99", "meta:x"):
+        with pytest.raises(UsageError, match="no such device") as error:
+            device_from_name(name)
+        assert "\n" not in str(error.value)
