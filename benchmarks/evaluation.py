@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import platform
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -136,23 +136,17 @@ def evaluation_in(folder: Path | None, protocol: dict[str, Any]) -> Evaluation:
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write the JSON file. DataError where the folder cannot be written."""
     evaluation.summarise()
-    try:
-        with whole_file(folder / JSON) as temporary:
-            temporary.write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written to ({error.strerror or error}); "
-            "name another folder with --out"
-        ) from None
+    with _written(folder / JSON) as temporary:
+        temporary.write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def write_csv(folder: Path, evaluation: Evaluation) -> None:
-    """Write one line per data set, engine and image."""
+    """Write one line per data set, engine and image. DataError as above."""
     metrics = sorted(
         {name for engines in evaluation.images.values() for e in engines.values() for name in e}
     )
     with (
-        whole_file(folder / CSV) as temporary,
+        _written(folder / CSV) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         lines = csv.writer(file)
@@ -162,6 +156,18 @@ def write_csv(folder: Path, evaluation: Evaluation) -> None:
                 for image in sorted({name for values in figures.values() for name in values}):
                     cells = [_cell(figures.get(metric, {}), image) for metric in metrics]
                     lines.writerow([dataset, engine, image, *cells])
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    try:
+        with whole_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise DataError(
+            f"{path.parent}: cannot be written to ({error.strerror or error}); "
+            "name another folder with --out"
+        ) from None
 
 
 def _cell(values: Mapping[str, float | None], image: str) -> str:

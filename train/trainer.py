@@ -216,8 +216,9 @@ def train(
     from torch.utils.tensorboard import SummaryWriter
 
     stage = recipe.stage1
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file; --out names a folder for checkpoints")
     training = Training(recipe, device_from_name(device))
-    out.mkdir(parents=True, exist_ok=True)
     state_path, weights_path = out / STATE, out / WEIGHTS
     if state_path.is_file():
         training.restore(load_state(state_path), state_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,21 +15,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     error, remove it otherwise. The suffix is kept, since image writers choose by it. The
     temporary name starts with `.srtool-`, so that a folder scan can pass over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".srtool-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".srtool-{secrets.token_hex(6)}{path.suffix}")
+    # Made here and not by the writer: O_EXCL never follows or reuses what is there.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        _finish(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _finish(path: Path) -> None:
-    """Flush to disk and give the file the permissions an ordinary new file gets."""
-    mask = os.umask(0)
-    os.umask(mask)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-    path.chmod(0o666 & ~mask)

@@ -108,7 +108,7 @@ def assert_stands_alone(path: Path, io: str) -> ModelProto:
 
 
 def assert_is_fit_for_tensorrt(model: ModelProto) -> None:
-    """uint8 only between the ends and casts: cast first, transpose after; the reverse at the end."""
+    """Cast first, transpose after; transpose, then cast at the end."""
     (first,) = readers(model, "image")
     assert first.op_type == "Cast"
     assert [node.op_type for node in readers(model, first.output[0])] == ["Transpose"]

@@ -27,10 +27,10 @@ def test_spans_by_hand() -> None:
 
 def test_spans_of_many_sizes() -> None:
     choose = random.Random(0)
-    for _ in range(5000):
+    for _ in range(2000):
         halo = choose.choice([0, 1, 2, 8, 16, choose.randint(0, 70)])
         tile = 2 * halo + choose.choice([1, 2, 3, choose.randint(1, 300)])
-        length = choose.choice([1, tile, tile + 1, choose.randint(1, 3000)])
+        length = choose.choice([1, tile, tile + 1, choose.randint(1, 1000)])
         found = spans(length, tile, halo)
         what = f"length {length}, tile {tile}, halo {halo}: {found}"
         assert found[0].first == 0, what
