@@ -1,6 +1,6 @@
 """The picture of the README: bicubic beside the network on details of the sample photographs.
 
-    python -m srtool.benchmarks.comparison weights/x4-lite.safetensors docs/comparison.png
+python -m srtool.benchmarks.comparison weights/x4-lite.safetensors docs/comparison.png
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -12,7 +11,6 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from srtool.assets import asset_path
 from srtool.benchmarks.dataset import (
     BORDER,
     SCALE,
@@ -30,7 +28,7 @@ from srtool.benchmarks.evaluation import (
     write_evaluation,
 )
 from srtool.benchmarks.methods import Method, Upscale, methods_from_arguments
-from srtool.benchmarks.scores import DEFAULT_METRICS, METRICS, score, with_parts
+from srtool.benchmarks.scores import DEFAULT_METRICS, METRICS, assets_of, score, with_parts
 from srtool.benchmarks.workers import cores, process_pool
 from srtool.errors import AssetError, SrtoolError
 from srtool.manifest import sha256
@@ -154,29 +152,14 @@ def evaluate(
 def _assets(found: Evaluation, metrics: tuple[str, ...]) -> dict[str, Path]:
     """The files that the metrics need; what lacks one is noted as unavailable. Figures that were
     made with other files are forgotten."""
-    paths: dict[str, Path] = {}
-    found.unavailable = {}
+    paths, found.unavailable = assets_of(metrics)
     for name in with_parts(metrics):
         asset = METRICS[name].asset
-        if asset is None:
-            continue
-        try:
-            paths[asset] = asset_path(asset)
-        except AssetError as error:
-            found.unavailable[name] = str(error)
-            continue
-        if name == "lpips" and not importlib.util.find_spec("lpips"):
-            found.unavailable[name] = "lpips is not installed; run `pip install 'srtool[train]'`"
-        digest = sha256(paths[asset])
-        if found.assets.get(asset, digest) != digest:
-            found.forget_metric(name)
-        found.assets[asset] = digest
-    for name in metrics:
-        reasons = [
-            found.unavailable[part] for part in METRICS[name].of if part in found.unavailable
-        ]
-        if reasons:
-            found.unavailable[name] = "; ".join(reasons)
+        if asset in paths:
+            digest = sha256(paths[asset])
+            if found.assets.get(asset, digest) != digest:
+                found.forget_metric(name)
+            found.assets[asset] = digest
     if set(metrics) <= found.unavailable.keys():
         raise AssetError("; ".join(dict.fromkeys(found.unavailable.values())))
     return paths
@@ -225,7 +208,7 @@ def _describe(
         count, folder = len(dataset.samples), dataset.folder / "LRx4"
         read = sum(sample.lr is not None for sample in dataset.samples)
         found.datasets[dataset.name] = {
-            "folder": str(dataset.folder),
+            "folder": dataset.folder.resolve().name,
             "images": count,
             "lr_read": read,
         }

@@ -179,7 +179,7 @@ def _cell(values: Mapping[str, float | None], image: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what the figures may depend on."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             found[package] = version(package)

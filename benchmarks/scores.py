@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from srtool.assets import asset_path
 from srtool.benchmarks.metrics.ma import load_ma, ma
 from srtool.benchmarks.metrics.niqe import load_niqe, niqe
 from srtool.benchmarks.metrics.ssim import ssim, ssim_wang
-from srtool.errors import SrtoolError, UsageError
+from srtool.errors import AssetError, SrtoolError, UsageError
 from srtool.psnr import luma, psnr
 
 Image = NDArray[np.uint8]
@@ -63,6 +65,29 @@ def metrics_from_text(text: str) -> tuple[str, ...]:
 def with_parts(metrics: Iterable[str]) -> tuple[str, ...]:
     """The metrics to compute: ("pi",) -> ("niqe", "ma")."""
     return tuple(dict.fromkeys(part for name in metrics for part in METRICS[name].of or (name,)))
+
+
+def assets_of(metrics: tuple[str, ...]) -> tuple[dict[str, Path], dict[str, str]]:
+    """The installed files that metrics need, by asset; and of each metric that lacks something,
+    what it lacks and which command installs it."""
+    paths: dict[str, Path] = {}
+    unavailable: dict[str, str] = {}
+    for name in with_parts(metrics):
+        asset = METRICS[name].asset
+        if asset is None:
+            continue
+        try:
+            paths[asset] = asset_path(asset)
+        except AssetError as error:
+            unavailable[name] = str(error)
+            continue
+        if name == "lpips" and not importlib.util.find_spec("lpips"):
+            unavailable[name] = "lpips is not installed; run `pip install 'srtool[train]'`"
+    for name in metrics:
+        reasons = [unavailable[part] for part in METRICS[name].of if part in unavailable]
+        if reasons:
+            unavailable[name] = "; ".join(reasons)
+    return paths, unavailable
 
 
 def score(

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from srtool.errors import DataError, ExportError
+from srtool.export.compare import Compared, fidelity_from_images
 from srtool.manifest import Fidelity
-from srtool.psnr import psnr_y
 from srtool.runtime.engine import Engine, to_levels
 from srtool.train.checkpoint import Network
 from srtool.train.data import image_files, read_rgb
@@ -32,6 +32,7 @@ class Sample:
     lr: NDArray[np.uint8]
     hr: NDArray[np.uint8]
     reference: NDArray[np.uint8]
+    name: str = ""
 
 
 def samples_from_images(network: Network, folder: Path | None = None) -> list[Sample]:
@@ -39,13 +40,10 @@ def samples_from_images(network: Network, folder: Path | None = None) -> list[Sa
 
     Without a folder, the middles of the photographs that srtool ships are taken.
     """
-    if folder is None:
-        shipped = resources.files("srtool") / "samples" / "HR"
-        images = [_middle(read_rgb(path)) for path in image_files(Path(str(shipped)))]
-    else:
-        images = [read_rgb(path) for path in image_files(folder)]
+    shipped = Path(str(resources.files("srtool") / "samples" / "HR"))
     samples = []
-    for image in images:
+    for path in image_files(folder or shipped):
+        image = read_rgb(path) if folder else _middle(read_rgb(path))
         hr = mod_crop(image, network.scale)
         if min(hr.shape[:2]) < MIN_SIDE:
             raise DataError(
@@ -53,7 +51,7 @@ def samples_from_images(network: Network, folder: Path | None = None) -> list[Sa
                 f"certify with, expected at least {MIN_SIDE} a side"
             )
         lr = make_lr(hr, network.scale)
-        samples.append(Sample(lr, hr, reference(network, lr)))
+        samples.append(Sample(lr, hr, reference(network, lr), path.name))
     return samples
 
 
@@ -76,32 +74,13 @@ def reference(network: Network, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return levels
 
 
-def fidelity(engine: Engine, samples: list[Sample]) -> Fidelity:
+def fidelity(engine: Engine, samples: list[Sample], dataset: str = "") -> Fidelity:
     """Compare an engine's output with the reference, over all values of all samples."""
-    values = different = over_1 = 0
-    largest, total, squares = 0, 0.0, 0.0
-    deltas = []
-    for sample in samples:
-        out = engine.upscale(sample.lr[None])[0]
-        gap = np.abs(out.astype(np.int16) - sample.reference)
-        values += gap.size
-        different += int((gap > 0).sum())
-        over_1 += int((gap > 1).sum())
-        largest = max(largest, int(gap.max()))
-        total += float(gap.sum())
-        squares += float((gap.astype(np.float64) ** 2).sum())
-        before, after = psnr_y(sample.reference, sample.hr), psnr_y(out, sample.hr)
-        deltas.append(0.0 if before == after else after - before)  # both may be infinite
-    return Fidelity(
-        images=len(samples),
-        max_difference=largest,
-        mean_difference=total / values,
-        share_different=different / values,
-        share_over_1=over_1 / values,
-        psnr_between=float(10 * np.log10(255**2 * values / squares)) if squares else None,
-        delta_psnr=float(np.mean(deltas)),
-        worst_delta_psnr=float(min(deltas)),
+    images = (
+        Compared(sample.name, engine.upscale(sample.lr[None])[0], sample.reference, sample.hr)
+        for sample in samples
     )
+    return fidelity_from_images(images, engine.facts.scale, dataset)
 
 
 def check(precision: str, found: Fidelity, path: Path) -> None:
@@ -118,9 +97,27 @@ def check(precision: str, found: Fidelity, path: Path) -> None:
         raise ExportError(
             f"{path}: the {precision} file does not do what the network does: up to "
             f"{found.max_difference} levels, {100 * found.share_different:.3f} % of the values "
-            f"differ, {between:.1f} dB between; expected {bar}; nothing was written "
-            "(--force writes it all the same)"
+            f"differ, {between:.1f} dB between; expected {bar}; {_next_step(precision, path)}"
         )
+
+
+def check_emulated(found: Fidelity, path: Path) -> None:
+    """ExportError unless an fp16 file is faithful with each of its values in float16."""
+    if not found.passed:
+        raise ExportError(
+            f"{path}: the fp16 file does not do what the network does where its values are "
+            f"float16, as they are on a GPU: {', '.join(found.misses(found.gates))}; "
+            f"{_next_step('fp16', path)}"
+        )
+
+
+def _next_step(precision: str, path: Path) -> str:
+    if precision == "fp32":
+        return "nothing was written (--force writes it all the same)"
+    return (
+        f"nothing was written (--force writes it all the same, and then `srtool verify MODEL "
+        f"{path} --images DIR --bisect` finds what goes wrong and mends it)"
+    )
 
 
 def measured_halo(engine: Engine, lr: NDArray[Any]) -> int:

@@ -69,6 +69,7 @@ def export(
     """
     report("running the PyTorch reference on the certification images")
     samples = certify.samples_from_images(network, images)
+    dataset = images.resolve().name if images else "shipped samples"
     companion = out.with_name(f"{out.stem}.float32.onnx") if io == "uint8" else None
     plan: list[tuple[Path, Io, Precision]] = []
     if companion:
@@ -94,7 +95,9 @@ def export(
             temporary = files.enter_context(whole_file(path))
             facts = facts.model_copy(update={"io": form, "precision": half})
             everywhere = path != companion
-            item = _write(network, path, temporary, facts, samples, everywhere, force, report)
+            item = _write(
+                network, path, temporary, facts, samples, dataset, everywhere, force, report
+            )
             if companion and path != companion:
                 manifest = item.manifest.model_copy(update={"companion": companion.name})
                 item = Written(path, manifest, item.rewrites)
@@ -111,6 +114,7 @@ def _write(
     temporary: Path,
     facts: ModelFacts,
     samples: list[certify.Sample],
+    dataset: str,
     everywhere: bool,
     force: bool,
     report: Callable[[str], None],
@@ -122,7 +126,10 @@ def _write(
     """
     import onnx
 
+    from srtool.export.mixed import EMULATED, emulated_session
+
     report(f"{path.name}: tracing the network")
+    assert facts.precision != "mixed"  # that is what `verify --bisect` makes
     model, rewrites = onnx_from_network(network, facts.io, facts.precision)
     report(f"{path.name}: comparing with PyTorch")
     onnx.save(model, temporary)
@@ -136,13 +143,18 @@ def _write(
     )
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, temporary)
-    found: dict[str, Fidelity] = {"onnxruntime fp32": certify.fidelity(engine, samples)}
+    found: dict[str, Fidelity] = {"onnxruntime fp32": certify.fidelity(engine, samples, dataset)}
+    if facts.precision == "fp16":
+        engine = Engine(path, facts, EMULATED, "", emulated_session(model))
+        found[EMULATED] = certify.fidelity(engine, samples, dataset)
+        if not force:
+            certify.check_emulated(found[EMULATED], path)
     if not force:
         certify.check(facts.precision, found["onnxruntime fp32"], path)
     for name in installed_backends() if everywhere else ():
         if name not in found:
             engine = Engine(path, facts, name, "", open_session(temporary, name))
-            found[name] = certify.fidelity(engine, samples)
+            found[name] = certify.fidelity(engine, samples, dataset)
     manifest = Manifest(
         model=facts,
         sha256=sha256(temporary),

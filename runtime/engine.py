@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError, UsageError
-from srtool.manifest import Manifest, ModelFacts, facts_from_metadata, read_manifest
+from srtool.manifest import (
+    Manifest,
+    ModelFacts,
+    doubt_about,
+    facts_from_metadata,
+    read_manifest,
+)
 from srtool.runtime.backends import Session
 
 Backend = Literal["auto", "onnxruntime", "openvino", "torch"]
@@ -25,7 +31,7 @@ class Engine:
     """A network ready to run: tiles in, upscaled tiles out.
 
     facts: what it computes. backend: what runs it, "openvino bf16" for example. reason: why that
-    one, for the user.
+    one, for the user. doubt: why its results are not certified, empty where they are.
     """
 
     def __init__(
@@ -36,9 +42,11 @@ class Engine:
         reason: str,
         session: Session,
         open_float: Callable[[], Session] | None = None,
+        doubt: str = "",
     ) -> None:
         """open_float: loads the float32 I/O variant of a uint8 network when first needed."""
         self.path, self.facts, self.backend, self.reason = path, facts, backend, reason
+        self.doubt = doubt
         self._session, self._open_float = session, open_float
         self._float_session: Session | None = session if facts.io == "float32" else None
 
@@ -64,9 +72,10 @@ class Engine:
 
 
 def to_levels(image: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """Float 0..1 to the full range of uint8 or uint16, rounded and clamped."""
+    """Float 0..1 to the full range of uint8 or uint16, rounded and clamped; NaN to any level."""
     peak = np.iinfo(dtype).max
-    levels: NDArray[Any] = np.rint(np.clip(image, 0, 1) * np.float32(peak)).astype(dtype)
+    with np.errstate(invalid="ignore"):
+        levels: NDArray[Any] = np.rint(np.clip(image, 0, 1) * np.float32(peak)).astype(dtype)
     return levels
 
 
@@ -98,8 +107,10 @@ def open_engine(
     companion = path.parent / manifest.companion if manifest and manifest.companion else None
     open_float = None
     if companion and companion.is_file():
-        open_float = partial(_open_companion, companion, name)
-    return Engine(path, facts, name, reason, open_session(path, name), open_float)
+        # 16-bit images are for precision: bfloat16 would keep 8 of their bits.
+        open_float = partial(_open_companion, companion, name.replace("bf16", "fp32"))
+    doubt = doubt_about(manifest, name)
+    return Engine(path, facts, name, reason, open_session(path, name), open_float, doubt)
 
 
 def _reference(path: Path, backend: Backend, precision: Precision) -> Engine:
@@ -160,15 +171,19 @@ def _choose(
         raise EngineError(
             f"{path}: neither ONNX Runtime nor OpenVINO is installed; pip install 'srtool[cpu]'"
         )
-    if precision == "auto" and "openvino bf16" in names:
-        fidelity = manifest.fidelity.get("openvino bf16") if manifest else None
-        if fidelity and fidelity.grade != "lossy":
-            return "openvino bf16", f"certified {fidelity.grade} and the fastest here"
+    found = manifest.fidelity if manifest else {}
+    faithful = [name for name in found if found[name].passed and found[name].grade != "lossy"]
+    if precision == "auto" and "openvino bf16" in names and "openvino bf16" in faithful:
+        grade = found["openvino bf16"].grade
+        return "openvino bf16", f"certified {grade} and the fastest here"
     if backend == "openvino":
         return "openvino fp32", "asked for"
     names = [name for name in names if name != "openvino bf16"]
     if len(names) == 1:
         return names[0], "the only one installed"
+    kept = [name for name in names if name in faithful or name not in found]
+    if len(kept) == 1:
+        return kept[0], "the other one is not faithful"
     seconds = {name: _seconds(path, facts, name) for name in names}
     best = min(seconds, key=lambda name: seconds[name])
     worst = max(seconds.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from srtool.errors import ImageError, SrtoolError
 from srtool.runtime.engine import Engine, to_levels
+from srtool.runtime.guard import Guard
 from srtool.runtime.image import Picture, read_image, write_image
 from srtool.runtime.inputs import Job
 from srtool.runtime.tiles import DEFAULT_TILE, upscale_tiled
@@ -59,27 +60,32 @@ class Event:
     message: str = ""
 
 
-def upscale_picture(picture: Picture, engine: Engine, options: Options) -> Picture:
+def upscale_picture(
+    picture: Picture, engine: Engine, options: Options, guard: Guard | None = None
+) -> Picture:
     """Upscale colours and alpha; 16-bit pictures go through the engine's float32 form."""
     if options.depth == 8 and picture.pixels.dtype != np.uint8:
         picture = _as_8_bit(picture)
-    pixels = _upscale(picture.pixels, engine, options)
+    pixels = _upscale(picture.pixels, engine, options, guard)
     alpha = picture.alpha
     if alpha is not None:
         if alpha.min() == alpha.max():  # nearly always opaque throughout
             alpha = np.full(pixels.shape[:2], alpha.flat[0], alpha.dtype)
         else:
-            alpha = _gray(_upscale(np.stack([alpha] * 3, -1), engine, options))
+            alpha = _gray(_upscale(np.stack([alpha] * 3, -1), engine, options, guard))
     if picture.gray:
         pixels = np.stack([_gray(pixels)] * 3, -1)
     return replace(picture, pixels=pixels, alpha=alpha)
 
 
-def _upscale(pixels: NDArray[Any], engine: Engine, options: Options) -> NDArray[Any]:
+def _upscale(
+    pixels: NDArray[Any], engine: Engine, options: Options, guard: Guard | None
+) -> NDArray[Any]:
     if pixels.dtype == np.uint8:
-        return upscale_tiled(pixels, engine, options.tile, options.halo)
+        return upscale_tiled(pixels, engine, options.tile, options.halo, guard)
     scaled = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-    return to_levels(upscale_tiled(scaled, engine, options.tile, options.halo), pixels.dtype)
+    upscaled = upscale_tiled(scaled, engine, options.tile, options.halo, guard)
+    return to_levels(upscaled, pixels.dtype)
 
 
 def _gray(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -111,6 +117,7 @@ def run(
     exists is skipped. On an interrupt (Ctrl-C) the images in the encoder are finished first.
     """
     summary = summary or Summary()
+    guard = Guard(engine)
     start = time.perf_counter()
     todo = deque(jobs)
     decoding: deque[tuple[Job, Future[tuple[Picture, float]]]] = deque()
@@ -127,14 +134,14 @@ def run(
                     decoding.append((job, decoder.submit(_timed_read, job.source)))
                 if not decoding:
                     break
-                _compute(*decoding.popleft(), engine, options, encoder, encoding, summary, report)
+                _compute(*decoding.popleft(), guard, options, encoder, encoding, summary, report)
                 while len(encoding) > AHEAD or (encoding and encoding[0][1].done()):
-                    _collect(encoding.popleft(), summary, report)
+                    _collect(encoding, summary, report)
         finally:
             for _, waiting in decoding:
                 waiting.cancel()
             while encoding:
-                _collect(encoding.popleft(), summary, report)
+                _collect(encoding, summary, report)
             summary.seconds["total"] = time.perf_counter() - start
     return summary
 
@@ -142,7 +149,7 @@ def run(
 def _compute(
     job: Job,
     decoded: Future[tuple[Picture, float]],
-    engine: Engine,
+    guard: Guard,
     options: Options,
     encoder: ThreadPoolExecutor,
     encoding: deque[tuple[Job, Future[float], int, int]],
@@ -157,7 +164,7 @@ def _compute(
             message = f"{job.source}: has {picture.pages} pages; only the first is upscaled"
             report(Event(job, "note", message))
         start = time.perf_counter()
-        upscaled = upscale_picture(picture, engine, options)
+        upscaled = upscale_picture(picture, guard.engine, options, guard)
         summary.seconds["compute"] += time.perf_counter() - start
     except SrtoolError as error:
         _fail(job, _naming(error, job), summary, report)
@@ -167,15 +174,21 @@ def _compute(
         message = f"{job.source}: the engine failed on it ({text}); try a smaller --tile"
         _fail(job, message, summary, report)
         return
+    finally:
+        if note := guard.report():
+            report(Event(job, "note", f"{job.source}: {note}"))
     sizes = [p.pixels.shape[0] * p.pixels.shape[1] for p in (picture, upscaled)]
     encoding.append((job, encoder.submit(_timed_write, job.target, upscaled, options), *sizes))
 
 
 def _collect(
-    item: tuple[Job, Future[float], int, int], summary: Summary, report: Callable[[Event], None]
+    encoding: deque[tuple[Job, Future[float], int, int]],
+    summary: Summary,
+    report: Callable[[Event], None],
 ) -> None:
-    """Wait for one image to be written and count it."""
-    job, written, pixels_in, pixels_out = item
+    """Wait for the oldest image to be written and count it."""
+    wait([encoding[0][1]])  # it is still in the queue: an interrupt here loses no count
+    job, written, pixels_in, pixels_out = encoding.popleft()
     try:
         summary.seconds["encode"] += written.result()
     except (SrtoolError, OSError, MemoryError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import UsageError
+from srtool.manifest import ModelFacts
 from srtool.runtime.engine import Engine
+from srtool.runtime.guard import Guard
 
 DEFAULT_TILE = 256
 
@@ -50,12 +54,17 @@ def check_tile(tile: int, halo: int) -> None:
 
 
 def upscale_tiled(
-    pixels: NDArray[Any], engine: Engine, tile: int = DEFAULT_TILE, halo: int | None = None
+    pixels: NDArray[Any],
+    engine: Engine,
+    tile: int = DEFAULT_TILE,
+    halo: int | None = None,
+    guard: Guard | None = None,
 ) -> NDArray[Any]:
     """Upscale one image of any size in bounded memory.
 
     pixels: (H, W, 3) uint8, or float32 0..1. tile: side in LR pixels, halo included; halo: LR
-    pixels cut off where tiles meet (default: the engine's own).
+    pixels cut off where tiles meet (default: the engine's own). guard: of the same engine, looks
+    at every tile.
     Returns (scale * H, scale * W, 3) of the same dtype, float32 not clamped.
     """
     scale, halo = engine.facts.scale, engine.facts.halo if halo is None else halo
@@ -64,7 +73,10 @@ def upscale_tiled(
     for row in spans(height, tile, halo):
         for column in spans(width, tile, halo):
             piece = pixels[row.start : row.stop, column.start : column.stop]
-            upscaled = _upscale_piece(piece, engine)
+            upscale: Callable[[NDArray[Any]], NDArray[Any]] = engine.upscale
+            if guard is not None:
+                upscale = partial(guard.upscale, left=column.start, top=row.start)
+            upscaled = _upscale_piece(piece, engine.facts, upscale)
             kept = upscaled[
                 (row.first - row.start) * scale : (row.last - row.start) * scale,
                 (column.first - column.start) * scale : (column.last - column.start) * scale,
@@ -75,11 +87,12 @@ def upscale_tiled(
     return out
 
 
-def _upscale_piece(piece: NDArray[Any], engine: Engine) -> NDArray[Any]:
+def _upscale_piece(
+    piece: NDArray[Any], facts: ModelFacts, upscale: Callable[[NDArray[Any]], NDArray[Any]]
+) -> NDArray[Any]:
     """Run one tile, padded to the sides that the network needs."""
     height, width = piece.shape[:2]
-    multiple = engine.facts.multiple_of
+    multiple = facts.multiple_of
     padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
     padded = np.pad(piece, padding, mode="symmetric") if multiple > 1 else piece
-    scale = engine.facts.scale
-    return engine.upscale(padded[None])[0, : height * scale, : width * scale]
+    return upscale(padded[None])[0, : height * facts.scale, : width * facts.scale]

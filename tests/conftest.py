@@ -110,6 +110,20 @@ def compact_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def overflowing_weights(compact_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same function as `compact_weights`, but the values between its first convolution and
+    the second are far beyond what float16 holds."""
+    import torch
+
+    state = torch.load(compact_weights, weights_only=True)["params"]
+    for name, factor in (("body.0.weight", 5e5), ("body.0.bias", 5e5), ("body.2.weight", 2e-6)):
+        state[name] = state[name] * factor
+    path = tmp_path_factory.mktemp("overflowing") / "overflowing.pth"
+    torch.save({"params": state}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def hr_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two HR images to certify with: small, so that it takes no time."""
     import pyvips

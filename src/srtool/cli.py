@@ -7,6 +7,8 @@ command needs only its own extra installed.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +16,7 @@ from typing import Annotated
 import typer
 
 from srtool import __version__, console
-from srtool.errors import AssetError, ExportError, SrtoolError, UsageError
+from srtool.errors import AssetError, EngineError, ExportError, SrtoolError, UsageError
 
 app = typer.Typer(
     name="srtool",
@@ -51,6 +53,13 @@ class BackendChoice(str, Enum):
     torch = "torch"
 
 
+class VerifyBackendChoice(str, Enum):
+    all = "all"
+    auto = "auto"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
 class RunPrecisionChoice(str, Enum):
     auto = "auto"
     fp32 = "fp32"
@@ -70,24 +79,43 @@ class FormatChoice(str, Enum):
     avif = "avif"
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.answer(f"srtool {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"srtool {__version__}")
-        raise typer.Exit
+    pass
+
+
+@contextmanager
+def _needing(extra: str) -> Iterator[None]:
+    """UsageError where a library of an extra is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"this command needs {error.name}, which is not installed; "
+            f"pip install 'srtool[{extra}]'"
+        ) from None
 
 
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
     data: Annotated[Path, typer.Option(help="Folder of training photographs (searched whole).")],
-    out: Annotated[Path, typer.Option(help="Folder of checkpoints and TensorBoard logs.")] = Path(
-        "runs/train"
-    ),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder of checkpoints and TensorBoard logs.")
+    ] = Path("runs/train"),
     validation: Annotated[
         Path | None,
         typer.Option(help="Folder to validate on: images, or HR/ and optionally LRx4/."),
@@ -95,8 +123,9 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
 ) -> None:
     """Train a generator (stage 1: L1). The same command again continues where it stopped."""
-    from srtool.train import trainer
-    from srtool.train.recipe import recipe_from_file
+    with _needing("train"):
+        from srtool.train import trainer
+        from srtool.train.recipe import recipe_from_file
 
     checked = recipe_from_file(recipe)
     with console.training_progress() as report:
@@ -124,8 +153,11 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Keep a file that fails.")] = False,
 ) -> None:
     """Write ONNX files that compute what the PyTorch network computes, and prove it."""
-    from srtool.export import onnx
-    from srtool.train.checkpoint import load_network
+    with _needing("export"):
+        import onnxscript  # noqa: F401  # torch looks for it late
+
+        from srtool.export import onnx
+        from srtool.train.checkpoint import load_network
 
     target = out or model.with_suffix(".onnx")
     if target.suffix != ".onnx":
@@ -162,6 +194,9 @@ def infer(
         int | None, typer.Option(min=8, max=8, help="8: write 16-bit images with 8 bits.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo existing outputs.")] = False,
+    require_certified: Annotated[
+        bool, typer.Option("--require-certified", help="Refuse an engine that is not.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary line.")] = False,
 ) -> None:
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
@@ -171,10 +206,14 @@ def infer(
     from srtool.runtime.tiles import check_tile
 
     jobs = jobs_from_inputs(inputs, out, suffix, format.value if format else None)
-    check_writable(jobs)
     opened = open_engine(engine, backend.value, precision.value)
     check_tile(tile, opened.facts.halo if halo is None else halo)
+    check_writable(jobs)
     console.say(f"{engine} on {opened.backend} ({opened.reason})")
+    if opened.doubt:
+        if require_certified:
+            raise EngineError(f"{engine}: is not certified: {opened.doubt}")
+        console.say(f"{engine}: is not certified: {opened.doubt}")
     options = pipeline.Options(tile, halo, depth, quality, overwrite)
     summary = pipeline.Summary()
     try:
@@ -247,6 +286,54 @@ def evaluate(
         tables.print_evaluation(result, names)
     missing = [name for name in names if name in result.record.unavailable]
     if result.failed or (metrics and missing):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="The weights: .safetensors or .pth.")],
+    engines: Annotated[list[Path], typer.Argument(help=".onnx files exported from them.")],
+    images: Annotated[
+        Path, typer.Option(help="HR images, or a folder with HR/ and optionally LRx4/.")
+    ],
+    backend: Annotated[
+        VerifyBackendChoice, typer.Option(help="auto: the one that `infer` would choose.")
+    ] = VerifyBackendChoice.all,
+    max_delta_psnr: Annotated[
+        float, typer.Option(min=0, help="Gate: change of the mean PSNR-Y against HR, dB.")
+    ] = 0.02,
+    max_delta_pi: Annotated[float, typer.Option(min=0, help="Gate: change of PI.")] = 0.01,
+    min_psnr: Annotated[float, typer.Option(help="Gate: dB between engine and PyTorch.")] = 50.0,
+    bisect: Annotated[
+        bool,
+        typer.Option(
+            "--bisect",
+            help="Where fp16 fails: name what goes wrong and write NAME.mixed.onnx, which passes.",
+        ),
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write all figures to a file.")] = None,
+) -> None:
+    """Compare engines with PyTorch FP32 on real images, and certify those within the gates."""
+    try:
+        from srtool.benchmarks import parity
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"verify needs {error.name}, which is not installed; "
+            "pip install 'srtool[bench,export,cpu]'"
+        ) from None
+    from srtool import tables
+    from srtool.files import whole_file
+    from srtool.manifest import Gates
+
+    gates = Gates(max_delta_psnr=max_delta_psnr, max_delta_pi=max_delta_pi, min_psnr=min_psnr)
+    config = parity.Config(backend.value, gates, bisect)
+    with console.evaluation_progress() as report:
+        found = parity.verify(model, engines, images, config, report)
+    tables.print_parity(found)
+    if json:
+        with whole_file(json) as temporary:
+            temporary.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    if not found.passed:
         raise typer.Exit(1)
 
 

@@ -94,6 +94,9 @@ def inference_progress(total: int) -> Iterator[Callable[[Event], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if not console.is_terminal:  # a log gets the problems and no empty bar
+        yield lambda event: say(event.message) if event.message else None
+        return
     columns = ("upscaling", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=total)

@@ -21,7 +21,7 @@ METADATA_KEY = "srtool"
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Gates(Strict):
@@ -31,6 +31,9 @@ class Gates(Strict):
     max_delta_psnr: float = 0.02
     max_delta_pi: float = 0.01
     min_psnr: float = 50.0
+
+
+FAITHFUL = Gates()
 
 
 class WorstTile(Strict):
@@ -66,7 +69,7 @@ class Fidelity(Strict):
     worst_tile: WorstTile | None = None
     dataset: str = ""
     made: str = ""
-    gates: Gates = Gates()
+    gates: Gates = FAITHFUL
 
     @model_validator(mode="before")
     @classmethod
@@ -78,11 +81,11 @@ class Fidelity(Strict):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def grade(self) -> Grade:
-        """exact: at most 1 level on 0.01 % of the values. faithful: within the default gates.
+        """exact: at most 1 level on 0.01 % of the values. faithful: within the gates of FAITHFUL.
         lossy: anything else."""
         if self.max_difference <= 1 and self.share_different <= 1e-4:
             return "exact"
-        return "lossy" if self.misses(Gates()) else "faithful"
+        return "lossy" if self.misses(FAITHFUL) else "faithful"
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -93,14 +96,14 @@ class Fidelity(Strict):
     def misses(self, gates: Gates) -> list[str]:
         """The gates that it does not keep, in words. A figure that was not taken misses none."""
         missed = []
-        if self.psnr_between is not None and self.psnr_between < gates.min_psnr:
+        if self.psnr_between is not None and not self.psnr_between >= gates.min_psnr:
             missed.append(f"{self.psnr_between:.1f} dB between, expected {gates.min_psnr:g}")
         delta_pi = self.deltas.get("pi")
         for name, delta, most in (
             ("PSNR", self.delta_psnr, gates.max_delta_psnr),
             ("PI", delta_pi, gates.max_delta_pi),
         ):
-            if delta is not None and abs(delta) > most:
+            if delta is not None and not abs(delta) <= most:
                 missed.append(f"delta {name} {delta:+.4f}, expected at most {most:g}")
         return missed
 
@@ -145,10 +148,10 @@ class Manifest(Strict):
 def doubt_about(manifest: Manifest | None, backend: str) -> str:
     """Why what an engine makes on a backend is not certified, in words; empty where it is."""
     if manifest is None:
-        return "it has no manifest"
+        return "it has no manifest; `srtool export` writes engines with one"
     found = manifest.fidelity.get(backend)
     if found is None:
-        return f"on {backend} it was never compared with PyTorch"
+        return f"on {backend} it was never compared with PyTorch; `srtool verify` does that"
     missed = found.misses(found.gates)
     return f"on {backend} it failed: {', '.join(missed)}" if missed else ""
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from srtool.benchmarks.evaluate import Result
     from srtool.benchmarks.evaluation import Evaluation
+    from srtool.benchmarks.parity import Parity, Row
 
 WIDE = 200  # columns, where the output is no terminal
 
@@ -47,6 +48,74 @@ def print_evaluation(result: Result, metrics: tuple[str, ...]) -> None:
     else:
         console.print(table)
     _print_remarks(found, datasets, engines, metrics)
+
+
+# Columns of changes against HR: title, name in Fidelity.deltas, digits.
+_DELTAS = (
+    ("dSSIM", "ssim", 5),
+    ("dNIQE", "niqe", 4),
+    ("dPI", "pi", 4),
+    ("dLPIPS", "lpips", 5),
+)
+
+
+def print_parity(found: Parity) -> None:
+    """A row per engine and backend, each change as engine minus PyTorch, and the verdict."""
+    from rich.table import Table
+
+    from srtool.benchmarks.scores import METRICS
+
+    known = {name for row in found.rows if row.fidelity for name in row.fidelity.deltas}
+    deltas = [column for column in _DELTAS if column[1] in known]
+    titles = ["max", "mean", "> 1", "PSNR", "dPSNR-Y", *(title for title, _, _ in deltas)]
+    table = Table("engine", "backend", box=None, padding=(0, 1))
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("worst tile")
+    table.add_column("verdict")
+    for row in found.rows:
+        cells = _figures(row, deltas) if row.fidelity else [""] * (len(titles) + 1)
+        verdict = "; ".join(row.missed) or "passes"
+        table.add_row(row.engine, row.backend, *cells, verdict)
+    console = _console()
+    console.print(
+        f"Against PyTorch FP32 ({found.model}) on {found.dataset} ({found.images} images), "
+        "in levels of 0..255:"
+    )
+    console.print(table)
+    for name, why in found.unavailable.items():
+        gate = "; its gate is not applied" if name == "pi" else ""
+        say(f"{METRICS[name].title} is unavailable: {why}{gate}")
+    for mended in found.mended:
+        if mended.overflow:
+            node = mended.overflow
+            say(
+                f"{mended.source}: {node.node} ({node.operation} of {node.module}) is the first "
+                "to leave the range of float16"
+            )
+        say(
+            f"{mended.source}: wrong in float16: {', '.join(mended.blocks)}; {mended.engine} keeps "
+            f"{len(mended.float32_nodes)} of {mended.nodes} nodes in float32"
+        )
+
+
+def _figures(row: Row, deltas: list[tuple[str, str, int]]) -> list[str]:
+    found = row.fidelity
+    assert found is not None
+    between = "equal" if found.psnr_between is None else f"{found.psnr_between:.2f} dB"
+    tile = found.worst_tile
+    return [
+        str(found.max_difference),
+        f"{found.mean_difference:.5f}",
+        f"{100 * found.share_over_1:.3f} %",
+        between,
+        "" if found.delta_psnr is None else f"{found.delta_psnr:+.4f}",
+        *(
+            f"{found.deltas[name]:+.{digits}f}" if name in found.deltas else ""
+            for _, name, digits in deltas
+        ),
+        f"{tile.image} at {tile.left},{tile.top}: {tile.psnr:.1f} dB" if tile else "",
+    ]
 
 
 def paper_figures() -> dict[str, Any]:

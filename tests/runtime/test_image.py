@@ -6,7 +6,6 @@ import os
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -712,11 +711,11 @@ def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     folder.mkdir()
     assert "Is a directory" in one_line(folder, lambda: write_image(folder, Picture(RGB)))
 
-    def refuse(**options: Any) -> Any:
-        raise PermissionError(13, "Permission denied", str(options["dir"]))
+    def refuse(name: Path, *_: int) -> int:
+        raise PermissionError(13, "Permission denied", str(name))
 
     # The tests may run as root, to whom nothing is forbidden
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr("srtool.files.os.open", refuse)
     path = tmp_path / "c.png"
     text = one_line(path, lambda: write_image(path, Picture(RGB)))
     assert text.startswith("cannot be written (Permission denied), ")
