@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,19 +17,28 @@ Precision = Literal["fp32", "bf16"]
 def has_bf16() -> bool:
     """Whether OpenVINO is installed and this CPU has bfloat16 instructions."""
     try:
-        import openvino
+        core = _core()
     except ImportError:
         return False
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def _core() -> Any:
+    """The process's one OpenVINO core. Its CPU plugin installs a stack for signal handlers and on
+    unloading puts back the one before: with several cores closed out of order that one is gone,
+    and the next Ctrl-C is a segmentation fault."""
+    import openvino
+
+    return openvino.Core()
 
 
 def open_session(path: Path, precision: Precision = "fp32") -> Session:
     """Load an .onnx file. EngineError where it is none, or OpenVINO is missing."""
     try:
-        import openvino
+        core = _core()
     except ImportError:
         raise EngineError(f"{path}: OpenVINO is not installed; pip install 'srtool[cpu]'") from None
-    core = openvino.Core()
     hint = {"fp32": "f32", "bf16": "bf16"}[precision]
     try:
         model = core.read_model(str(path))

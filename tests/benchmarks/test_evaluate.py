@@ -164,7 +164,7 @@ def test_the_command_and_its_files(photographs: Path, tmp_path: Path) -> None:
     assert stored["protocol"]["y_rounding"] == "nearest"
     assert {"srtool", "numpy", "scipy", "python"} <= stored["versions"].keys()
     assert stored["datasets"]["photographs"] == {
-        "folder": str(photographs),
+        "folder": photographs.name,
         "images": 3,
         "lr_read": 0,
     }

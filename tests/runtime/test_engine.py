@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -386,3 +388,25 @@ def test_bytes_through_a_float_engine_are_exact(nearest: Any) -> None:
     tiles = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     engine = nearest(io="float32")
     assert np.array_equal(engine.upscale(tiles), enlarged(tiles))
+
+
+OUT_OF_ORDER = """
+import signal, sys
+from pathlib import Path
+from srtool.runtime.engine import open_session
+
+first, second = (open_session(Path(sys.argv[1]), "openvino fp32") for _ in range(2))
+del first
+del second
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_interrupt_after_sessions_were_closed_out_of_order(nearest_onnx: MakeOnnx) -> None:
+    # OpenVINO's plugin used to leave a dead signal stack behind: a segmentation fault.
+    command = [sys.executable, "-X", "faulthandler", "-c", OUT_OF_ORDER, str(nearest_onnx())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "interrupted", done.stderr
