@@ -179,7 +179,8 @@ def _cell(values: Mapping[str, float | None], image: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what the figures may depend on."""
-    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    system = f"{platform.system()} {platform.machine()}"
+    found = {"python": platform.python_version(), "platform": system}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             found[package] = version(package)

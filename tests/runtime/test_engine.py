@@ -405,7 +405,9 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_interrupt_after_sessions_were_closed_out_of_order(nearest_onnx: MakeOnnx) -> None:
+def test_an_interrupt_after_sessions_were_closed_out_of_order(
+    nearest_onnx: Callable[..., Path],
+) -> None:
     # OpenVINO's plugin used to leave a dead signal stack behind: a segmentation fault.
     command = [sys.executable, "-X", "faulthandler", "-c", OUT_OF_ORDER, str(nearest_onnx())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
