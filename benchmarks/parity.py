@@ -15,7 +15,7 @@ from srtool.benchmarks.evaluation import versions
 from srtool.benchmarks.mend import Mended, mend
 from srtool.benchmarks.scores import assets_of, with_parts
 from srtool.benchmarks.yardstick import Yardstick, yardstick
-from srtool.errors import EngineError, UsageError
+from srtool.errors import CheckpointError, EngineError, ExportError, UsageError
 from srtool.export.mixed import EMULATED, emulated_session, model_from_file
 from srtool.manifest import (
     FAITHFUL,
@@ -99,13 +99,16 @@ def verify(
     folder: a data set as `srtool evaluate` takes it: HR/ and, where there is one, LRx4/; images in
         the folder itself are HR images. An image that cannot be used ends the comparison.
     A float16 file is also run with each of its values rounded to float16, see `export.mixed`.
-    UsageError, EngineError, DataError and ImageError where an input is not what it should be.
+    UsageError, CheckpointError, EngineError, DataError and ImageError where an input is not what
+    it should be; ExportError where the checkpoint makes no image.
     """
     if model.suffix not in CHECKPOINTS:
         raise UsageError(
             f"{model}: is no checkpoint; expected the weights (.pth or .safetensors) first and "
             "then the engines"
         )
+    if not model.is_file():
+        raise CheckpointError(f"{model}: no such file; expected weights (.safetensors or .pth)")
     dataset = dataset_from_folder(folder)
     manifests = {path: _manifest(path) for path in engines}
     backends = {path: _backends(path, manifests[path], config.backend) for path in manifests}
@@ -132,18 +135,36 @@ def verify(
                 ruler.say(f"{path}: was exported from {weights}, another file than {model}")
             rows = _check(path, manifest, backends[path], ruler)
             record.rows += rows
-            worst = next((row.fidelity for row in rows if row.backend == EMULATED), None)
-            if config.bisect and worst and not worst.passed:
-                mended, manifest = mend(path, manifest, worst, model, ruler)
-                record.mended.append(mended)
-                known = manifest.fidelity[EMULATED]
-                row = Row(engine=mended.engine, backend=EMULATED, fidelity=known, missed=[])
-                record.rows.append(row)
-                names = [name for name in backends[path] if name != EMULATED]
-                record.rows += _check(Path(mended.engine), manifest, names, ruler)
+            half = next((row.fidelity for row in rows if row.backend == EMULATED), None)
+            if config.bisect and half and half.passed:
+                ruler.say(f"{path}: passes in float16; there is nothing to bisect")
+            elif config.bisect and half:
+                _mend(path, manifest, half, model, ruler, record, backends[path])
         for line in ruler.problems:
             ruler.say(line)
     return record
+
+
+def _mend(
+    path: Path,
+    manifest: Manifest,
+    failed: Fidelity,
+    model: Path,
+    ruler: Yardstick,
+    record: Parity,
+    backends: list[str],
+) -> None:
+    """Write the mixed file and check it like any other; where there is none, say why."""
+    try:
+        mended, written = mend(path, manifest, failed, model, ruler)
+    except ExportError as error:
+        ruler.say(str(error))
+        return
+    record.mended.append(mended)
+    known = written.fidelity[EMULATED]
+    record.rows.append(Row(engine=mended.engine, backend=EMULATED, fidelity=known, missed=[]))
+    names = [name for name in backends if name != EMULATED]
+    record.rows += _check(Path(mended.engine), written, names, ruler)
 
 
 def _manifest(path: Path) -> Manifest:

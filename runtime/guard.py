@@ -118,8 +118,9 @@ def is_garbage(tile: NDArray[np.uint8], upscaled: NDArray[np.uint8]) -> bool:
 def _lost(centres: NDArray[np.uint8], tile: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """The pixels that are saturated and far from the input."""
     saturated = ((centres == 0) | (centres == 255)).all(-1)
-    far: NDArray[np.bool_] = (np.abs(centres.astype(np.int16) - tile) > FAR).any(-1)
-    return saturated & far
+    far = (np.abs(centres.astype(np.int16) - tile) > FAR).any(-1)
+    lost: NDArray[np.bool_] = saturated & far
+    return lost
 
 
 def float32_engine(engine: Engine) -> Engine | None:

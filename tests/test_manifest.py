@@ -1,146 +1,128 @@
-"""The file between export and runtime: written, read back, and never believed blindly."""
+"""The manifest: what certifies an engine, and files that older versions wrote."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from srtool.errors import EngineError
 from srtool.manifest import (
     Fidelity,
+    Gates,
     Manifest,
     ModelFacts,
-    facts_from_metadata,
+    WorstTile,
+    doubt_about,
     read_manifest,
     sha256,
     sidecar,
     write_manifest,
 )
 
-FACTS = ModelFacts(
-    scale=4,
-    io="uint8",
-    precision="fp16",
-    architecture="srtool",
-    halo=12,
-    weights="x4.safetensors",
-    weights_sha256="ab",
-    training={"steps": 3, "recipe": {"seed": 1}, "name": "Zürich ✓"},
-)
-FIDELITY = Fidelity(
-    images=4,
-    max_difference=1,
-    mean_difference=0.001,
-    share_different=0.001,
-    share_over_1=0.0,
-    psnr_between=None,
-    delta_psnr=-0.01,
-    worst_delta_psnr=None,
-)
+OLD = {
+    "images": 4,
+    "max_difference": 2,
+    "mean_difference": 0.1,
+    "share_different": 0.1,
+    "share_over_1": 0.0,
+    "psnr_between": 57.0,
+    "delta_psnr": 0.01,
+    "worst_delta_psnr": -0.004,
+}
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Path:
-    path = tmp_path / "x4.onnx"
+def fidelity(**changes: Any) -> Fidelity:
+    return Fidelity.model_validate({**OLD, **changes})
+
+
+def manifest_of(path: Path, found: dict[str, Fidelity]) -> Manifest:
     path.write_bytes(b"engine")
-    return path
-
-
-def manifest_of(engine: Path, **changes: Any) -> Manifest:
-    manifest = Manifest(
-        model=FACTS,
-        sha256=sha256(engine),
-        opset=18,
-        srtool="0.1.0",
-        made="2025-01-01T00:00:00+00:00",
-        companion="x4.float32.onnx",
-        fidelity={"onnxruntime fp32": FIDELITY},
-    )
-    return manifest.model_copy(update=changes)
-
-
-def test_a_manifest_comes_back(engine: Path) -> None:
-    assert read_manifest(engine) is None
-    write_manifest(engine, manifest_of(engine))
-    assert sidecar(engine) == engine.with_name("x4.onnx.json")
-    assert read_manifest(engine) == manifest_of(engine)
-    assert {path.name for path in engine.parent.iterdir()} == {"x4.onnx", "x4.onnx.json"}
-    text = sidecar(engine).read_text(encoding="utf-8")
-    assert text.endswith("}\n")
-    assert json.loads(text)["manifest"] == 1
-    assert "Zürich ✓" in text
-
-
-def test_a_manifest_moves_with_its_engine(engine: Path, tmp_path: Path) -> None:
-    write_manifest(engine, manifest_of(engine))
-    (tmp_path / "b").mkdir()
-    moved = Path(shutil.move(engine, tmp_path / "b" / "other.onnx"))
-    shutil.move(sidecar(engine), sidecar(moved))
-    assert read_manifest(moved) == manifest_of(moved)
-
-
-def test_a_manifest_of_another_file_is_refused(engine: Path, complains: Any) -> None:
-    write_manifest(engine, manifest_of(engine))
-    engine.write_bytes(b"enginf")
-    with complains(EngineError, sidecar(engine), engine, "SHA-256", "export"):
-        read_manifest(engine)
+    model = ModelFacts(scale=4, io="uint8", precision="fp32", architecture="test", halo=4)
+    return Manifest(model=model, sha256=sha256(path), opset=18, srtool="0", made="", fidelity=found)
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("changes", "missed"),
     [
-        {"manifest": 2},
-        {"unknown": 1},
-        {"opset": "many"},
-        {"model": {}},
-        {"model": None},
-        {"fidelity": {"onnxruntime fp32": {}}},
-        {"sha256": None},
+        ({}, []),
+        ({"psnr_between": None}, []),
+        ({"psnr_between": 50.0, "delta_psnr": -0.02, "deltas": {"pi": 0.01}}, []),
+        ({"delta_psnr": None, "deltas": {"niqe": 9.0}}, []),
+        ({"psnr_between": 49.9}, ["49.9 dB between"]),
+        ({"delta_psnr": 0.021}, ["delta PSNR +0.0210"]),
+        ({"delta_psnr": -0.021}, ["delta PSNR -0.0210"]),
+        ({"deltas": {"pi": 0.011}}, ["delta PI +0.0110"]),
+        ({"deltas": {"pi": -0.011}, "psnr_between": 9.0}, ["9.0 dB", "delta PI -0.0110"]),
+        ({"delta_psnr": float("inf")}, ["delta PSNR"]),
+        ({"delta_psnr": float("nan"), "psnr_between": float("nan")}, ["nan dB", "delta PSNR"]),
     ],
-    ids=str,
 )
-def test_a_manifest_that_is_off_is_refused(engine: Path, complains: Any, change: Any) -> None:
-    write_manifest(engine, manifest_of(engine))
-    content = json.loads(sidecar(engine).read_text(encoding="utf-8"))
-    sidecar(engine).write_text(json.dumps({**content, **change}), encoding="utf-8")
-    (field,) = change
-    with complains(EngineError, sidecar(engine), "no manifest", field, "export"):
-        read_manifest(engine)
+def test_gates(changes: dict[str, Any], missed: list[str]) -> None:
+    found = fidelity(**changes)
+    lines = found.misses(Gates())
+    assert [word in line for word, line in zip(missed, lines, strict=True)] == [True] * len(missed)
+    assert found.passed is (missed == [])
+    assert found.grade == ("lossy" if missed else "faithful")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe\x00", b"null", b"x" * 5000])
-def test_a_file_that_is_no_manifest_is_refused(
-    engine: Path, complains: Any, content: bytes
+def test_gates_that_are_not_the_default_ones_decide_what_passes_but_not_the_grade() -> None:
+    loose, strict = Gates(min_psnr=30.0), Gates(min_psnr=60.0)
+    assert [fidelity(gates=gates).passed for gates in (loose, strict)] == [True, False]
+    assert fidelity(gates=strict).grade == "faithful"
+    lossy = fidelity(gates=loose, psnr_between=40.0)
+    assert (lossy.passed, lossy.grade) == (True, "lossy")
+
+
+@pytest.mark.parametrize("delta", [0.5, float("inf")])
+def test_a_file_says_what_follows_from_its_figures_and_reads_as_it_was(
+    tmp_path: Path, delta: float
 ) -> None:
-    sidecar(engine).write_bytes(content)
-    with complains(EngineError, sidecar(engine), "no manifest"):
-        read_manifest(engine)
+    tile = WorstTile(image="a.png", left=32, top=64, psnr=41.0)
+    found = fidelity(delta_psnr=delta, worst_tile=tile, dataset="Set5", deltas={"niqe": 0.1})
+    path = tmp_path / "x4.onnx"
+    manifest = manifest_of(path, {"onnxruntime fp32": found})
+    write_manifest(path, manifest)
+    written = json.loads(sidecar(path).read_text())["fidelity"]["onnxruntime fp32"]
+    assert (written["passed"], written["grade"]) == (False, "lossy")
+    assert read_manifest(path) == manifest
+    again = read_manifest(path)
+    assert again is not None
+    assert not again.fidelity["onnxruntime fp32"].passed
 
 
-def test_facts_are_checked_and_fixed() -> None:
-    with pytest.raises(ValidationError):
-        ModelFacts.model_validate({**FACTS.model_dump(), "io": "bgr"})
-    with pytest.raises(ValidationError):
-        FACTS.scale = 2
+def test_a_verdict_that_was_edited_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "x4.onnx"
+    write_manifest(path, manifest_of(path, {"test": fidelity(psnr_between=20.0)}))
+    text = sidecar(path).read_text().replace('"passed": false', '"passed": true')
+    sidecar(path).write_text(text)
+    manifest = read_manifest(path)
+    assert manifest is not None
+    assert not manifest.fidelity["test"].passed
 
 
-def test_facts_in_metadata() -> None:
-    text = json.dumps(FACTS.model_dump(mode="json"))
-    assert facts_from_metadata(text) == FACTS
-    for other in (None, "", "{", "[]", "3", json.dumps({"scale": 4})):
-        assert facts_from_metadata(other) is None
+def test_a_manifest_of_the_first_version(tmp_path: Path) -> None:
+    path = tmp_path / "x4.onnx"
+    content = json.loads(manifest_of(path, {}).model_dump_json())
+    content["fidelity"] = {"onnxruntime fp32": dict(OLD)}
+    sidecar(path).write_text(json.dumps(content))
+    manifest = read_manifest(path)
+    assert manifest is not None
+    assert manifest.fidelity["onnxruntime fp32"].passed
+    content["fidelity"]["onnxruntime fp32"]["surprise"] = 1
+    sidecar(path).write_text(json.dumps(content))
+    with pytest.raises(EngineError, match="surprise"):
+        read_manifest(path)
 
 
-def test_sha256(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"abc")
-    assert sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    path.write_bytes(b"")
-    assert sha256(path).startswith("e3b0c44298fc1c149afbf4c8996fb924")
-    path.write_bytes(bytes(3 * (1 << 20) + 1))
-    assert len(sha256(path)) == 64
+def test_doubts(tmp_path: Path) -> None:
+    found = {"good": fidelity(), "bad": fidelity(psnr_between=40.0)}
+    manifest = manifest_of(tmp_path / "x4.onnx", found)
+    assert doubt_about(manifest, "good") == ""
+    assert [
+        word for word in ("bad", "40.0 dB", "50") if word not in doubt_about(manifest, "bad")
+    ] == []
+    assert "srtool verify" in doubt_about(manifest, "other")
+    assert "srtool export" in doubt_about(None, "good")

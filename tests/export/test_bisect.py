@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +145,7 @@ def test_the_emulation_of_a_float32_graph_changes_nothing(planted: Case) -> None
 def test_all_nodes_in_float32_do_what_the_network_does(planted: Case) -> None:
     gap = open_model(planted.mixed(planted.names))(planted.tile[None])[0][0] - planted.reference
     assert (np.abs(gap.astype(np.int8)) <= 1).all()
-    assert (gap != 0).mean() < 1e-3
+    assert (gap != 0).mean() < 1e-2
 
 
 def test_no_node_in_float32_changes_nothing(planted: Case) -> None:
@@ -184,33 +183,37 @@ def test_float32_weights_are_the_networks_own(compact: Case) -> None:
 # The search
 
 
-def test_the_planted_overflow_is_found_and_mended(planted: Case) -> None:
+@pytest.fixture(scope="module")
+def mended(planted: Case) -> Bisection:
+    return planted.bisect()
+
+
+def test_the_planted_overflow_is_found_and_mended(planted: Case, mended: Bisection) -> None:
     assert planted.psnr(planted.model) < 30
-    lines: list[str] = []
-    found = planted.bisect(report=lines.append)
-    assert found.overflow is not None
-    assert (found.overflow.operation, found.overflow.module) == ("Conv", PLANTED)
-    assert planted.modules[found.overflow.node] == PLANTED
-    assert found.blocks == ["trunk.1"]
-    assert found.before < 30
-    assert found.after == planted.psnr(planted.mixed(found.float32_nodes)) >= 50
-    assert all("\n" not in line for line in lines)
-    assert "trunk.1" in lines[0]
+    assert mended.overflow is not None
+    assert (mended.overflow.operation, mended.overflow.module) == ("Conv", PLANTED)
+    assert planted.modules[mended.overflow.node] == PLANTED
+    assert mended.blocks == ["trunk.1"]
+    assert mended.before < 30
+    assert mended.after == planted.psnr(planted.mixed(mended.float32_nodes)) >= 50
 
 
-def test_no_node_can_be_left_out(planted: Case) -> None:
-    kept = planted.bisect().float32_nodes
+def test_no_node_can_be_left_out(planted: Case, mended: Bisection) -> None:
+    kept = mended.float32_nodes
     assert 2 <= len(kept) <= 12  # of a dense block: what makes, carries and reads the values
     assert {planted.modules[name].rpartition(".dense.1")[0] for name in kept} == {"trunk.1"}
     for name in kept:
         assert planted.psnr(planted.mixed(kept - {name})) < 50
 
 
-def test_nodes_that_are_given_stay(planted: Case) -> None:
-    given = planted.bisect().float32_nodes
-    more = planted.bisect(bound=planted.psnr(planted.mixed(given)) + 1, given=given)
-    assert more.float32_nodes > given
+def test_a_tile_within_the_bound_is_to_get_better_still(planted: Case, mended: Bisection) -> None:
+    lines: list[str] = []
+    more = planted.bisect(given=mended.float32_nodes, report=lines.append)
+    assert more.float32_nodes > mended.float32_nodes
     assert more.overflow is None
+    assert more.after >= more.before + 3 >= 53
+    assert all("\n" not in line for line in lines)
+    assert lines[0].startswith(f"{more.blocks[0]} goes wrong")
 
 
 def test_harm_by_rounding_alone(compact_weights: Path, tmp_path: Path) -> None:
@@ -222,10 +225,11 @@ def test_harm_by_rounding_alone(compact_weights: Path, tmp_path: Path) -> None:
     state["body.4.weight"] *= 250
     torch.save({"params": state}, tmp_path / "weights.pth")
     case = Case(load_network(tmp_path / "weights.pth"), noise(24, 20) // 8)
-    found = case.bisect()
-    assert found.before < 50 <= found.after
+    found = case.bisect(60.0)
+    assert found.before < 60 <= found.after
     assert found.overflow is None
-    assert "body.2" in found.blocks
+    assert found.blocks == ["body.2"]
+    assert {case.modules[name] for name in found.float32_nodes} == {"body.2"}
 
 
 def test_another_network(planted: Case) -> None:
@@ -274,11 +278,11 @@ def test_large_blocks_are_divided() -> None:
 @pytest.fixture(scope="module")
 def exported(
     overflowing_weights: Path, hr_images: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
+) -> Path:
     """x4.onnx in float16, forced."""
     path = tmp_path_factory.mktemp("forced") / "x4.onnx"
     onnx_export.export(load_network(overflowing_weights), path, "fp16", "uint8", hr_images, True)
-    yield path
+    return path
 
 
 def test_the_export_refuses_it_and_names_the_next_step(
