@@ -216,11 +216,13 @@ def _types(model: ModelProto) -> dict[str, int]:
 
 
 def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
-    """Put other nodes in, and drop the initialisers that none of them reads."""
+    """Put other nodes in, and drop the casts and initialisers that nothing reads."""
     graph = model.graph
+    read = {name for node in nodes for name in node.input} | {item.name for item in graph.output}
     del graph.node[:]
-    graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
+    graph.node.extend(
+        node for node in nodes if node.op_type != "Cast" or not read.isdisjoint(node.output)
+    )
     kept = [item for item in graph.initializer if item.name in read]
     if len(kept) < len(graph.initializer):
         copies = [onnx.TensorProto.FromString(item.SerializeToString()) for item in kept]

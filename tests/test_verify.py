@@ -130,11 +130,6 @@ def test_bad_options(scene: Path, run: Run, arguments: list[str]) -> None:
 def test_bisect_says_what_it_found(
     scene: Path, run: Run, overflowing_weights: Path, hr_images: Path
 ) -> None:
-    exported = run("export", overflowing_weights, "-o", "half.onnx", "--precision", "fp16",
-                   "--images", hr_images)  # fmt: skip
-    assert (exported.code, exported.out) == (1, "")
-    assert "verify MODEL half.onnx" in exported.err[-1]
-    assert not Path("half.onnx").exists()
     run("export", overflowing_weights, "-o", "half.onnx", "--precision", "fp16", "--images",
         hr_images, "--force")  # fmt: skip
     result = run("verify", overflowing_weights, "half.onnx", "--images", "set", "--backend",

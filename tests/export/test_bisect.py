@@ -38,7 +38,7 @@ from srtool.train.generator import Generator, GeneratorConfig
 if TYPE_CHECKING:
     from srtool.train.generator import DenseBlock
 
-PLANTED = "trunk.1.dense.1.convs.0"
+PLANTED = "trunk.0.dense.1.convs.0"
 
 
 class Case:
@@ -77,7 +77,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Case:
     config = GeneratorConfig(
         features=4,
         growth=2,
-        blocks=2,
+        blocks=1,
         taps=(1,),
         gradient_features=2,
         gradient_growth=1,
@@ -88,7 +88,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Case:
     )
     torch.manual_seed(0)
     generator = Generator(config)
-    dense: DenseBlock = generator.trunk[1].dense[1]
+    dense: DenseBlock = generator.trunk[0].dense[1]
     with torch.no_grad():
         first = dense.convs[0]
         scale = 5e4 / first.weight.abs().max()
@@ -133,6 +133,8 @@ def test_every_value_of_the_emulation_is_a_float16(planted: Case) -> None:
 def test_the_emulation_of_a_float32_graph_changes_nothing(planted: Case) -> None:
     everything = planted.mixed(planted.names)
     assert half_nodes(everything) == []
+    casts = [node.attribute[0].i for node in everything.graph.node if node.op_type == "Cast"]
+    assert TensorProto.FLOAT16 not in casts  # not even the gradient map is rounded
     assert np.array_equal(
         emulated_session(everything)(planted.tile[None]),
         open_model(everything)(planted.tile[None])[0],
@@ -193,7 +195,7 @@ def test_the_planted_overflow_is_found_and_mended(planted: Case, mended: Bisecti
     assert mended.overflow is not None
     assert (mended.overflow.operation, mended.overflow.module) == ("Conv", PLANTED)
     assert planted.modules[mended.overflow.node] == PLANTED
-    assert mended.blocks == ["trunk.1"]
+    assert mended.blocks == ["trunk.0"]
     assert mended.before < 30
     assert mended.after == planted.psnr(planted.mixed(mended.float32_nodes)) >= 50
 
@@ -201,7 +203,7 @@ def test_the_planted_overflow_is_found_and_mended(planted: Case, mended: Bisecti
 def test_no_node_can_be_left_out(planted: Case, mended: Bisection) -> None:
     kept = mended.float32_nodes
     assert 2 <= len(kept) <= 12  # of a dense block: what makes, carries and reads the values
-    assert {planted.modules[name].rpartition(".dense.1")[0] for name in kept} == {"trunk.1"}
+    assert {planted.modules[name].rpartition(".dense.1")[0] for name in kept} == {"trunk.0"}
     for name in kept:
         assert planted.psnr(planted.mixed(kept - {name})) < 50
 
@@ -256,7 +258,7 @@ def test_modules_of_nodes(planted: Case) -> None:
 def test_blocks_are_rrdbs(planted: Case) -> None:
     blocks = blocks_from_nodes(planted.names, planted.modules)
     assert set(blocks) == {
-        "head", "gradient_head", "trunk.0", "trunk.1", "trunk_conv", "upsampler",
+        "head", "gradient_head", "trunk.0", "trunk_conv", "upsampler",
         "gradient_blocks.0", "gradient_conv", "gradient_upsampler", "fusion",
     }  # fmt: skip
     assert sorted(name for inside in blocks.values() for name in inside) == sorted(planted.names)
