@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from srtool.errors import UsageError
-from srtool.runtime.image import READABLE, WRITABLE
+from srtool.runtime.image import FORMATS, READABLE, WRITABLE
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ def jobs_from_inputs(
                 f"{out}: names one image; folders and several images go into a folder, name one "
                 "with -o"
             )
+        if format and FORMATS[out.suffix.lower()] != FORMATS[f".{format}"]:
+            raise UsageError(f"{out}: is no {format} file; leave out --format or change the name")
         return [_checked(Job(sources[0][0], out))]
     found = [
         Job(source, _target(source, relative, out, suffix, format)) for source, relative in sources

@@ -65,6 +65,13 @@ def test_formats(touch: Touch) -> None:
     assert set(plan(sources, "o", "", "jpg").values()) == {f"o/{name}.jpg" for name in "abcde"}
 
 
+def test_a_format_and_a_file_name_agree(touch: Touch, complains: Any) -> None:
+    touch("a.png")
+    assert plan(["a.png"], "b.jpeg", "", "jpg") == {"a.png": "b.jpeg"}
+    with complains(UsageError, "b.png", "--format"):
+        plan(["a.png"], "b.png", "", "jpg")
+
+
 def test_names_with_dots_and_brackets(touch: Touch) -> None:
     touch("a.b.c.png", "[1] x*.png")
     assert plan(["a.b.c.png", "[1] x*.png"], "o", "_x4") == {
