@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import tempfile
@@ -28,7 +29,9 @@ from srtool import console
 from srtool.export import certify
 from srtool.export.onnx import onnx_from_network
 from srtool.manifest import ModelFacts
+from srtool.psnr import psnr
 from srtool.runtime import pipeline
+from srtool.runtime.backends import DEFAULT_HALO
 from srtool.runtime.engine import Engine, installed_backends, open_session
 from srtool.runtime.image import Picture, read_image, write_image
 from srtool.runtime.inputs import Job
@@ -127,9 +130,8 @@ def _side(
     end_to_end: float | None,
 ) -> Side:
     ratios = [a / b for a, b in zip(seconds[REFERENCE], seconds[name], strict=True)]
-    pairs = zip(outputs[name], outputs[REFERENCE], strict=True)
-    gap = np.concatenate([(a.astype(np.int16) - b).ravel() for a, b in pairs])
-    mse = float(np.mean(gap.astype(np.float64) ** 2))
+    own, reference = (np.concatenate([x.ravel() for x in outputs[n]]) for n in (name, REFERENCE))
+    between = psnr(own, reference)
     return Side(
         name,
         seconds[name],
@@ -137,8 +139,8 @@ def _side(
         min(ratios),
         max(ratios),
         end_to_end,
-        float(10 * np.log10(255**2 / mse)) if mse else None,
-        int(np.abs(gap).max()),
+        between if math.isfinite(between) else None,
+        int(np.abs(own.astype(np.int16) - reference).max()),
     )
 
 
@@ -148,7 +150,7 @@ def _engine(network: Network, path: Path, name: str) -> Engine:
         io="uint8",
         precision="fp32",
         architecture=network.architecture,
-        halo=16,
+        halo=DEFAULT_HALO,
     )
     return Engine(path, facts, name, "", open_session(path, name))
 

@@ -20,7 +20,7 @@ from srtool.manifest import (
     facts_from_metadata,
     read_manifest,
 )
-from srtool.runtime.backends import Session
+from srtool.runtime.backends import DEFAULT_HALO, Session
 
 Backend = Literal["auto", "onnxruntime", "openvino", "torch"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -257,4 +257,6 @@ def facts_from_onnx(path: Path) -> ModelFacts:
             f"{path}: makes {out.dtype} values of shape {out.shape} from an image of "
             f"{side}x{side} pixels, expected an image a whole number of times as large"
         )
-    return ModelFacts(scale=scale, io=io, precision="fp32", architecture="unknown", halo=16)
+    return ModelFacts(
+        scale=scale, io=io, precision="fp32", architecture="unknown", halo=DEFAULT_HALO
+    )

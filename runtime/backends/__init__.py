@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+# LR pixels, for networks without a measured halo: checkpoints and other people's files.
+DEFAULT_HALO = 16
+
 
 class Session(Protocol):
     """A loaded network: a batch in, the upscaled batch out, in the I/O form of its file.

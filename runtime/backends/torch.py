@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from srtool.errors import EngineError
 from srtool.manifest import ModelFacts
-from srtool.runtime.backends import Session
+from srtool.runtime.backends import DEFAULT_HALO, Session
 
 
 def open_session(path: Path) -> tuple[Session, ModelFacts]:
@@ -41,7 +41,3 @@ def open_session(path: Path) -> tuple[Session, ModelFacts]:
         halo=DEFAULT_HALO,
     )
     return run, facts
-
-
-# Unlike an exported engine, a bare checkpoint has no measured halo.
-DEFAULT_HALO = 16

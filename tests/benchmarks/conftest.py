@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +60,21 @@ def ma_reference(shared: Path) -> dict[str, Any]:
         name: {**figures, "luma": _read(folder / figures["file"]).astype(np.float64)}
         for name, figures in images.items()
     }
+
+
+class _InlinePool:
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
+@contextmanager
+def _inline_pool(workers: int) -> Iterator[_InlinePool]:
+    yield _InlinePool()
+
+
+@pytest.fixture
+def score_inline(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Make a module score in this process: the tests of bookkeeping need no pool."""
+    return lambda module: monkeypatch.setattr(module, "process_pool", _inline_pool)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +40,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Score in this process: the tests of bookkeeping need no pool."""
-
-    class Pool:
-        def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-            future: Future[Any] = Future()
-            future.set_result(function(*arguments))
-            return future
-
-    @contextmanager
-    def pool(workers: int) -> Iterator[Pool]:
-        yield Pool()
-
-    monkeypatch.setattr(module, "process_pool", pool)
+def inline(score_inline: Callable[[Any], None]) -> None:
+    """Score in this process."""
+    score_inline(module)
 
 
 @pytest.fixture

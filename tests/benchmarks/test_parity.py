@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +34,9 @@ def no_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+def inline(score_inline: Callable[[Any], None]) -> None:
     """Score in this process; that the pool works is for the tests of evaluate."""
-
-    class Pool:
-        def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-            future: Future[Any] = Future()
-            future.set_result(function(*arguments))
-            return future
-
-    @contextmanager
-    def pool(workers: int) -> Iterator[Pool]:
-        yield Pool()
-
-    monkeypatch.setattr(yardstick_module, "process_pool", pool)
+    score_inline(yardstick_module)
 
 
 def photograph(height: int, width: int) -> NDArray[np.uint8]:
