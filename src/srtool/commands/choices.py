@@ -1,0 +1,18 @@
+"""Values that several commands offer."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class BackendChoice(str, Enum):
+    auto = "auto"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+    torch = "torch"
+
+
+class RunPrecisionChoice(str, Enum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
