@@ -56,6 +56,27 @@ def tiny_recipe(tiny_config: GeneratorConfig) -> Recipe:
 
 
 @pytest.fixture
+def tiny_gan_recipe(tiny_recipe: Recipe) -> Recipe:
+    """`tiny_recipe`, and six steps of stage 2 with every term that needs no download."""
+    from srtool.train.discriminators import DiscriminatorConfig, GradientDiscriminatorConfig
+    from srtool.train.recipe import AdversarialStage, CutMix, LossWeights
+
+    stage = AdversarialStage(
+        steps=6,
+        batch=2,
+        patch=32,
+        learning_rate=1e-3,
+        halve_at=(2, 4),
+        ema=0.9,
+        weights=LossWeights(lpips=0),
+        cutmix=CutMix(ramp=1),
+        discriminator=DiscriminatorConfig(features=2),
+        gradient_discriminator=GradientDiscriminatorConfig(features=2),
+    )
+    return tiny_recipe.model_copy(update={"stage2": stage})
+
+
+@pytest.fixture
 def write_png() -> WritePng:
     """Write an array as an image file, named by suffix: uint8 or uint16; (H, W) or (H, W, C)."""
     import pyvips

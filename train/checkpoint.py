@@ -59,21 +59,6 @@ def save_generator(path: Path, generator: Generator, facts: Mapping[str, Any]) -
         save_file(tensors, temporary, metadata={"srtool": json.dumps(about)})
 
 
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a training state (see trainer.py) whole or not at all."""
-    with whole_file(path) as temporary:
-        torch.save({"srtool": FORMAT, **state}, temporary)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote."""
-    content = _unpickle(path)
-    needed = {"srtool", "recipe", "step", "generator", "optimizer", "ema"}
-    if not isinstance(content, dict) or not needed <= content.keys():
-        raise CheckpointError(f"{path}: is not a training checkpoint of srtool")
-    return content
-
-
 def load_network(path: str | Path) -> Network:
     """Open a .safetensors or .pth file of any supported kind.
 
@@ -85,7 +70,7 @@ def load_network(path: str | Path) -> Network:
     if path.suffix == ".safetensors":
         about, state = _read_safetensors(path)
     else:
-        about, state = _split(_unpickle(path), path)
+        about, state = _split(unpickle(path), path)
     try:
         if about:
             config = GeneratorConfig(**about["config"])
@@ -117,7 +102,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tens
         raise CheckpointError(f"{path}: its srtool metadata is damaged") from None
 
 
-def _unpickle(path: Path) -> Any:
+def unpickle(path: Path) -> Any:
+    """Load tensors and plain values; CheckpointError for everything else."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -32,7 +32,7 @@ class GeneratorConfig:
 
     features, growth, blocks: the SR branch (channels, dense growth, number of RRDB).
     taps: after which RRDB (1-based) the SR feature enters the gradient branch; one gradient
-        block for each.
+        block for each. Empty: no gradient branch and nothing to fuse (the paper's ablation).
     gradient_features, gradient_growth: the gradient branch.
     hr_features, fusion_growth: everything after upsampling. It runs at HR resolution, 16 times
         the pixels, and dominates the cost.
@@ -59,7 +59,7 @@ class GeneratorConfig:
             if name not in ("taps", "image_skip", "head") and size < 1:
                 raise ValueError(f"{name} is {size}, expected at least 1")
         ascending = list(self.taps) == sorted(set(self.taps))
-        if not self.taps or not ascending or not 1 <= self.taps[0] <= self.taps[-1] <= self.blocks:
+        if not ascending or not all(1 <= tap <= self.blocks for tap in self.taps):
             raise ValueError(
                 f"taps {self.taps} must be ascending block numbers between 1 and {self.blocks}"
             )
@@ -87,10 +87,10 @@ PRESETS: dict[str, GeneratorConfig] = {
 
 class GeneratorOutput(NamedTuple):
     """image: (N, 3, H, W), nominally 0..1, not clamped. gradient: (N, 3, H, W), the predicted
-    HR gradient map of the gradient branch."""
+    HR gradient map of the gradient branch, None where the generator has no such branch."""
 
     image: Tensor
-    gradient: Tensor
+    gradient: Tensor | None
 
 
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
@@ -167,14 +167,16 @@ class Fusion(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         width = config.hr_features
-        self.rrdb = RRDB(2 * width, config.fusion_growth)
-        self.reduce = conv3x3(2 * width, width)
+        if config.taps:
+            self.rrdb = RRDB(2 * width, config.fusion_growth)
+            self.reduce = conv3x3(2 * width, width)
         self.conv = conv3x3(width, width)
         self.image = conv3x3(width, 3)
 
-    def forward(self, gradient: Tensor, image: Tensor) -> Tensor:
-        fused = self.reduce(self.rrdb(torch.cat((gradient, image), 1)))
-        out: Tensor = self.image(leaky(self.conv(fused)))
+    def forward(self, gradient: Tensor | None, image: Tensor) -> Tensor:
+        if gradient is not None:
+            image = self.reduce(self.rrdb(torch.cat((gradient, image), 1)))
+        out: Tensor = self.image(leaky(self.conv(image)))
         return out
 
 
@@ -196,11 +198,12 @@ class Generator(nn.Module):
         )
         self.trunk_conv = conv3x3(config.features, config.features)
         self.upsampler = Upsampler(config.features, config.hr_features)
-        self.gradient_head = conv3x3(channels, config.gradient_features)
-        self.gradient_blocks = nn.ModuleList(GradientBlock(config) for _ in config.taps)
-        self.gradient_conv = conv3x3(config.gradient_features, config.gradient_features)
-        self.gradient_upsampler = Upsampler(config.gradient_features, config.hr_features)
-        self.gradient_out = nn.Conv2d(config.hr_features, 3, 1)
+        if config.taps:
+            self.gradient_head = conv3x3(channels, config.gradient_features)
+            self.gradient_blocks = nn.ModuleList(GradientBlock(config) for _ in config.taps)
+            self.gradient_conv = conv3x3(config.gradient_features, config.gradient_features)
+            self.gradient_upsampler = Upsampler(config.gradient_features, config.hr_features)
+            self.gradient_out = nn.Conv2d(config.hr_features, 3, 1)
         self.fusion = Fusion(config)
         self.initialise()
 
@@ -222,23 +225,27 @@ class Generator(nn.Module):
     def forward(self, x: Tensor) -> GeneratorOutput:
         unshuffle = self.config.head == "unshuffle"
         low = F.pixel_unshuffle(x, SCALE) if unshuffle else x
-        image, gradient = self.branches(low, gradient_map(low))
+        image, gradient = self.branches(low, gradient_map(low) if self.config.taps else None)
         if self.config.image_skip:
             image = image + (x if unshuffle else F.interpolate(x, scale_factor=4.0, mode="nearest"))
         return GeneratorOutput(image, gradient)
 
-    def branches(self, low: Tensor, low_gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def branches(self, low: Tensor, low_gradient: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Everything between the pixels and the image skip: the part that an exporter may run
-        in half precision. Takes the head's input and its gradient map, (N, 3 or 48, h, w)."""
+        in half precision. Takes the head's input and its gradient map, (N, 3 or 48, h, w);
+        without a gradient branch there is no map."""
         shallow = self.head(low)
-        gradient_shallow = self.gradient_head(low_gradient)
-        x, gradient = shallow, gradient_shallow
-        blocks = iter(self.gradient_blocks)
+        x, tapped = shallow, []
         for number, rrdb in enumerate(self.trunk, start=1):
             x = rrdb(x)
             if number in self.config.taps:
-                gradient = next(blocks)(gradient, x)
+                tapped.append(x)
         hr = self.upsampler(shallow + self.trunk_conv(x))
+        if low_gradient is None:
+            return self.fusion(None, hr), None
+        gradient_shallow = gradient = self.gradient_head(low_gradient)
+        for block, feature in zip(self.gradient_blocks, tapped, strict=True):
+            gradient = block(gradient, feature)
         hr_gradient = self.gradient_upsampler(gradient_shallow + self.gradient_conv(gradient))
         return self.fusion(hr_gradient, hr), self.gradient_out(hr_gradient)
 
@@ -255,6 +262,8 @@ def fold_head(generator: Generator) -> Generator:
     folded = Generator(replace(generator.config, head="plain"))
     state = generator.state_dict()
     for name in ("head.weight", "gradient_head.weight"):
+        if name not in state:  # no gradient branch
+            continue
         weight = state[name]
         kernels = weight.double().unflatten(1, (3, SCALE**2))
         state[name] = kernels.sum(2).to(weight.dtype)

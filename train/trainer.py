@@ -1,124 +1,273 @@
-"""Stage 1: L1 pre-training of the generator, resumable bit by bit.
+"""One stage of a training run: networks, optimisers, averaged weights, and what one step does.
 
-Everything that changes from step to step is either in the checkpoint (weights, optimiser,
-averaged weights) or a pure function of the step (data, learning rate); so a run that was cut
+Everything that changes from step to step is either in the state (weights, moments, averages,
+loss scale) or a pure function of the step (data, CutMix, learning rates); so a run that was cut
 off goes on as if it had not been.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 
-from srtool.errors import DataError, SrtoolError, UsageError
-from srtool.psnr import psnr_y
-from srtool.train.checkpoint import load_state, save_generator, save_state
-from srtool.train.data import Pair, Patches, load_dataset
-from srtool.train.generator import SCALE, Generator, GeneratorOutput, fold_head
-from srtool.train.recipe import Recipe
+from srtool.errors import SrtoolError, UsageError
+from srtool.train.discriminators import Discriminator, GradientDiscriminator
+from srtool.train.generator import SCALE, Generator, GeneratorOutput
+from srtool.train.losses import terms as losses
+from srtool.train.losses.objective import (
+    PRETRAIN,
+    Discriminators,
+    Terms,
+    discriminator_terms,
+    generator_terms,
+)
+from srtool.train.recipe import AdversarialStage, PretrainStage, Recipe
 
-STATE = "state.pth"
-WEIGHTS = "generator.safetensors"
+Stage: TypeAlias = PretrainStage | AdversarialStage
+
 DIVERGED = (
-    "the last checkpoint is kept: lower stage1.learning_rate or set precision: fp32, "
+    "the last checkpoint is kept: lower the learning rate of {stage} or set precision: fp32, "
     "with another --out folder"
 )
 # What may change between two runs that continue one another.
-EXTENDABLE = {"stage1": {"steps"}, "validate_every": True, "save_every": True}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What the trainer reports after a step. psnr_y: dB, only on steps that validate."""
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    seconds: float
-    psnr_y: float | None = None
+EXTENDABLE = {
+    "stage1": {"steps"},
+    "stage2": {"steps"},
+    "validate_every": True,
+    "save_every": True,
+    "keep": True,
+    "compile": True,
+}
 
 
 class Training:
-    """The state of a run: generator, optimiser, averaged weights and the step reached."""
+    """The state of a stage: generator, discriminators, optimisers, averages, the step reached.
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    accelerator: places and wraps the networks; it decides device, precision and processes.
+    weights: the generator to start from; without them it is initialised from the recipe's seed.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        stage: Stage,
+        accelerator: Accelerator,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.device, self.step = recipe, device, 0
-        stage = recipe.stage1
-        generator = Generator(recipe.generator).to(device)
-        self.generator: Generator = generator.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(
-            self.generator.parameters(), stage.learning_rate, betas=stage.betas, eps=stage.eps
-        )
-        weights = self.generator.state_dict()
-        self.ema = {k: v.clone() for k, v in weights.items()} if stage.ema else None
+        self.recipe, self.stage, self.accelerator, self.step = recipe, stage, accelerator, 0
+        adversarial = isinstance(stage, AdversarialStage)
+        self.name = "stage2" if adversarial else "stage1"
+        generator = Generator(recipe.generator)
+        if weights:
+            generator.load_state_dict(weights)
+        self.plain: dict[str, nn.Module] = {"generator": generator}
+        if isinstance(stage, AdversarialStage):
+            self.plain |= _discriminators(stage).modules()
+        self.weights = stage.weights if isinstance(stage, AdversarialStage) else PRETRAIN
+        self.perceptual = _perceptual(self.weights, accelerator.device)
+        self.wrapped: dict[str, Any] = {}
+        for name, module in self.plain.items():
+            module.to(accelerator.device, memory_format=torch.channels_last)
+            if recipe.compile:
+                module.compile()
+            self.wrapped[name] = accelerator.prepare(module)
+        self.optimizers = {"generator": self._optimizer(["generator"], stage.learning_rate)}
+        if rivals := [name for name in self.plain if name != "generator"]:
+            self.optimizers["discriminators"] = self._optimizer(rivals, stage.learning_rate)
+        state = generator.state_dict()
+        self.ema = {k: v.clone() for k, v in state.items()} if stage.ema else None
 
-    def update(self, lr: Tensor, hr: Tensor) -> Tensor:
-        """One optimiser step on a batch of uint8 images; returns the loss, a float32 scalar."""
-        stage = self.recipe.stage1
-        rate = stage.learning_rate_at(self.step + 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        # The un-shuffle head takes the LR image at HR size.
-        if self.generator.config.head == "unshuffle":
+    def _optimizer(self, names: list[str], learning_rate: float) -> Any:
+        parameters = [p for name in names for p in self.plain[name].parameters()]
+        adam = torch.optim.Adam(
+            parameters, learning_rate, betas=self.stage.betas, eps=self.stage.eps, fused=True
+        )
+        return self.accelerator.prepare(adam)
+
+    @property
+    def generator(self) -> Generator:
+        generator = self.plain["generator"]
+        assert isinstance(generator, Generator)
+        return generator
+
+    @property
+    def share(self) -> slice:
+        """This process's part of every batch."""
+        part = self.stage.batch // self.accelerator.num_processes
+        start = part * self.accelerator.process_index
+        return slice(start, start + part)
+
+    def update(self, lr: Tensor, hr: Tensor) -> dict[str, float]:
+        """One step on this process's share of a batch of uint8 images: (n, 3, p / 4, p / 4) or,
+        mixed with HR pixels, (n, 3, p, p), and (n, 3, p, p).
+
+        Returns every term of the losses, unweighted, and "total", what the generator minimises.
+        """
+        if self.recipe.generator.head == "unshuffle" and lr.shape != hr.shape:
             lr = F.interpolate(lr, scale_factor=float(SCALE), mode="nearest")
+        device, count = self.accelerator.device, self.recipe.accumulate
         images = [
-            x.to(self.device, torch.float32, memory_format=torch.channels_last) / 255
+            x.to(device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
+            / 255
             for x in (lr, hr)
         ]
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"
-        ):
-            output: GeneratorOutput = self.generator(images[0])
-        loss = (output.image.float() - images[1]).abs().mean()
-        if not math.isfinite(loss.item()):
-            raise SrtoolError(f"the loss became {loss.item()} at step {self.step + 1}; {DIVERGED}")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        parts = list(zip(*(x.chunk(count) for x in images), strict=True))
+        rivals = Discriminators(
+            self.plain.get("discriminator"), self.plain.get("gradient_discriminator")
+        )
+        with rivals.frozen():
+            terms, made = self._generator_step(parts, rivals)
         with _interrupt_held_back():
-            self.optimizer.step()
+            if "discriminators" in self.optimizers:
+                terms |= self._discriminator_step(parts, made)
+            self._apply("generator")
+            if "discriminators" in self.optimizers:
+                self._apply("discriminators")
             self.step += 1
             self._average()
-        return loss.detach()
+        return terms
+
+    def _generator_step(
+        self, parts: list[tuple[Tensor, ...]], rivals: Discriminators
+    ) -> tuple[dict[str, float], list[Tensor]]:
+        """Gradients of L_G on the generator; returns the terms and the images, detached."""
+        made: list[Tensor] = []
+
+        def terms_of(part: int) -> Terms:
+            lr, hr = parts[part]
+            output: GeneratorOutput = self.wrapped["generator"](lr)
+            made.append(output.image.detach().float())
+            terms = generator_terms(
+                output, hr, self.weights, rivals, self.perceptual, self._batch_mean
+            )
+            weighted = [getattr(self.weights, name) * term for name, term in terms.items()]
+            return {**terms, "total": torch.stack(weighted).sum()}
+
+        return self._gradients("generator", terms_of, len(parts)), made
+
+    def _discriminator_step(
+        self, parts: list[tuple[Tensor, ...]], made: list[Tensor]
+    ) -> dict[str, float]:
+        """Gradients of the discriminators' losses on them."""
+        assert isinstance(self.stage, AdversarialStage)
+        step, cutmix = self.step + 1, self.stage.cutmix
+        random = np.random.default_rng([self.recipe.seed, step, 1])
+        mix = random.uniform() < losses.cutmix_probability(step, cutmix.ramp, cutmix.probability)
+        masks: list[Tensor | None] = [None] * len(parts)
+        if mix and self.stage.discriminator.kind == "unet":
+            drawn = losses.cutmix_masks(random, self.stage.batch, self.stage.patch)[self.share]
+            masks = list(drawn.to(self.accelerator.device).chunk(len(parts)))
+        rivals = Discriminators(
+            self.wrapped.get("discriminator"), self.wrapped.get("gradient_discriminator")
+        )
+
+        def terms_of(part: int) -> Terms:
+            hr = parts[part][1]
+            terms = discriminator_terms(made[part], hr, masks[part], rivals, self._batch_mean)
+            return {**terms, "total": torch.stack(list(terms.values())).sum()}
+
+        found = self._gradients("discriminators", terms_of, len(parts))
+        found.pop("total")
+        return found
+
+    def _gradients(self, side: str, terms_of: Any, parts: int) -> dict[str, float]:
+        """Add up the gradients of all parts; the terms are means over parts and processes.
+
+        SrtoolError where one of them is no finite number: nothing has been updated yet.
+        """
+        self.optimizers[side].zero_grad(set_to_none=True)
+        modules = [
+            m for n, m in self.wrapped.items() if (n == "generator") == (side == "generator")
+        ]
+        sums: Tensor | None = None
+        names: list[str] = []
+        for part in range(parts):
+            with ExitStack() as stack:
+                if part < parts - 1:  # processes exchange gradients with the last part only
+                    for module in modules:
+                        stack.enter_context(self.accelerator.no_sync(module))
+                terms = terms_of(part)
+                self.accelerator.backward(terms["total"] / parts)
+            names = list(terms)
+            values = torch.stack([term.detach() for term in terms.values()]) / parts
+            sums = values if sums is None else sums + values
+        assert sums is not None
+        means = self.accelerator.reduce(sums, "mean").tolist()
+        for name, value in zip(names, means, strict=True):
+            if not math.isfinite(value):
+                raise SrtoolError(
+                    f"the loss ({name}) became {value} at step {self.step + 1} of {self.name}; "
+                    + DIVERGED.format(stage=self.name)
+                )
+        return dict(zip(names, means, strict=True))
+
+    def _apply(self, side: str) -> None:
+        """Clip the gradients of one side and update its weights."""
+        optimizer = self.optimizers[side]
+        rate = self.stage.learning_rate_at(self.step + 1)
+        if side == "discriminators" and isinstance(self.stage, AdversarialStage):
+            rate = self.stage.discriminator_learning_rate_at(self.step + 1)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        if self.recipe.clip_norm is not None:
+            self.accelerator.unscale_gradients(optimizer)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
+        optimizer.step()
+
+    def _batch_mean(self, x: Tensor) -> Tensor:
+        """The mean over the shares of all processes, with a gradient to each."""
+        mean = x.mean()
+        if self.accelerator.num_processes == 1:
+            return mean
+        from torch.distributed.nn.functional import all_reduce
+
+        summed: Tensor = all_reduce(mean)  # type: ignore[no-untyped-call]
+        return summed / self.accelerator.num_processes
 
     def _average(self) -> None:
         """Exponential moving average of the weights, over a shorter window at the start."""
-        if self.ema is None or self.recipe.stage1.ema is None:
+        if self.ema is None or self.stage.ema is None:
             return
-        decay = min(self.recipe.stage1.ema, self.step / (self.step + 9))
-        for key, value in self.generator.state_dict().items():
-            self.ema[key].lerp_(value, 1 - decay)
+        decay = min(self.stage.ema, self.step / (self.step + 9))
+        current = list(self.generator.state_dict().values())
+        torch._foreach_lerp_(list(self.ema.values()), current, 1 - decay)
 
     def averaged(self) -> Generator:
-        """The generator that is validated and shipped, on the CPU, in eval mode."""
+        """The generator that is validated and shipped, in eval mode, on the training's device."""
         generator = Generator(self.recipe.generator)
         generator.load_state_dict(self.ema or self.generator.state_dict())
-        return generator.eval()
+        return generator.to(self.accelerator.device).eval()
+
+    def finite(self) -> bool:
+        """Whether every weight is a number; a checkpoint of others would be of no use."""
+        states = [module.state_dict() for module in self.plain.values()]
+        return all(bool(x.isfinite().all()) for state in states for x in state.values())
 
     def state(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
         return {
             "recipe": self.recipe.model_dump_json(),
             "config": self.recipe.generator.as_dict(),
+            "stage": self.name,
             "step": self.step,
-            "generator": self.generator.state_dict(),
+            **{name: module.state_dict() for name, module in self.plain.items()},
             "ema": self.ema,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": {n: _plain(o).state_dict() for n, o in self.optimizers.items()},
+            "scaler": scaler.state_dict() if scaler else None,
         }
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
@@ -129,11 +278,40 @@ class Training:
                 f"{path}: was trained with another recipe ({difference}); "
                 "choose another --out folder, or the same recipe to continue"
             )
-        self.generator.load_state_dict(state["generator"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, module in self.plain.items():
+            module.load_state_dict(state[name])
+        for name, optimizer in self.optimizers.items():
+            _plain(optimizer).load_state_dict(state["optimizers"][name])
         if state["ema"] is not None:
-            self.ema = {k: v.to(self.device) for k, v in state["ema"].items()}
+            self.ema = {k: v.to(self.accelerator.device) for k, v in state["ema"].items()}
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+
+
+def _plain(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimiser itself, without accelerate's wrapper."""
+    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return inner
+
+
+def _discriminators(stage: AdversarialStage) -> Discriminators:
+    """The networks that some term with a weight needs."""
+    weights = stage.weights
+    image = gradient = None
+    if weights.adversarial or weights.feature_matching:
+        image = Discriminator(stage.discriminator)
+    if weights.gradient_adversarial:
+        gradient = GradientDiscriminator(stage.gradient_discriminator, stage.patch)
+    return Discriminators(image, gradient)
+
+
+def _perceptual(weights: Any, device: torch.device) -> dict[str, nn.Module]:
+    """The perceptual losses that have a weight; AssetError where their backbone is missing."""
+    from srtool.train.perceptual import lpips_loss, vgg_loss
+
+    wanted = {"lpips": lpips_loss, "vgg": vgg_loss}
+    return {n: make().to(device) for n, make in wanted.items() if getattr(weights, n)}
 
 
 @contextmanager
@@ -164,103 +342,3 @@ def _difference(before: Any, now: Any, free: Any, path: str = "") -> str | None:
         if found:
             return found
     return None
-
-
-def _digest(pair: Pair) -> bytes:
-    return hashlib.sha256(pair.hr.tobytes()).digest()
-
-
-def upscale_uint8(generator: Generator, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Run a plain-head generator on one image: (h, w, 3) uint8 -> (4h, 4w, 3) uint8."""
-    x = torch.from_numpy(lr).permute(2, 0, 1)[None].float() / 255
-    with torch.inference_mode():
-        image = generator(x).image[0].permute(1, 2, 0)
-    levels: NDArray[np.uint8] = (image * 255).round().clamp(0, 255).byte().numpy()
-    return levels
-
-
-def validate(generator: Generator, pairs: list[Pair]) -> float:
-    """Mean PSNR-Y in dB of the deployed form (head folded, uint8 in and out) on a data set."""
-    deployed = fold_head(generator).eval()
-    return float(np.mean([psnr_y(upscale_uint8(deployed, p.lr), p.hr) for p in pairs]))
-
-
-def device_from_name(name: str) -> torch.device:
-    """The torch device of "cpu", "cuda", "cuda:1", ... or "auto": a GPU where there is one.
-    UsageError where it does not exist here."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(
-            f"--device {name}: torch has no such device here; expected auto, cpu or cuda"
-        ) from None
-    return device
-
-
-def train(
-    recipe: Recipe,
-    data: Path,
-    out: Path,
-    validation: Path | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
-    device: str = "cpu",
-) -> Path:
-    """Train a generator on the images below `data`; continue when `out` holds a checkpoint.
-
-    Writes out/state.pth (resumes), out/generator.safetensors (the result, at every checkpoint)
-    and TensorBoard scalars. An interrupt (Ctrl-C) saves first. Returns the path of the weights.
-    """
-    from torch.utils.tensorboard import SummaryWriter
-
-    stage = recipe.stage1
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file; --out names a folder for checkpoints")
-    training = Training(recipe, device_from_name(device))
-    state_path, weights_path = out / STATE, out / WEIGHTS
-    if state_path.is_file():
-        training.restore(load_state(state_path), state_path)
-    if training.step >= stage.steps:
-        return weights_path
-    patches = Patches(data, stage.patch, stage.batch, recipe.seed)
-    pairs = load_dataset(validation) if validation else []
-    if {_digest(p) for p in pairs} & {_digest(p) for p in patches.pairs}:
-        raise DataError(f"{validation}: shares images with {data}; validate on unseen ones")
-
-    def save() -> None:
-        if not all(bool(x.isfinite().all()) for x in training.generator.state_dict().values()):
-            raise SrtoolError(f"the weights overflowed by step {training.step}; {DIVERGED}")
-        facts = {
-            "recipe": json.loads(recipe.model_dump_json()),
-            "steps": training.step,
-            "images": len(patches.pairs),
-        }
-        save_generator(weights_path, training.averaged(), facts)
-        save_state(state_path, training.state())
-
-    saved = training.step
-    with SummaryWriter(str(out / "tensorboard"), purge_step=training.step + 1) as board:
-        start = time.perf_counter()
-        try:
-            for lr, hr in patches.batches(training.step + 1, stage.steps):
-                loss = training.update(lr, hr).item()
-                step = training.step
-                rate = stage.learning_rate_at(step)
-                figure = None
-                if pairs and (step % recipe.validate_every == 0 or step == stage.steps):
-                    figure = validate(training.averaged(), pairs)
-                    board.add_scalar("validation/psnr_y", figure, step)
-                board.add_scalar("loss/l1", loss, step)
-                board.add_scalar("learning_rate", rate, step)
-                if step % recipe.save_every == 0 or step == stage.steps:
-                    save()
-                    saved = step
-                seconds, start = time.perf_counter() - start, time.perf_counter()
-                report(Progress(step, stage.steps, loss, rate, seconds, figure))
-        except KeyboardInterrupt:
-            if training.step > saved:
-                save()
-            raise
-    return weights_path

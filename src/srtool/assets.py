@@ -70,13 +70,13 @@ ASSETS = (
         sha256="7be5be79",
     ),
     Asset(
-        name="vgg16",
-        file="vgg16-397923af.pth",
-        purpose="perceptual losses: VGG16 trained on ImageNet, by torchvision",
-        size="528 MB",
+        name="vgg19",
+        file="vgg19-dcbb9e9d.pth",
+        purpose="perceptual loss of an ablation: VGG19 trained on ImageNet, by torchvision",
+        size="548 MB",
         page="https://docs.pytorch.org/vision/stable/models/vgg.html",
-        url="https://download.pytorch.org/models/vgg16-397923af.pth",
-        sha256="397923af",
+        url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+        sha256="dcbb9e9d",
     ),
 )
 

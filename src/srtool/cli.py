@@ -16,7 +16,7 @@ from srtool.commands.assets import assets_app
 from srtool.commands.evaluate import evaluate, verify
 from srtool.commands.export import export
 from srtool.commands.infer import infer
-from srtool.commands.train import train
+from srtool.commands.train import train_app
 from srtool.errors import ExportError, SrtoolError
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 
 app.add_typer(assets_app)
-app.command()(train)
+app.add_typer(train_app)
 app.command()(export)
 app.command()(infer)
 app.command()(evaluate)

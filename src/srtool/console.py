@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from srtool.benchmarks.evaluate import Progress as Scored
     from srtool.export.onnx import Written
     from srtool.runtime.pipeline import Event, Summary
-    from srtool.train.trainer import Progress
+    from srtool.train.data.packed import Progress as Packing
+    from srtool.train.loop import Progress
 
 
 def say(text: str) -> None:
@@ -112,31 +115,60 @@ def inference_progress(total: int) -> Iterator[Callable[[Event], None]]:
 
 @contextmanager
 def training_progress() -> Iterator[Callable[[Progress], None]]:
-    """A progress bar over steps; a line for each validation."""
+    """A progress bar over the steps of a stage; a line for each validation and each warning."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    console = Console(stderr=True, highlight=False)
-    text = TextColumn("L1 {task.fields[loss]:.4f}  lr {task.fields[rate]:.1e}")
-    columns = ("training", BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn())
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    text = TextColumn("loss {task.fields[loss]:.4f}  lr {task.fields[rate]:.1e}")
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn())
     bar = Bar(*columns, console=console)
+    tasks: dict[str, TaskID] = {}
+    spent = waited = 0.0
 
     def report(done: Progress) -> None:
-        if not bar.tasks:  # nothing is drawn before the first step: bad input is one line
+        nonlocal spent, waited
+        loss = done.losses["total"]
+        if not tasks:  # nothing is drawn before the first step: bad input is one line
             bar.start()
-            bar.add_task("", total=done.steps, loss=done.loss, rate=done.learning_rate)
-        bar.update(bar.task_ids[0], completed=done.step, loss=done.loss, rate=done.learning_rate)
-        if done.psnr_y is not None:
-            console.print(
-                f"step {done.step}: validation PSNR-Y {done.psnr_y:.3f} dB, L1 {done.loss:.4f}"
+        if done.stage not in tasks:
+            tasks[done.stage] = bar.add_task(
+                done.stage, total=done.steps, loss=loss, rate=done.learning_rate
             )
+        bar.update(tasks[done.stage], completed=done.step, loss=loss, rate=done.learning_rate)
+        spent, waited = spent + done.seconds, waited + done.waited
+        if done.validation is None:
+            return
+        scores = {"PSNR-Y": done.validation.psnr_y, **done.validation.scores}
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        console.print(
+            f"{done.stage} step {done.step}: {figures}, loss {loss:.4f}, "
+            f"{waited / spent:.1%} of the time waiting for data"
+        )
+        for warning in warnings_of(done.validation):
+            console.print(f"warning: {warning}", style="yellow", markup=False)
 
     try:
+        from srtool.train.validation import warnings_of
+
         yield report
     finally:
-        if bar.tasks:
+        if tasks:
             bar.stop()
+
+
+@contextmanager
+def packing_progress() -> Iterator[Callable[[Packing], None]]:
+    """A progress bar over photographs."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = ("packing", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done: bar.update(task, completed=done.done, total=done.count)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from srtool.benchmarks.evaluate import Result
     from srtool.benchmarks.evaluation import Evaluation
     from srtool.benchmarks.parity import Parity, Row
+    from srtool.train.estimate import Estimate
 
 WIDE = 200  # columns, where the output is no terminal
 
@@ -199,3 +200,31 @@ def _print_remarks(
             for count in sorted({count for count in over.values() if count < images}):
                 titles = ", ".join(METRICS[name].title for name in names if over[name] == count)
                 say(f"{dataset} by {engine}: {titles} over {count} of {images} images")
+
+
+def print_estimates(found: list[Estimate]) -> None:
+    """The table of `srtool train --dry-run`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", *(item.stage for item in found), box=None)
+    for name in dict.fromkeys(name for item in found for name in item.parameters):
+        counts = [f"{item.parameters.get(name, 0):,}" for item in found]
+        table.add_row(f"parameters, {name.replace('_', ' ')}", *counts)
+    table.add_row("steps", *(f"{item.steps:,}" for item in found))
+    table.add_row("a step", *(f"{item.step_seconds:.3f} s" for item in found))
+    table.add_row("waiting for data", *(f"{item.waited:.1%}" for item in found))
+    table.add_row("duration", *(_duration(item.seconds) for item in found))
+    table.add_row(
+        f"peak memory on {found[0].device}", *(f"{item.memory / 1e9:.2f} GB" for item in found)
+    )
+    Console().print(table)
+    total = _duration(sum(item.seconds for item in found))
+    say(f"together {total}, without validation; from 20 measured steps of each stage")
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
