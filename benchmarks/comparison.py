@@ -1,11 +1,12 @@
-"""The picture of the README: bicubic beside the network on details of the sample photographs.
+"""The picture of the README: details of the sample photographs by every means, side by side.
 
-python -m srtool.benchmarks.comparison weights/x4-lite.safetensors docs/comparison.png
+python -m srtool.benchmarks.comparison docs/comparison.png weights/x4-lite.safetensors ...
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -15,28 +16,42 @@ from numpy.typing import NDArray
 from srtool.runtime.engine import open_engine
 from srtool.runtime.image import Picture, read_image, write_image
 from srtool.runtime.tiles import upscale_tiled
+from srtool.train.data.preview import written
 from srtool.train.resize import imresize
 
+Image = NDArray[np.uint8]
+
 # Top left corner in HR pixels of a detail of each photograph.
-DETAILS = {"chelsea": (40, 90), "astronaut": (20, 130)}
-SIDE = 240
-GAP = 8
+DETAILS = {"chelsea": (60, 110), "astronaut": (20, 150), "coffee": (170, 200)}
+SIDE = 176
+GAP = 6
+HEADING = 22
 
 
-def comparison(weights: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB uint8: one row a photograph, bicubic on the left, the network on the right."""
-    engine = open_engine(weights)
-    folder = Path(str(resources.files("srtool") / "samples" / "LRx4"))
-    rows = []
-    for name, (top, left) in DETAILS.items():
-        lr = read_image(folder / f"{name}.png").pixels.astype(np.uint8)
-        halves = [imresize(lr, 4.0), upscale_tiled(lr, engine)]
-        details = [half[top : top + SIDE, left : left + SIDE] for half in halves]
-        white = np.full((SIDE, GAP, 3), 255, np.uint8)
-        rows.append(np.concatenate([details[0], white, details[1]], 1))
-    white = np.full((SIDE, GAP, 3), 255, np.uint8)
-    return np.concatenate([rows[0], white, rows[1]], 1)
+def comparison(weights: Sequence[Path]) -> Image:
+    """(H, W, 3) RGB uint8: one row a photograph; LR, bicubic, every network, HR from the left."""
+    engines = {path.stem: open_engine(path) for path in weights}
+    folder = Path(str(resources.files("srtool") / "samples"))
+    titles = ["LR", "bicubic", *engines, "HR"]
+    width = len(titles) * (SIDE + GAP) - GAP
+    picture = np.full((HEADING + len(DETAILS) * (SIDE + GAP) - GAP, width, 3), 255, np.uint8)
+    for column, title in enumerate(titles):
+        _put(picture, 2, column * (SIDE + GAP), written(title))
+    for row, (name, (top, left)) in enumerate(DETAILS.items()):
+        lr = read_image(folder / "LRx4" / f"{name}.png").pixels.astype(np.uint8)
+        hr = read_image(folder / "HR" / f"{name}.png").pixels.astype(np.uint8)
+        images = [lr.repeat(4, 0).repeat(4, 1), imresize(lr, 4.0)]
+        images += [upscale_tiled(lr, engine) for engine in engines.values()]
+        for column, image in enumerate([*images, hr]):
+            detail = image[top : top + SIDE, left : left + SIDE]
+            _put(picture, HEADING + row * (SIDE + GAP), column * (SIDE + GAP), detail)
+    return picture
+
+
+def _put(picture: Image, top: int, left: int, image: Image) -> None:
+    picture[top : top + image.shape[0], left : left + image.shape[1]] = image
 
 
 if __name__ == "__main__":
-    write_image(Path(sys.argv[2]), Picture(comparison(Path(sys.argv[1]))))
+    networks = [Path(argument) for argument in sys.argv[2:]]
+    write_image(Path(sys.argv[1]), Picture(comparison(networks)))

@@ -64,8 +64,8 @@ def picture_of_batches(batches: Sequence[Sample]) -> Image:
     count, side = batches[0][1].shape[:2]
     zoom = -(-SMALLEST // side)
     cell = side * zoom
-    names = [_text(name) for name, _, _ in batches]
-    headings = [_text("LR input"), _text("HR target")]
+    names = [written(name) for name, _, _ in batches]
+    headings = [written("LR input"), written("HR target")]
     left = MARGIN + max(name.shape[1] for name in names) + MARGIN
     top = MARGIN + max(heading.shape[0] for heading in headings) + MARGIN
     columns = [left + sample * (2 * cell + GAP + MARGIN) for sample in range(count)]
@@ -99,7 +99,7 @@ def save_batches(path: Path, batches: Sequence[Sample]) -> None:
         ) from error
 
 
-def _text(words: str) -> Image:
+def written(words: str) -> Image:
     """Black words on white, (h, w, 3)."""
     # libvips reads its text as markup
     ink: NDArray[np.uint8] = pyvips.Image.text(escape(words), font="sans 12", dpi=72).numpy()

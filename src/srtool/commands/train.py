@@ -116,7 +116,7 @@ def _show_batch(recipe: Recipe, data: Path, path: Path) -> None:
 
     stage = recipe.stage2 or recipe.stage1
     assert stage is not None  # the recipe has one of them
-    patches = Patches(data, stage.patch, min(stage.batch, 4), recipe.seed)
+    patches = Patches(data, stage.patch, 4, recipe.seed)
     low, high = (x.permute(0, 2, 3, 1).numpy() for x in patches.at(1))
     mixture = getattr(stage, "augment", None)
     if mixture is None:
