@@ -16,7 +16,7 @@ from srtool.export.compare import Compared, fidelity_from_images
 from srtool.manifest import Fidelity
 from srtool.runtime.engine import Engine, to_levels
 from srtool.train.checkpoint import Network
-from srtool.train.data import image_files, read_rgb
+from srtool.train.data.photographs import image_files, read_rgb
 from srtool.train.resize import make_lr, mod_crop
 
 CROP = 256  # HR pixels of each shipped sample: seconds, not minutes, for the largest networks

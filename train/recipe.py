@@ -78,6 +78,7 @@ class AdversarialStage(Strict):
     learning_rate: float = Field(1e-4, gt=0)
     discriminator_learning_rate: float | None = Field(None, gt=0, description="if another")
     halve_at: tuple[int, ...] = (50_000, 100_000, 200_000, 300_000)
+    warm_up: int = Field(0, ge=0, description="first steps, in which only discriminators learn")
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights")

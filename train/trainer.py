@@ -114,7 +114,8 @@ class Training:
         """One step on this process's share of a batch of uint8 images: (n, 3, p / 4, p / 4) or,
         mixed with HR pixels, (n, 3, p, p), and (n, 3, p, p).
 
-        Returns every term of the losses, unweighted, and "total", what the generator minimises.
+        Returns every term of the losses, unweighted, and "total", what the generator minimises;
+        in the first `warm_up` steps the discriminators' terms alone.
         """
         if self.recipe.generator.head == "unshuffle" and lr.shape != hr.shape:
             lr = F.interpolate(lr, scale_factor=float(SCALE), mode="nearest")
@@ -128,12 +129,19 @@ class Training:
         rivals = Discriminators(
             self.plain.get("discriminator"), self.plain.get("gradient_discriminator")
         )
-        with rivals.frozen():
-            terms, made = self._generator_step(parts, rivals)
+        warm = self.step >= getattr(self.stage, "warm_up", 0)
+        if warm:
+            with rivals.frozen():
+                terms, made = self._generator_step(parts, rivals)
+        else:
+            terms = {}
+            with torch.no_grad():
+                made = [self.wrapped["generator"](lr).image.float() for lr, _ in parts]
         with _interrupt_held_back():
             if "discriminators" in self.optimizers:
                 terms |= self._discriminator_step(parts, made)
-            self._apply("generator")
+            if warm:
+                self._apply("generator")
             if "discriminators" in self.optimizers:
                 self._apply("discriminators")
             self.step += 1
@@ -308,7 +316,7 @@ def _discriminators(stage: AdversarialStage) -> Discriminators:
 
 def _perceptual(weights: Any, device: torch.device) -> dict[str, nn.Module]:
     """The perceptual losses that have a weight; AssetError where their backbone is missing."""
-    from srtool.train.perceptual import lpips_loss, vgg_loss
+    from srtool.train.losses.perceptual import lpips_loss, vgg_loss
 
     wanted = {"lpips": lpips_loss, "vgg": vgg_loss}
     return {n: make().to(device) for n, make in wanted.items() if getattr(weights, n)}

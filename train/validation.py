@@ -52,7 +52,7 @@ class Validation:
         it, so it is finite where the engine's is not. overflowed: the modules with activations
         beyond 65504, the one with the largest first; an upsampler is named for its input, the sum
         of the long skip.
-    scores: means of further metrics. pictures: the first images, (H, W, 3) RGB uint8. Both are of
+    scores: means of further metrics, over the images that have one. pictures: the first images, (H, W, 3) RGB uint8. Both are of
         the deployed form.
     """
 
@@ -82,23 +82,27 @@ def validate(
     plain.to(device or next(generator.parameters()).device)
     deployed = Deployed(copy.deepcopy(plain))
     largest = _watch(plain)
-    psnrs: list[tuple[float, float]] = []
+    psnrs: list[float] = []
+    deployed_psnrs: list[float] = []
     scores: dict[str, list[float]] = {name: [] for name in metrics or {}}
     pictures: list[Image] = []
     for pair in pairs:
         image = upscale_uint8(deployed, pair.lr)
-        psnrs.append((psnr_y(upscale_uint8(plain, pair.lr), pair.hr), psnr_y(image, pair.hr)))
+        psnrs.append(psnr_y(upscale_uint8(plain, pair.lr), pair.hr))
+        deployed_psnrs.append(psnr_y(image, pair.hr))
         for name, metric in (metrics or {}).items():
-            scores[name].append(metric(image))
+            if math.isfinite(value := metric(image)):
+                scores[name].append(value)
         if len(pictures) < PICTURES:
             pictures.append(image)
     found = {name: value.nan_to_num(math.inf, math.inf).item() for name, value in largest.items()}
     descending = sorted(found, key=lambda name: -found[name])
     return Validation(
-        *(float(mean) for mean in np.mean(psnrs, axis=0)),
+        psnr_y=float(np.mean(psnrs)),
+        deployed_psnr_y=float(np.mean(deployed_psnrs)),
         largest_activation=found[descending[0]],
         overflowed=tuple(name for name in descending if found[name] > FLOAT16_LARGEST),
-        scores={name: float(np.mean(values)) for name, values in scores.items()},
+        scores={name: float(np.mean(values)) for name, values in scores.items() if values},
         pictures=pictures,
     )
 
@@ -174,9 +178,10 @@ class Deployed(nn.Module):
 
     def forward(self, levels: Tensor) -> Tensor:
         low = levels / 256
-        gradient = gradient_map(low * (1 / PIXEL_UNIT))
-        units = self.generator.branches(low.half(), gradient.half())[0].float()
-        if self.generator.config.image_skip:
+        config = self.generator.config
+        gradient = gradient_map(low * (1 / PIXEL_UNIT)).half() if config.taps else None
+        units = self.generator.branches(low.half(), gradient)[0].float()
+        if config.image_skip:
             units = units + F.interpolate(low, scale_factor=4.0, mode="nearest")
         return units * 256
 
@@ -224,7 +229,7 @@ class _FoldedDenseBlock(nn.Module):
 
 
 class _HalfRRDB(nn.Module):
-    """An RRDB whose residual scale is a float16 constant: 0.19995, which an engine multiplies by."""
+    """An RRDB whose residual scale is the float16 constant of an engine, 0.19995."""
 
     def __init__(self, rrdb: RRDB) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ everything else goes to standard error. rich is imported when something is drawn
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,7 +130,7 @@ def training_progress() -> Iterator[Callable[[Progress], None]]:
 
     def report(done: Progress) -> None:
         nonlocal spent, waited
-        loss = done.losses["total"]
+        loss = done.losses.get("total", math.nan)  # none while discriminators warm up
         if not tasks:  # nothing is drawn before the first step: bad input is one line
             bar.start()
         if done.stage not in tasks:

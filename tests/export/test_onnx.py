@@ -23,7 +23,8 @@ from srtool.export import onnx as onnx_export
 from srtool.export.onnx import onnx_from_network
 from srtool.manifest import METADATA_KEY, read_manifest, sidecar
 from srtool.runtime.engine import open_engine
-from srtool.train.checkpoint import Network, load_network
+from srtool.train.checkpoint import Network, load_network, save_generator
+from srtool.train.generator import Generator, GeneratorConfig
 
 SIZES = [(1, 5, 3), (1, 24, 40), (3, 17, 9)]
 
@@ -188,6 +189,27 @@ def test_generator_keeps_no_useless_product(generator_export: Any) -> None:
     # Three outer scales of RRDBs, pixels in and out of units of 1/256, units of the gradient map.
     found = Counter(round(value, 4) for value in products)
     assert found == Counter([0.2] * 3 + [0.0039, 256.0, 1.0039])
+
+
+def test_generator_without_gradient_branch(hr_images: Path, tmp_path: Path) -> None:
+    config = GeneratorConfig(
+        features=4, growth=2, blocks=1, taps=(), hr_features=4, image_skip=True
+    )
+    torch.manual_seed(0)
+    generator = Generator(config)
+    for name, parameter in generator.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.05)
+    save_generator(tmp_path / "tiny.safetensors", generator, {})
+    network = load_network(tmp_path / "tiny.safetensors")
+    single, half = onnx_export.export(
+        network, tmp_path / "x4.onnx", "both", io="float32", images=hr_images
+    )
+    assert single.manifest.fidelity["onnxruntime fp32"].grade == "exact"
+    assert half.manifest.fidelity["onnxruntime fp32"].grade in ("exact", "faithful")
+    model = assert_stands_alone(single.path, "float32")
+    assert "Sqrt" not in {node.op_type for node in model.graph.node}
+    assert_does_what_the_network_does(network, single.path, "float32")
 
 
 # Other people's networks

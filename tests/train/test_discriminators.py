@@ -44,28 +44,26 @@ def layers(module: nn.Module) -> dict[str, Any]:
 
 # Sizes
 
-ENCODER = [(64, 128), (128, 64), (256, 32), (512, 16), (512, 8)]
-DECODER = [(512, 16), (256, 32), (128, 64), (64, 128)]
+# Channels in units of `features` and the side of each block's output.
+ENCODER = [(1, 128), (2, 64), (4, 32), (8, 16), (8, 8)]
+DECODER = [(8, 16), (4, 32), (2, 64), (1, 128)]
 
 
 @pytest.mark.parametrize(("kind", "features"), [("unet", ENCODER + DECODER), ("encoder", ENCODER)])
 def test_sizes_of_a_128_patch(kind: Any, features: list[tuple[int, int]]) -> None:
-    """The paper's network; no pixel is computed."""
-    with torch.device("meta"):
-        judged = Discriminator(DiscriminatorConfig(kind))(torch.empty(3, 3, 128, 128))
+    judged = small(kind)(torch.rand(3, 3, 128, 128))
     assert judged.image.shape == (3, 1, 8, 8)
     if kind == "unet":
         assert judged.pixels.shape == (3, 1, 128, 128)
     else:
         assert judged.pixels is None
-    assert [f.shape for f in judged.features] == [(3, width, s, s) for width, s in features]
+    assert [f.shape for f in judged.features] == [(3, 2 * width, s, s) for width, s in features]
 
 
 def test_sizes_of_the_gradient_discriminator_at_128() -> None:
-    with torch.device("meta"):
-        discriminator = GradientDiscriminator(GradientDiscriminatorConfig(), 128)
-        assert discriminator(torch.empty(3, 3, 128, 128)).shape == (3, 1)
-    assert discriminator.hidden.in_features == 512 * 4 * 4
+    discriminator = GradientDiscriminator(GradientDiscriminatorConfig(2), 128)
+    assert discriminator(torch.rand(3, 3, 128, 128)).shape == (3, 1)
+    assert discriminator.hidden.in_features == 8 * 2 * 4 * 4
 
 
 @pytest.mark.parametrize("size", [(16, 16), (48, 32)])
@@ -161,7 +159,7 @@ def test_an_image_is_judged_alone_as_in_a_batch(make: Any) -> None:
     if not isinstance(together, Tensor):
         together, alone = together.image, alone.image
     assert torch.allclose(together[1:2], alone, atol=1e-6)
-    assert not torch.allclose(together[0:1], alone, atol=1e-3)
+    assert not torch.allclose(together[0:1], alone, atol=1e-5)
 
 
 # Spectral normalisation

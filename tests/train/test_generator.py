@@ -131,7 +131,87 @@ def test_the_image_reads_the_gradient_branch(tiny_config: GeneratorConfig) -> No
     assert not torch.equal(before.image, generator(x).image)
 
 
-@pytest.mark.parametrize("taps", [(), (0, 2), (2, 1), (1, 1), (1, 4)])
+# Without a gradient branch
+
+
+@pytest.fixture
+def branchless_config(tiny_config: GeneratorConfig) -> GeneratorConfig:
+    return replace(tiny_config, taps=())
+
+
+@pytest.mark.parametrize(("head", "size"), [("unshuffle", (20, 28)), ("plain", (5, 7))])
+def test_without_taps_there_is_no_gradient_map(
+    branchless_config: GeneratorConfig, head: Any, size: tuple[int, int]
+) -> None:
+    generator = Generator(replace(branchless_config, head=head))
+    output = generator(torch.rand(2, 3, *size))
+    assert output.image.shape == (2, 3, 20, 28)
+    assert output.gradient is None
+    output.image.sum().backward()
+    assert [name for name, p in generator.named_parameters() if p.grad is None] == []
+
+
+def test_without_taps_nothing_of_the_branch_or_its_fusion_is_left(
+    tiny_config: GeneratorConfig, branchless_config: GeneratorConfig
+) -> None:
+    whole = Generator(tiny_config).state_dict().keys()
+    left = Generator(branchless_config).state_dict().keys()
+    assert left < whole
+    of_branch = ("gradient_", "fusion.rrdb.", "fusion.reduce.")
+    assert {name for name in whole if name.startswith(of_branch)} == whole - left
+
+
+def test_the_sr_branch_is_the_same_with_and_without_taps(
+    tiny_config: GeneratorConfig, branchless_config: GeneratorConfig
+) -> None:
+    """Where the fusion hands the SR branch's feature on, the gradient branch makes no difference:
+    its RRDB adds nothing, and its convolution picks the second half of the channels."""
+    whole = random_generator(replace(tiny_config, head="plain"))
+    for dense in whole.fusion.rrdb.dense:
+        torch.nn.init.zeros_(dense.last.weight)
+        torch.nn.init.zeros_(dense.last.bias)
+    # An RRDB that adds nothing: x + 0.2 x
+    kernels = torch.zeros_like(whole.fusion.reduce.weight)
+    width = tiny_config.hr_features
+    for channel in range(width):
+        kernels[channel, width + channel, 1, 1] = 1 / 1.2
+    whole.fusion.reduce.weight.data.copy_(kernels)
+    torch.nn.init.zeros_(whole.fusion.reduce.bias)
+    state = whole.state_dict()
+    branchless = Generator(replace(branchless_config, head="plain")).double()
+    branchless.load_state_dict({name: state[name] for name in branchless.state_dict()})
+    x = torch.rand(1, 3, 4, 5, dtype=torch.float64)
+    assert torch.allclose(branchless(x).image, whole(x).image, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("image_skip", [False, True])
+def test_folding_the_head_without_taps_is_exact(
+    branchless_config: GeneratorConfig, image_skip: bool
+) -> None:
+    trained = random_generator(replace(branchless_config, image_skip=image_skip))
+    deployed = fold_head(trained)
+    assert deployed.config == replace(trained.config, head="plain")
+    lr = torch.rand(2, 3, 6, 9, dtype=torch.float64)
+    before = trained(lr.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    after = deployed(lr)
+    assert before.gradient is after.gradient is None
+    assert (before.image - after.image).abs().max() / before.image.abs().max() < 1e-12
+
+
+def test_image_skip_without_taps(branchless_config: GeneratorConfig) -> None:
+    lr = torch.rand(1, 3, 4, 5)
+    hr = F.interpolate(lr, scale_factor=4.0, mode="nearest")
+    for head, x in (("plain", lr), ("unshuffle", hr)):
+        generator = Generator(replace(branchless_config, head=head, image_skip=True))  # type: ignore[arg-type]
+        assert not torch.equal(generator(x).image, hr)
+        torch.nn.init.zeros_(generator.fusion.image.weight)
+        assert torch.equal(generator(x).image, hr)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("taps", [(0, 2), (2, 1), (1, 1), (1, 4)])
 def test_bad_taps_are_refused(tiny_config: GeneratorConfig, taps: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"taps .* between 1 and 3"):
         replace(tiny_config, taps=taps)

@@ -295,11 +295,12 @@ def _read(path: Path, file: h5py.File) -> Packed:
     lr_ends = np.cumsum(height * width // SCALE**2).tolist()
     hr = _mapped(path, file["hr"], lr_ends[-1] * SCALE**2)
     lr = _mapped(path, file["lr"], lr_ends[-1])
+    paths = [Path(photo.name) for photo in photographs]
     pairs, first = [], 0
     for (owner, _, _, rows, columns), end in zip(table.tolist(), lr_ends, strict=True):
         high = hr[first * SCALE**2 : end * SCALE**2].reshape(rows, columns, 3)
         low = lr[first:end].reshape(rows // SCALE, columns // SCALE, 3)
-        pairs.append(Pair(Path(photographs[owner].name), high, low))
+        pairs.append(Pair(paths[owner], high, low))
         first = end
     owners = tuple(number.tolist())
     return Packed(photographs, tuple(pairs), owners, side, bytes(file.attrs["lr"]).decode())

@@ -47,22 +47,8 @@ class LpipsLoss(nn.Module):
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         _check(sr, hr, LPIPS_MIN_SIDE, "LPIPS")
         with torch.autocast(sr.device.type, enabled=False):
-            with torch.no_grad():
-                wanted = self.directions(hr)
-            distance = torch.zeros((), device=sr.device)
-            for layer, a, b in zip(self.model.lins, self.directions(sr), wanted, strict=True):
-                distance = distance + layer((a - b) ** 2).mean()
-        return distance
-
-    def directions(self, image: Tensor) -> list[Tensor]:
-        """AlexNet's five features, of unit length over the channels at each position.
-
-        The package takes the square root of the bare sum of squares, whose derivative is no
-        number where all channels are 0, as on a flat patch; here it is 0.
-        """
-        features = self.model.net(self.model.scaling_layer(image.float() * 2 - 1))
-        squares = [(f * f).sum(1, keepdim=True).clamp_min(1e-20) for f in features]
-        return [f / (s.sqrt() + 1e-10) for f, s in zip(features, squares, strict=True)]
+            distances: Tensor = self.model(sr.float() * 2 - 1, hr.detach().float() * 2 - 1)
+        return distances.mean()
 
 
 class VggLoss(nn.Module):
@@ -137,7 +123,7 @@ def load_vgg(path: str | Path) -> nn.Module:
     the file is missing or no such state dict, UsageError where torchvision cannot be imported.
     """
     try:
-        from torchvision.models import vgg19
+        from torchvision.models import vgg19  # type: ignore[import-untyped]
     except (ImportError, RuntimeError) as error:
         raise _not_installed("torchvision", error) from None
     with torch.device("meta"):  # the classifier alone would be half a gigabyte
