@@ -151,8 +151,9 @@ def test_bad_options(run: Run, arguments: list[str]) -> None:
 
 
 @pytest.fixture
-def scene(run: Run, write_png: Any, compact_engine: Path) -> Path:
-    """The current folder, with an image, an engine and files that are neither."""
+def scene(run: Run, write_png: Any, compact_engine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with an image, an engine and files that are neither; no assets."""
+    monkeypatch.setenv("SRTOOL_ASSETS", str(Path.cwd() / "assets"))
     write_png(Path("in/a.png"), noise(12, 10))
     Path("text.onnx").write_text("I am a text, honestly.\n" * 20)
     Path("empty.onnx").write_bytes(b"")
@@ -189,6 +190,18 @@ ENGINE = ["--engine", "engine/x4.onnx"]
         (["export", "in"], ["in", "no such file"]),
         (["export", "text.pth", "-o", "x4.plan"], ["x4.plan", ".onnx"]),
         (["train", "none.yaml", "--data", "in"], ["none.yaml"]),
+        (["train", "tiny.yaml", "--data", "empty"], ["empty", "no images"]),
+        (["train", "tiny.yaml", "--data", "none"], ["none", "no such"]),
+        (["train", "tiny.yaml", "--data", "in"], ["in", "smaller than the patch 32"]),
+        (["train", "tiny.yaml", "--data", "text.onnx"], ["text.onnx"]),
+        (["train", "tiny.yaml", "--data", "in", "--start-from", "text.pth"], ["text.pth"]),
+        (["train", "tiny.yaml", "--data", "in", "--device", "abacus"], ["abacus", "cuda"]),
+        (["train", "tiny.yaml", "--data", "in", "--out", "text.onnx"], ["text.onnx", "--out"]),
+        (["train", "tiny.yaml", "--data", "in", "--show-batch", "x.jpg"], ["smaller"]),
+        (["train", "paper_no_unet.yaml", "--data", "in"], ["fetch alexnet"]),
+        (["train", "paper_no_lpips.yaml", "--data", "in"], ["fetch vgg19"]),
+        (["train", "prepare", "empty"], ["empty", "no images"]),
+        (["train", "prepare", "in", "-o", "text.onnx"], ["text.onnx", "exists"]),
     ],
     ids=lambda value: " ".join(value) if "in" in value or "export" in value else "",
 )
@@ -362,3 +375,33 @@ def test_an_interrupted_folder_is_completed_by_the_same_command(
     assert process.returncode == 0
     assert (json.loads(out)["files"], json.loads(out)["skipped"]) == (60 - done, done)
     assert sorted(path.name for path in Path("out").iterdir()) == [f"{n:02}.png" for n in range(60)]
+
+
+# Training
+
+
+def test_training_from_a_packed_file(run: Run, photographs: Path) -> None:
+    packed = run("train", "prepare", str(photographs), "-o", "train.h5")
+    assert (packed.code, packed.out) == (0, "train.h5\n")
+    assert "3 photographs" in packed.err
+    result = run("train", "tiny.yaml", "--data", "train.h5", "--out", "out")
+    assert (result.code, result.out) == (0, "out/generator.safetensors\n")
+    assert Path("out/stage1.safetensors").is_file()
+
+
+def test_a_batch_is_shown_and_nothing_trained(run: Run, photographs: Path) -> None:
+    arguments = ["--data", str(photographs), "--show-batch", "batch.png", "--out", "out"]
+    result = run("train", "tiny.yaml", *arguments)
+    assert (result.code, result.out) == (0, "batch.png\n")
+    assert "none, blend, rgb, cutout, mixup, cutmix, cutmixup, cutblur" in result.err
+    assert Path("batch.png").read_bytes().startswith(b"\x89PNG")
+    assert not Path("out").exists()
+
+
+def test_a_dry_run_measures_and_writes_nothing(run: Run, photographs: Path) -> None:
+    result = run("train", "tiny.yaml", "--data", str(photographs), "--dry-run", "--out", "out")
+    assert result.code == 0
+    for words in ("stage1", "stage2", "parameters, generator", "109,958", "peak memory", "GB"):
+        assert words in result.out
+    assert "20 measured steps" in result.err
+    assert not Path("out").exists()

@@ -29,7 +29,7 @@ from srtool.train.data.photographs import digest, load_dataset
 from srtool.train.generator import Generator
 from srtool.train.recipe import AdversarialStage, Recipe
 from srtool.train.states import check_space, load_state, save_state, state_size, states_below
-from srtool.train.trainer import DIVERGED, Stage, Training
+from srtool.train.trainer import DIVERGED, Stage, Training, perceptual_losses
 from srtool.train.validation import Validation, validate
 
 WEIGHTS = "generator.safetensors"
@@ -78,6 +78,8 @@ def train(recipe: Recipe, run: Run, report: Callable[[Progress], None] = lambda 
         raise UsageError(f"{run.out}: is a file; --out names a folder for checkpoints")
     stages = stages_of(recipe, run.only_stage)
     accelerator = accelerator_from_recipe(recipe, run.device)
+    for stage in stages.values():  # a missing file is told now, not when stage 2 begins
+        perceptual_losses(stage, accelerator.device)
     states = states_below(run.out)
     state = load_state(states[-1]) if states else None
     weights = first_weights(recipe, run.start_from)

@@ -77,7 +77,7 @@ class Training:
         if isinstance(stage, AdversarialStage):
             self.plain |= _discriminators(stage).modules()
         self.weights = stage.weights if isinstance(stage, AdversarialStage) else PRETRAIN
-        self.perceptual = _perceptual(self.weights, accelerator.device)
+        self.perceptual = perceptual_losses(stage, accelerator.device)
         self.wrapped: dict[str, Any] = {}
         for name, module in self.plain.items():
             module.to(accelerator.device, memory_format=torch.channels_last)
@@ -314,12 +314,15 @@ def _discriminators(stage: AdversarialStage) -> Discriminators:
     return Discriminators(image, gradient)
 
 
-def _perceptual(weights: Any, device: torch.device) -> dict[str, nn.Module]:
-    """The perceptual losses that have a weight; AssetError where their backbone is missing."""
+def perceptual_losses(stage: Stage, device: torch.device) -> dict[str, nn.Module]:
+    """The perceptual losses that have a weight, by name; AssetError, with the command that
+    installs it, where the network behind one is missing."""
     from srtool.train.losses.perceptual import lpips_loss, vgg_loss
 
+    if isinstance(stage, PretrainStage):
+        return {}
     wanted = {"lpips": lpips_loss, "vgg": vgg_loss}
-    return {n: make().to(device) for n, make in wanted.items() if getattr(weights, n)}
+    return {n: make().to(device) for n, make in wanted.items() if getattr(stage.weights, n)}
 
 
 @contextmanager

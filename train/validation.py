@@ -52,8 +52,8 @@ class Validation:
         it, so it is finite where the engine's is not. overflowed: the modules with activations
         beyond 65504, the one with the largest first; an upsampler is named for its input, the sum
         of the long skip.
-    scores: means of further metrics, over the images that have one. pictures: the first images, (H, W, 3) RGB uint8. Both are of
-        the deployed form.
+    scores: means of further metrics, over the images that have one. pictures: the first images,
+        (H, W, 3) RGB uint8. Both are of the deployed form.
     """
 
     psnr_y: float
