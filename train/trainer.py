@@ -80,7 +80,7 @@ class Training:
         self.perceptual = perceptual_losses(stage, accelerator.device)
         self.wrapped: dict[str, Any] = {}
         for name, module in self.plain.items():
-            module.to(accelerator.device, memory_format=torch.channels_last)
+            module.to(accelerator.device).to(memory_format=torch.channels_last)
             if recipe.compile:
                 module.compile()
             self.wrapped[name] = accelerator.prepare(module)
@@ -239,12 +239,11 @@ class Training:
     def _batch_mean(self, x: Tensor) -> Tensor:
         """The mean over the shares of all processes, with a gradient to each."""
         mean = x.mean()
-        if self.accelerator.num_processes == 1:
-            return mean
-        from torch.distributed.nn.functional import all_reduce
+        if self.accelerator.num_processes > 1:
+            from torch.distributed.nn.functional import all_reduce
 
-        summed: Tensor = all_reduce(mean)  # type: ignore[no-untyped-call]
-        return summed / self.accelerator.num_processes
+            mean = all_reduce(mean)  # type: ignore[no-untyped-call]
+        return mean / self.accelerator.num_processes
 
     def _average(self) -> None:
         """Exponential moving average of the weights, over a shorter window at the start."""

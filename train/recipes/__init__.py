@@ -59,7 +59,8 @@ def _content(name: str, folder: Path, below: tuple[str, ...]) -> dict[str, Any]:
         return content
     if not isinstance(parent, str):
         raise UsageError(f"{name}: extends: expected the name of a recipe, found {parent!r}")
-    return _over(_content(parent, Path(path).parent, (*below, path)), content)
+    joined: dict[str, Any] = _over(_content(parent, Path(path).parent, (*below, path)), content)
+    return joined
 
 
 def _text(name: str, folder: Path, below: tuple[str, ...]) -> tuple[str, str]:
