@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from srtool.errors import CheckpointError
-from srtool.train.checkpoint import load_network, load_state, save_generator, save_state
+from srtool.train.checkpoint import interpolated, load_network, save_generator
 from srtool.train.generator import Generator, GeneratorConfig
+from srtool.train.states import load_state, save_state, states_below
 
 
 def test_generator_survives_safetensors(tiny_config: GeneratorConfig, tmp_path: Path) -> None:
@@ -50,10 +51,11 @@ def state_of(generator: Generator, ema: dict[str, Tensor] | None) -> dict[str, A
     return {
         "recipe": "{}",
         "config": generator.config.as_dict(),
+        "stage": "stage1",
         "step": 5,
         "generator": generator.state_dict(),
         "ema": ema,
-        "optimizer": {"state": {}, "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.999)}]},
+        "optimizers": {"generator": {"param_groups": [{"lr": 1e-4, "betas": (0.9, 0.999)}]}},
     }
 
 
@@ -62,14 +64,14 @@ def test_training_state_survives_and_opens_as_network(
 ) -> None:
     generator = Generator(tiny_config)
     average = {k: v + 1 for k, v in generator.state_dict().items()}
-    path = tmp_path / "state.pth"
     for ema, shipped in ((None, generator.state_dict()), (average, average)):
         state = state_of(generator, ema)
-        save_state(path, state)
+        path = save_state(tmp_path, state, keep=2)
+        assert path.name == "stage1-00000005.pth"
         loaded = load_state(path)
-        assert loaded.pop("srtool") == 1
+        assert loaded.pop("srtool") == 2
         assert loaded.keys() == state.keys()
-        assert loaded["optimizer"] == state["optimizer"]
+        assert loaded["optimizers"] == state["optimizers"]
         assert loaded["step"] == 5
         network = load_network(path)
         assert network.architecture == "srtool"
@@ -298,9 +300,9 @@ def test_truncated_files(
     tiny_config: GeneratorConfig, tmp_path: Path, complains: Any, kept: float
 ) -> None:
     generator = Generator(tiny_config)
-    tensors, state = tmp_path / "x.safetensors", tmp_path / "x.pth"
+    tensors = tmp_path / "x.safetensors"
     save_generator(tensors, generator, {})
-    save_state(state, state_of(generator, None))
+    state = save_state(tmp_path, state_of(generator, None), keep=1)
     for path in (tensors, state):
         whole = path.read_bytes()
         path.write_bytes(whole[: int(kept * len(whole))])
@@ -321,7 +323,7 @@ def test_weights_are_no_training_state(
 ) -> None:
     path = tmp_path / "x.pth"
     state = state_of(Generator(tiny_config), None)
-    for content in (state["generator"], {"srtool": 1, "step": 5}):
+    for content in (state["generator"], {"srtool": 2, "step": 5}):
         torch.save(content, path)
         with complains(CheckpointError, path, "not a training checkpoint"):
             load_state(path)
@@ -351,3 +353,49 @@ def test_weights_that_do_not_fit_their_config(
         save_file(tensors, path, metadata=metadata)
         with complains(CheckpointError, path, words):
             load_network(path)
+
+
+def test_weights_between_two_networks(tiny_config: GeneratorConfig, tmp_path: Path) -> None:
+    networks = []
+    for value in (1.0, 3.0):
+        generator = Generator(tiny_config)
+        for parameter in generator.parameters():
+            parameter.data.fill_(value)
+        save_generator(tmp_path / f"{value}.safetensors", generator, {})
+        networks.append(load_network(tmp_path / f"{value}.safetensors"))
+    for share, expected in ((0.0, 1.0), (0.25, 1.5), (1.0, 3.0)):
+        made = interpolated(networks[0], networks[1], share)
+        assert {p.min().item() for p in made.state_dict().values()} == {expected}
+        assert {p.max().item() for p in made.state_dict().values()} == {expected}
+
+
+def test_only_one_architecture_is_interpolated(
+    tiny_config: GeneratorConfig, tmp_path: Path, compact_weights: Path, complains: Any
+) -> None:
+    save_generator(tmp_path / "a.safetensors", Generator(tiny_config), {})
+    larger = replace(tiny_config, features=8)
+    save_generator(tmp_path / "b.safetensors", Generator(larger), {})
+    first = load_network(tmp_path / "a.safetensors")
+    for path in (tmp_path / "b.safetensors", compact_weights):
+        with complains(CheckpointError, path, first.path, "same config"):
+            interpolated(first, load_network(path), 0.5)
+
+
+def test_states_of_another_format_say_how_to_go_on(
+    tiny_config: GeneratorConfig, tmp_path: Path, complains: Any
+) -> None:
+    path = tmp_path / "stage1-00000005.pth"
+    torch.save({**state_of(Generator(tiny_config), None), "srtool": 1}, path)
+    with complains(CheckpointError, path, "format 1", "format 2", "--start-from"):
+        load_state(path)
+
+
+def test_only_the_last_states_are_kept(tiny_config: GeneratorConfig, tmp_path: Path) -> None:
+    state = state_of(Generator(tiny_config), None)
+    for stage, step in (("stage1", 9), ("stage1", 10), ("stage2", 3), ("stage2", 20)):
+        save_state(tmp_path, {**state, "stage": stage, "step": step}, keep=3)
+    (tmp_path / "checkpoints" / "mine.pth").write_text("a user's own file is not touched")
+    save_state(tmp_path, {**state, "stage": "stage2", "step": 100}, keep=2)
+    names = [path.name for path in states_below(tmp_path)]
+    assert names == ["stage2-00000020.pth", "stage2-00000100.pth"]
+    assert (tmp_path / "checkpoints" / "mine.pth").is_file()
