@@ -12,7 +12,7 @@ import torch
 from srtool.train.data.patches import Patches
 from srtool.train.loop import accelerator_from_recipe
 from srtool.train.recipe import Recipe
-from srtool.train.recipes import recipe_from_file
+from srtool.train.recipes import recipe_from_file, shipped_recipes
 from srtool.train.trainer import Training
 
 TERMS = {
@@ -55,3 +55,28 @@ def test_twenty_steps_of_the_paper(photographs: Path) -> None:
     still = {name for name in after if torch.equal(before[name], after[name])}
     # Hinge losses of HR and SR push the bias of logits both ways alike until one passes its margin.
     assert still <= {"discriminator.image_logits.bias", "discriminator.pixel_logits.bias"}
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_takes_a_step(
+    name: str, tiny_recipe: Recipe, photographs: Path
+) -> None:
+    """Shrunk in every size, and without the perceptual networks; all else as it ships."""
+    values = recipe_from_file(name).model_dump()
+    taps = tiny_recipe.generator.taps if values["generator"]["taps"] else ()
+    values["generator"] = {**tiny_recipe.generator.as_dict(), "taps": taps}
+    for stage in ("stage1", "stage2"):
+        values[stage] |= {"patch": 32, "batch": 2}
+    values["stage2"]["warm_up"] = 0
+    values["stage2"]["weights"] |= {"lpips": 0, "vgg": 0}
+    values["stage2"]["discriminator"]["features"] = 2
+    values["stage2"]["gradient_discriminator"]["features"] = 2
+    recipe = Recipe.model_validate(values)
+    for stage in (recipe.stage1, recipe.stage2):
+        assert stage is not None
+        training = Training(recipe, stage, accelerator_from_recipe(recipe, "cpu"))
+        patches = Patches(photographs, 32, 2, 0, getattr(stage, "augment", None))
+        losses = training.update(*patches.at(1))
+        assert all(math.isfinite(value) for value in losses.values())
+    assert ("decoder" in losses) == ("no_unet" not in name)
+    assert ("gradient_branch" in losses) == ("no_gradient_branch" not in name)

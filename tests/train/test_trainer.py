@@ -312,3 +312,19 @@ def test_a_device_is_found_or_refused_in_one_line(tiny_recipe: Recipe, complains
     for name in ("gpu", "cuda:99", "meta:x"):
         with complains(UsageError, name, "no such device"):
             accelerator_from_recipe(tiny_recipe, name)
+
+
+def test_the_generator_rests_while_the_discriminators_warm_up(
+    tiny_gan_recipe: Recipe, gan_batch: tuple[Tensor, Tensor]
+) -> None:
+    run = training(changed(tiny_gan_recipe, {"warm_up": 2}))
+    before = {k: v.clone() for k, v in run.generator.state_dict().items()}
+    judged = run.plain["discriminator"].get_parameter("first.weight").detach().clone()
+    for _ in range(2):
+        found = run.update(*gan_batch)
+        assert found.keys() - {"consistency"} == {"encoder", "decoder", "gradient_relativistic"}
+    assert same(before, run.generator.state_dict())
+    assert same(before, run.ema)
+    assert not torch.equal(judged, run.plain["discriminator"].get_parameter("first.weight"))
+    assert "total" in run.update(*gan_batch)
+    assert not same(before, run.generator.state_dict())
