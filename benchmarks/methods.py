@@ -135,7 +135,8 @@ def engine_method(
     def open_() -> Upscale:
         chosen, wanted = (backend, precision) if onnx else ("auto", "auto")
         if onnx and "backend" in facts:  # "openvino bf16" in the earlier run
-            chosen, wanted = facts["backend"].split()
+            chosen, _, kept = facts["backend"].partition(" ")
+            wanted = kept or "auto"
         engine = open_engine(path, chosen, wanted)
         if engine.facts.scale != SCALE:
             raise UsageError(

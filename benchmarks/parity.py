@@ -34,6 +34,7 @@ from srtool.runtime.engine import (
     open_engine,
     open_session,
 )
+from srtool.runtime.fallback import plan_backend
 
 ASKED = ("ssim_wang", "ssim", "niqe", "pi", "lpips")  # beside PSNR
 
@@ -172,7 +173,9 @@ def _manifest(path: Path) -> Manifest:
     if not path.is_file():
         raise EngineError(f"{path}: no such engine; `srtool export model.pth` writes one")
     if path.suffix in CHECKPOINTS:
-        raise UsageError(f"{path}: is a checkpoint; the engines to verify are .onnx files")
+        raise UsageError(
+            f"{path}: is a checkpoint; the engines to verify are .onnx and .plan files"
+        )
     manifest = read_manifest(path)
     if manifest is None:
         raise EngineError(
@@ -187,6 +190,8 @@ def _manifest(path: Path) -> Manifest:
 
 
 def _backends(path: Path, manifest: Manifest, choice: Backends) -> list[str]:
+    if manifest.plan is not None:
+        return [plan_backend(manifest)]
     names = installed_backends()
     if choice == "auto":
         names = [open_engine(path).backend]
@@ -205,12 +210,8 @@ def _check(path: Path, manifest: Manifest, backends: list[str], ruler: Yardstick
     for name in backends:
         known.pop(name, None)
         try:
-            session = (
-                emulated_session(model_from_file(path))
-                if name == EMULATED
-                else open_session(path, name)
-            )
-            found = ruler.compare(Engine(path, manifest.model, name, "", session))
+            with _opened(path, manifest, name) as engine:
+                found = ruler.compare(engine)
         except (EngineError, RuntimeError, MemoryError) as error:
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             rows.append(
@@ -222,3 +223,11 @@ def _check(path: Path, manifest: Manifest, backends: list[str], ruler: Yardstick
         rows.append(Row(engine=str(path), backend=name, fidelity=found, missed=missed))
     write_manifest(path, manifest.model_copy(update={"fidelity": known}))
     return rows
+
+
+def _opened(path: Path, manifest: Manifest, name: str) -> Engine:
+    if manifest.plan is not None:
+        return open_engine(path)
+    emulate = name == EMULATED
+    session = emulated_session(model_from_file(path)) if emulate else open_session(path, name)
+    return Engine(path, manifest.model, name, "", session)

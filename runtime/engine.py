@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -21,14 +22,19 @@ from srtool.manifest import (
     read_manifest,
 )
 from srtool.runtime.backends import DEFAULT_HALO, Session
+from srtool.runtime.ring import Deliver, Ring
+from srtool.runtime.tiles import DEFAULT_TILE, upscale_tiled
 
-Backend = Literal["auto", "onnxruntime", "openvino", "torch"]
+Backend = Literal[
+    "auto", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch"
+]
 Precision = Literal["auto", "fp32", "bf16"]
 CHECKPOINTS = {".pth", ".pt", ".safetensors"}
+PLAN = ".plan"
 
 
 class Engine:
-    """A network ready to run: tiles in, upscaled tiles out.
+    """A network ready to run: tiles in, upscaled tiles out. To be closed where it is on a GPU.
 
     facts: what it computes. backend: what runs it, "openvino bf16" for example. reason: why that
     one, for the user. doubt: why its results are not certified, empty where they are.
@@ -50,17 +56,92 @@ class Engine:
         self._session, self._open_float = session, open_float
         self._float_session: Session | None = session if facts.io == "float32" else None
 
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what it holds of a GPU."""
+        for ring in self._rings():
+            ring.close()
+
     def upscale(self, tiles: NDArray[Any]) -> NDArray[Any]:
         """(N, H, W, 3) uint8 or float32 0..1 -> (N, scale * H, scale * W, 3) of the same dtype,
-        float32 not clamped. EngineError where the engine has no float32 form."""
+        float32 not clamped. On a GPU, what is larger than its tiles is cut up. EngineError where
+        the engine has no float32 form."""
+        session = self._session_for(tiles.dtype)
+        if isinstance(session, Ring):
+            return np.stack([upscale_tiled(image, self) for image in tiles])
         if tiles.dtype == np.uint8 and self.facts.io == "uint8":
-            return self._session(np.ascontiguousarray(tiles))
+            return session(np.ascontiguousarray(tiles))
         as_float = tiles.astype(np.float32) / np.float32(255) if tiles.dtype == np.uint8 else tiles
         planes = np.ascontiguousarray(as_float.transpose(0, 3, 1, 2), dtype=np.float32)
-        out = self._float()(planes).transpose(0, 2, 3, 1)
+        out = session(planes).transpose(0, 2, 3, 1)
         return to_levels(out, np.uint8) if tiles.dtype == np.uint8 else out
 
-    def _float(self) -> Session:
+    def submit(self, tile: NDArray[Any], deliver: Deliver) -> None:
+        """Upscale one tile, (H, W, 3), as `upscale` does: at once, or on a GPU together with later
+        ones. `deliver` gets a view that holds until it returns, or what went wrong, at `flush` the
+        latest. What goes wrong at once is raised."""
+        session = self._session_for(tile.dtype)
+        if not isinstance(session, Ring):
+            deliver(self.upscale(tile[None])[0])
+        elif tile.dtype == np.uint8 and self.facts.io == "float32":
+            scaled = tile.astype(np.float32) / np.float32(255)
+            session.submit(scaled, lambda found: deliver(_levels_of(found)))
+        else:
+            session.submit(tile, deliver)
+
+    def flush(self) -> None:
+        """Deliver everything that was submitted."""
+        for ring in self._rings():
+            ring.flush()
+
+    @property
+    def is_deferred(self) -> bool:
+        """Whether `submit` returns before the tile is upscaled."""
+        return isinstance(self._session, Ring)
+
+    @property
+    def busy(self) -> float:
+        """Seconds in which a GPU computed, 0 on a CPU."""
+        return sum(ring.busy for ring in self._rings())
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Height and width of the tiles that suit it."""
+        return _tile_of(self._session)
+
+    def tile_of(self, dtype: Any) -> tuple[int, int]:
+        """The same for images of this dtype, uint8 or float32."""
+        return _tile_of(self._session_for(dtype))
+
+    def use_tile(self, side: int) -> None:
+        """Have a GPU work on tiles of that side. UsageError where the engine cannot."""
+        if isinstance(self._session, Ring):
+            self._session.use_tile(side)
+
+    def notes(self) -> list[str]:
+        """What the user should know of what happened since the last time."""
+        found = [note for ring in self._rings() for note in ring.notes]
+        for ring in self._rings():
+            ring.notes.clear()
+        return found
+
+    def _rings(self) -> list[Ring]:
+        sessions = dict.fromkeys((self._session, self._float_session))
+        return [session for session in sessions if isinstance(session, Ring)]
+
+    def _session_for(self, dtype: Any) -> Session:
+        if dtype == np.uint8 and self.facts.io == "uint8":
+            return self._session
         if self._float_session is None:
             if self._open_float is None:
                 raise EngineError(
@@ -69,6 +150,14 @@ class Engine:
                 )
             self._float_session = self._open_float()
         return self._float_session
+
+
+def _tile_of(session: Session) -> tuple[int, int]:
+    return session.tile if isinstance(session, Ring) else (DEFAULT_TILE, DEFAULT_TILE)
+
+
+def _levels_of(found: NDArray[Any] | Exception) -> NDArray[Any] | Exception:
+    return found if isinstance(found, Exception) else to_levels(found, np.uint8)
 
 
 def to_levels(image: NDArray[Any], dtype: Any) -> NDArray[Any]:
@@ -80,27 +169,39 @@ def to_levels(image: NDArray[Any], dtype: Any) -> NDArray[Any]:
 
 
 def open_engine(
-    path: str | Path, backend: Backend = "auto", precision: Precision = "auto"
+    path: str | Path,
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    fallback: str | None = None,
 ) -> Engine:
-    """Open an .onnx file, or a checkpoint as the PyTorch reference.
+    """Open an .onnx file, a TensorRT plan, or a checkpoint as the PyTorch reference.
 
     backend "auto" takes the fastest choice that is faithful according to the manifest: OpenVINO
-    in bfloat16 where the CPU has it and the export certified it; else the faster of OpenVINO and
-    ONNX Runtime in float32, timed on a small tile. precision "bf16" insists on bfloat16.
+    in bfloat16 where the CPU has it and the export certified it; else the fastest of ONNX Runtime
+    on the GPU, OpenVINO and ONNX Runtime in float32, timed on a small tile. precision "bf16"
+    insists on bfloat16. fallback: what runs instead of a plan that cannot run here, "onnxruntime"
+    for the .onnx file that it was made of, or the path of one.
     """
     path = Path(path)
+    if path.suffix == PLAN:
+        from srtool.runtime.fallback import open_plan
+
+        return open_plan(path, backend, precision, fallback)
+    if fallback is not None:
+        raise UsageError(f"{path}: --fallback is for plans (.plan); any machine runs this file")
     if not path.is_file():
         raise EngineError(f"{path}: no such engine; `srtool export model.pth` writes one")
     if path.suffix in CHECKPOINTS:
         return _reference(path, backend, precision)
     if path.suffix != ".onnx":
         raise EngineError(
-            f"{path}: is no engine that this version runs; expected .onnx, .pth or .safetensors"
+            f"{path}: is no engine that this version runs; expected .onnx, .plan, .pth or "
+            ".safetensors"
         )
     if backend == "torch":
         raise UsageError(f"{path}: the torch backend runs checkpoints (.pth), not .onnx files")
-    if precision == "bf16" and backend == "onnxruntime":
-        raise UsageError("ONNX Runtime has no bfloat16 on the CPU; use --backend openvino")
+    if precision == "bf16" and backend.startswith("onnxruntime"):
+        raise UsageError("ONNX Runtime has no bfloat16; use --backend openvino")
     manifest = read_manifest(path)
     facts = manifest.model if manifest else facts_from_onnx(path)
     name, reason = _choose(path, facts, manifest, backend, precision)
@@ -130,18 +231,24 @@ def _open_companion(path: Path, name: str) -> Session:
 
 
 def open_session(path: Path, name: str) -> Session:
-    """Load an .onnx file on a backend by name: "onnxruntime fp32", "openvino fp32" or
-    "openvino bf16"."""
-    from srtool.runtime.backends import onnxruntime, openvino
+    """Load an .onnx file on a backend by name, as `installed_backends` gives it, or on
+    "onnxruntime-tensorrt"."""
+    from srtool.runtime.backends import onnxruntime, onnxruntime_gpu, openvino
 
     if name == "onnxruntime fp32":
         return onnxruntime.open_session(path)
+    if name.startswith("onnxruntime"):
+        manifest = read_manifest(path)
+        facts = manifest.model if manifest else facts_from_onnx(path)
+        provider: onnxruntime_gpu.Provider = "cuda" if name == "onnxruntime-cuda" else "tensorrt"
+        return onnxruntime_gpu.open_session(path, facts, provider)
     return openvino.open_session(path, "bf16" if name == "openvino bf16" else "fp32")
 
 
 def installed_backends() -> list[str]:
-    """Names of the ways to run an .onnx file here."""
-    from srtool.runtime.backends import openvino
+    """Names of the ways to run an .onnx file here, that take no more than opening it. On a GPU
+    the precision is that of the file."""
+    from srtool.runtime.backends import onnxruntime_gpu, openvino
 
     names = []
     if importlib.util.find_spec("onnxruntime"):
@@ -150,6 +257,8 @@ def installed_backends() -> list[str]:
         names.append("openvino fp32")
         if openvino.has_bf16():
             names.append("openvino bf16")
+    if onnxruntime_gpu.has("cuda"):
+        names.append("onnxruntime-cuda")
     return names
 
 
@@ -157,8 +266,8 @@ def _choose(
     path: Path, facts: ModelFacts, manifest: Manifest | None, backend: Backend, precision: Precision
 ) -> tuple[str, str]:
     """The backend's name and why."""
-    if backend == "onnxruntime":
-        return "onnxruntime fp32", "asked for"
+    if backend.startswith("onnxruntime"):
+        return "onnxruntime fp32" if backend == "onnxruntime" else backend, "asked for"
     names = installed_backends()
     if precision == "bf16":
         if "openvino bf16" not in names:
@@ -173,7 +282,8 @@ def _choose(
         )
     found = manifest.fidelity if manifest else {}
     faithful = [name for name in found if found[name].passed and found[name].grade != "lossy"]
-    if precision == "auto" and "openvino bf16" in names and "openvino bf16" in faithful:
+    on_cpu = "onnxruntime-cuda" not in names
+    if precision == "auto" and on_cpu and "openvino bf16" in names and "openvino bf16" in faithful:
         grade = found["openvino bf16"].grade
         return "openvino bf16", f"certified {grade} and the fastest here"
     if backend == "openvino":
@@ -184,26 +294,26 @@ def _choose(
     kept = [name for name in names if name in faithful or name not in found]
     if len(kept) == 1:
         return kept[0], "the other one is not faithful"
-    seconds = {name: _seconds(path, facts, name) for name in names}
-    best = min(seconds, key=lambda name: seconds[name])
-    worst = max(seconds.values())
-    if worst == float("inf"):
+    seconds = {name: _seconds(path, facts, name) for name in kept or names}
+    best, second = sorted(seconds, key=lambda name: seconds[name])[:2]
+    if seconds[second] == float("inf"):
         return best, "the only one that runs it"
-    return best, f"{worst / seconds[best]:.2f}x as fast as the alternative on a trial tile"
+    ratio = seconds[second] / seconds[best]
+    return best, f"{ratio:.2f}x as fast as the alternative on a trial tile"
 
 
 def _seconds(path: Path, facts: ModelFacts, name: str) -> float:
     """Best of three runs on a small tile, after one to warm up; infinite where it does not run:
     not every backend has every operation of other people's networks."""
-    tile = _tile(facts.io, 64)
+    image = np.full((1, 64, 64, 3), 128, np.uint8)
     times = []
     try:
-        session = open_session(path, name)
-        session(tile)
-        for _ in range(3):
-            start = time.perf_counter()
-            session(tile)
-            times.append(time.perf_counter() - start)
+        with Engine(path, facts, name, "", open_session(path, name)) as engine:
+            engine.upscale(image)
+            for _ in range(3):
+                start = time.perf_counter()
+                engine.upscale(image)
+                times.append(time.perf_counter() - start)
     except (EngineError, RuntimeError):
         return float("inf")
     return min(times)

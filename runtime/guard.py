@@ -13,6 +13,8 @@ tile in doubt is not discarded but computed again, so a wrong suspicion only cos
 
 from __future__ import annotations
 
+from copy import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from srtool.errors import ImageError
 from srtool.manifest import read_manifest
 from srtool.runtime.engine import Engine, installed_backends, open_session, to_levels
+from srtool.runtime.ring import Deliver
 
 BLOCK = 4  # LR pixels
 FAR = 64  # levels
@@ -29,34 +32,61 @@ VARIED = 16  # levels between the darkest and the lightest value of a tile that 
 
 
 class Guard:
-    """Looks at each tile that an engine makes; `recomputed` lists those that were bad, by the LR
-    pixel at their left and top."""
+    """Looks at each tile that an engine makes of one image; `recomputed` lists those that were
+    bad, by the LR pixel at their left and top."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.recomputed: list[tuple[int, int]] = []
-        self._fallback: Engine | None = None
+        self._fallback = cache(lambda: float32_engine(engine))
+
+    def another(self) -> Guard:
+        """One for the next image, with the same float32 engine."""
+        guard = copy(self)
+        guard.recomputed = []
+        return guard
 
     def upscale(self, tile: NDArray[Any], left: int, top: int) -> NDArray[Any]:
         """As `Engine.upscale`, of one tile (1, H, W, 3), in float32 where it must be.
 
         ImageError where there is no float32 file to do so, or that fails on the tile as well.
         """
-        found = _checked(self.engine, tile)
-        if found is not None:
-            return found
-        where = f"the tile of {tile.shape[2]}x{tile.shape[1]} pixels at {left},{top}"
-        self._fallback = self._fallback or float32_engine(self.engine)
-        if self._fallback is None:
+        found: list[NDArray[Any] | Exception] = []
+        self.submit(tile[0], left, top, lambda result: found.append(_kept(result)))
+        self.engine.flush()
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0][None]
+
+    def submit(self, tile: NDArray[Any], left: int, top: int, deliver: Deliver) -> None:
+        """As `Engine.submit`, of a tile at this place of the image, in float32 where it must be;
+        see `upscale`."""
+
+        def look(found: NDArray[Any] | Exception) -> None:
+            if isinstance(found, np.ndarray):
+                try:
+                    good = _good(tile, found)
+                    found = self._again(tile, left, top) if good is None else good
+                except Exception as error:  # whatever the other engine raises is about this tile
+                    found = error
+            deliver(found)
+
+        self.engine.submit(_given(self.engine, tile), look)
+
+    def _again(self, tile: NDArray[Any], left: int, top: int) -> NDArray[Any]:
+        where = f"the tile of {tile.shape[1]}x{tile.shape[0]} pixels at {left},{top}"
+        fallback = self._fallback()
+        if fallback is None:
             raise ImageError(
                 f"{where} comes out as garbage on {self.engine.backend}, and beside "
                 f"{self.engine.path} there is no float32 file of the same weights to do it again; "
                 "export the network again"
             )
-        found = _checked(self._fallback, tile)
+        made = fallback.upscale(_given(fallback, tile)[None])[0]
+        found = _good(tile, made)
         if found is None:
             raise ImageError(
-                f"{where} comes out as garbage, in float32 ({self._fallback.path.name}) as well; "
+                f"{where} comes out as garbage, in float32 ({fallback.path.name}) as well; "
                 "the network cannot upscale this image, or its weights are damaged"
             )
         self.recomputed.append((left, top))
@@ -69,24 +99,34 @@ class Guard:
             return ""
         shown = [f"{left},{top}" for left, top in tiles[:8]]
         shown += [f"{len(tiles) - 8} more"] if len(tiles) > 8 else []
-        assert self._fallback is not None
+        fallback = self._fallback()
+        assert fallback is not None
         return (
             f"{len(tiles)} {'tile' if len(tiles) == 1 else 'tiles'} came out as garbage on "
-            f"{self.engine.backend} and went through {self._fallback.path.name} in float32: "
+            f"{self.engine.backend} and went through {fallback.path.name} in float32: "
             f"at {' '.join(shown)}"
         )
 
 
-def _checked(engine: Engine, tile: NDArray[Any]) -> NDArray[Any] | None:
-    """What an engine makes of a tile; None where that is garbage."""
-    if tile.dtype == np.uint8 and engine.facts.io == "uint8":
-        out = engine.upscale(tile)
-        return None if is_garbage(tile[0], out[0]) else out
-    scaled = tile.astype(np.float32) / np.float32(255) if tile.dtype == np.uint8 else tile
-    out = engine.upscale(scaled)
-    if not is_finite(out):
+def _given(engine: Engine, tile: NDArray[Any]) -> NDArray[Any]:
+    """The tile in the form in which the engine's result can be looked at."""
+    if tile.dtype == np.uint8 and engine.facts.io == "float32":
+        return tile.astype(np.float32) / np.float32(255)
+    return tile
+
+
+def _good(tile: NDArray[Any], found: NDArray[Any]) -> NDArray[Any] | None:
+    """What an engine made of `_given`, in the tile's own type; None where that is garbage."""
+    if found.dtype == np.uint8:
+        return None if is_garbage(tile, found) else found
+    if not is_finite(found):
         return None
-    return to_levels(out, np.uint8) if tile.dtype == np.uint8 else out
+    return to_levels(found, np.uint8) if tile.dtype == np.uint8 else found
+
+
+def _kept(result: NDArray[Any] | Exception) -> NDArray[Any] | Exception:
+    """A result that outlives its delivery."""
+    return result if isinstance(result, Exception) else result.copy()
 
 
 def is_finite(values: NDArray[Any]) -> bool:
@@ -125,15 +165,17 @@ def _lost(centres: NDArray[np.uint8], tile: NDArray[np.uint8]) -> NDArray[np.boo
 
 def float32_engine(engine: Engine) -> Engine | None:
     """The same weights in float32 on a float32 backend: the float32 companion, the fp32 file
-    beside (x4.onnx of x4.fp16.onnx), or the file itself where only its backend is bfloat16."""
+    beside (x4.onnx of x4.fp16.onnx or x4.plan), or the file itself where only its backend is
+    bfloat16."""
     manifest = read_manifest(engine.path)
     if manifest is None:
         return None
     files = [engine.path.parent / manifest.companion] if manifest.companion else []
-    files += [_fp32_file(engine.path), engine.path]
+    made_of = manifest.plan.onnx if manifest.plan else engine.path.name
+    files += [_fp32_file(engine.path), _fp32_file(engine.path.parent / made_of), engine.path]
     names = [name for name in installed_backends() if not name.endswith("bf16")]
     for file in files:
-        other = read_manifest(file) if file.is_file() else None
+        other = read_manifest(file) if file.suffix == ".onnx" and file.is_file() else None
         if other is None or not names or other.model.precision != "fp32":
             continue
         if other.model.weights_sha256 != manifest.model.weights_sha256:
@@ -146,4 +188,4 @@ def float32_engine(engine: Engine) -> Engine | None:
 
 def _fp32_file(path: Path) -> Path:
     stem = path.stem.removesuffix(".fp16").removesuffix(".mixed")
-    return path.with_name(f"{stem}{path.suffix}")
+    return path.with_name(f"{stem}.onnx")

@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from srtool.errors import ImageError, SrtoolError
-from srtool.runtime.engine import Engine, to_levels
+from srtool.runtime.engine import Engine
 from srtool.runtime.guard import Guard
 from srtool.runtime.image import Picture, read_image, write_image
 from srtool.runtime.inputs import Job
-from srtool.runtime.tiles import DEFAULT_TILE, upscale_tiled
+from srtool.runtime.upscaling import Options, Upscaling
 
-AHEAD = 2  # images decoded before their turn, and images waiting to be encoded
-
-
-@dataclass(frozen=True)
-class Options:
-    """tile, halo: see `upscale_tiled`. depth: bits per channel of the result, 8 forces 8-bit.
-    quality: of lossy formats. overwrite: redo images whose result exists."""
-
-    tile: int = DEFAULT_TILE
-    halo: int | None = None
-    depth: int | None = None
-    quality: int | None = None
-    overwrite: bool = False
+MANY = 8  # threads that decode, and that encode, for a GPU
+_FAILURES = (SrtoolError, RuntimeError, MemoryError, ValueError)  # of one image, not of the run
 
 
 @dataclass
 class Summary:
-    """What was done. Seconds of decode and encode are spent in threads beside compute; total is
-    wall time. Pixels are LR and HR pixels of the images done."""
+    """What was done. Seconds of decode and encode are spent in threads beside compute, which on a
+    GPU is the time in which it computed; total is wall time. Pixels are LR and HR pixels of the
+    images done."""
 
     files: int = 0
     skipped: int = 0
@@ -60,103 +47,79 @@ class Event:
     message: str = ""
 
 
-def upscale_picture(
-    picture: Picture, engine: Engine, options: Options, guard: Guard | None = None
-) -> Picture:
-    """Upscale colours and alpha; 16-bit pictures go through the engine's float32 form."""
-    if options.depth == 8 and picture.pixels.dtype != np.uint8:
-        picture = _as_8_bit(picture)
-    pixels = _upscale(picture.pixels, engine, options, guard)
-    alpha = picture.alpha
-    if alpha is not None:
-        if alpha.min() == alpha.max():  # nearly always opaque throughout
-            alpha = np.full(pixels.shape[:2], alpha.flat[0], alpha.dtype)
-        else:
-            alpha = _gray(_upscale(np.stack([alpha] * 3, -1), engine, options, guard))
-    if picture.gray:
-        pixels = np.stack([_gray(pixels)] * 3, -1)
-    return replace(picture, pixels=pixels, alpha=alpha)
+@dataclass
+class _Started:
+    """An image that the engine works on. pixels: how many it has."""
 
-
-def _upscale(
-    pixels: NDArray[Any], engine: Engine, options: Options, guard: Guard | None
-) -> NDArray[Any]:
-    if pixels.dtype == np.uint8:
-        return upscale_tiled(pixels, engine, options.tile, options.halo, guard)
-    scaled = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-    upscaled = upscale_tiled(scaled, engine, options.tile, options.halo, guard)
-    return to_levels(upscaled, pixels.dtype)
-
-
-def _gray(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Mean of the channels, rounded: a network gives gray images a slight tint."""
-    mean: NDArray[Any] = np.rint(pixels.mean(-1, dtype=np.float32)).astype(pixels.dtype)
-    return mean
-
-
-def _as_8_bit(picture: Picture) -> Picture:
-    alpha = picture.alpha
-    return replace(
-        picture,
-        pixels=to_levels(picture.pixels / np.float32(65535), np.uint8),
-        alpha=None if alpha is None else to_levels(alpha / np.float32(65535), np.uint8),
-    )
+    job: Job
+    upscaling: Upscaling
+    guard: Guard
+    pixels: int
 
 
 def run(
     jobs: Iterable[Job],
     engine: Engine,
-    options: Options = Options(),
+    options: Options | None = None,
     report: Callable[[Event], None] = lambda event: None,
     summary: Summary | None = None,
 ) -> Summary:
     """Upscale every job's image; a bad one is reported and the others still get done.
 
-    Decoding and encoding run in threads beside the engine, a bounded number of images ahead.
-    Results are written whole or not at all, so an interrupted run can simply be repeated: what
-    exists is skipped. On an interrupt (Ctrl-C) the images in the encoder are finished first.
+    Decoding and encoding run in threads beside the engine, a bounded number of images ahead. A
+    CPU takes one image after the other; a GPU works on the tiles of several at a time. Results
+    are written whole or not at all, so an interrupted run can simply be repeated: what exists is
+    skipped. On an interrupt (Ctrl-C) the images in the encoder are finished first.
     """
     summary = summary or Summary()
-    guard = Guard(engine)
-    start = time.perf_counter()
+    options, guard = options or Options(), Guard(engine)
+    threads = min(MANY, os.cpu_count() or 1) if engine.is_deferred else 1
+    ahead = threads + 1  # images decoded before their turn, and images waiting to be encoded
+    start, busy = time.perf_counter(), engine.busy
     todo = deque(jobs)
     decoding: deque[tuple[Job, Future[tuple[Picture, float]]]] = deque()
+    started: deque[_Started] = deque()
     encoding: deque[tuple[Job, Future[float], int, int]] = deque()
-    with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as encoder:
+    with ThreadPoolExecutor(threads) as decoder, ThreadPoolExecutor(threads) as encoder:
         try:
-            while todo or decoding:
-                while todo and len(decoding) < AHEAD:
+            while todo or decoding or started:
+                while todo and len(decoding) < ahead:
                     job = todo.popleft()
                     if job.target.exists() and not options.overwrite:
                         summary.skipped += 1
                         report(Event(job, "skipped"))
                         continue
                     decoding.append((job, decoder.submit(_timed_read, job.source)))
-                if not decoding:
-                    break
-                _compute(*decoding.popleft(), guard, options, encoder, encoding, summary, report)
-                while len(encoding) > AHEAD or (encoding and encoding[0][1].done()):
+                if decoding:
+                    image = *decoding.popleft(), guard.another()
+                    _start(*image, options, started, summary, report)
+                else:
+                    engine.flush()
+                while started and started[0].upscaling.is_done:
+                    _finish(started.popleft(), options, encoder, encoding, summary, report)
+                while len(encoding) > ahead or (encoding and encoding[0][1].done()):
                     _collect(encoding, summary, report)
         finally:
             for _, waiting in decoding:
                 waiting.cancel()
             while encoding:
                 _collect(encoding, summary, report)
+            if engine.is_deferred:
+                summary.seconds["compute"] += engine.busy - busy
             summary.seconds["total"] = time.perf_counter() - start
     return summary
 
 
-def _compute(
+def _start(
     job: Job,
     decoded: Future[tuple[Picture, float]],
     guard: Guard,
     options: Options,
-    encoder: ThreadPoolExecutor,
-    encoding: deque[tuple[Job, Future[float], int, int]],
+    started: deque[_Started],
     summary: Summary,
     report: Callable[[Event], None],
 ) -> None:
-    """Upscale one decoded image and hand it to the encoder."""
+    """Hand one decoded image to the engine."""
     try:
         picture, seconds = decoded.result()
         summary.seconds["decode"] += seconds
@@ -164,21 +127,51 @@ def _compute(
             message = f"{job.source}: has {picture.pages} pages; only the first is upscaled"
             report(Event(job, "note", message))
         start = time.perf_counter()
-        upscaled = upscale_picture(picture, guard.engine, options, guard)
-        summary.seconds["compute"] += time.perf_counter() - start
-    except SrtoolError as error:
-        _fail(job, _naming(error, job), summary, report)
+        upscaling = Upscaling(picture, guard.engine, options, guard)
+        started.append(_Started(job, upscaling, guard, _area(picture)))
+    except _FAILURES as error:
+        _fail(job, _reason(error, job), summary, report)
+        _say(job, guard, report)
         return
-    except (RuntimeError, MemoryError, ValueError) as error:
-        text = " ".join(str(error).split())[:160] or type(error).__name__
-        message = f"{job.source}: the engine failed on it ({text}); try a smaller --tile"
-        _fail(job, message, summary, report)
+    if not guard.engine.is_deferred:
+        summary.seconds["compute"] += time.perf_counter() - start
+
+
+def _finish(
+    started: _Started,
+    options: Options,
+    encoder: ThreadPoolExecutor,
+    encoding: deque[tuple[Job, Future[float], int, int]],
+    summary: Summary,
+    report: Callable[[Event], None],
+) -> None:
+    """Hand one upscaled image to the encoder."""
+    job, guard = started.job, started.guard
+    start = time.perf_counter()
+    try:
+        upscaled = started.upscaling.result()
+    except _FAILURES as error:
+        _fail(job, _reason(error, job), summary, report)
         return
     finally:
-        if note := guard.report():
-            report(Event(job, "note", f"{job.source}: {note}"))
-    sizes = [p.pixels.shape[0] * p.pixels.shape[1] for p in (picture, upscaled)]
-    encoding.append((job, encoder.submit(_timed_write, job.target, upscaled, options), *sizes))
+        _say(job, guard, report)
+    if not guard.engine.is_deferred:
+        summary.seconds["compute"] += time.perf_counter() - start
+    written = encoder.submit(_timed_write, job.target, upscaled, options)
+    encoding.append((job, written, started.pixels, _area(upscaled)))
+
+
+def _say(job: Job, guard: Guard, report: Callable[[Event], None]) -> None:
+    """What the guard and the engine have to say."""
+    if note := guard.report():
+        report(Event(job, "note", f"{job.source}: {note}"))
+    for note in guard.engine.notes():
+        report(Event(job, "note", f"{guard.engine.path}: {note}"))
+
+
+def _area(picture: Picture) -> int:
+    height, width = picture.pixels.shape[:2]
+    return int(height * width)
 
 
 def _collect(
@@ -203,6 +196,14 @@ def _collect(
 def _fail(job: Job, message: str, summary: Summary, report: Callable[[Event], None]) -> None:
     summary.failed += 1
     report(Event(job, "failed", message))
+
+
+def _reason(error: Exception, job: Job) -> str:
+    """Why the engine failed on an image, in one line."""
+    if isinstance(error, SrtoolError):
+        return _naming(error, job)
+    text = " ".join(str(error).split())[:160] or type(error).__name__
+    return f"{job.source}: the engine failed on it ({text}); try a smaller --tile"
 
 
 def _naming(error: Exception, job: Job) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import UsageError
-from srtool.manifest import ModelFacts
-from srtool.runtime.engine import Engine
-from srtool.runtime.guard import Guard
+from srtool.runtime.ring import TooLarge
+
+if TYPE_CHECKING:
+    from srtool.runtime.engine import Engine
+    from srtool.runtime.guard import Guard
 
 DEFAULT_TILE = 256
 
@@ -44,6 +45,20 @@ def spans(length: int, tile: int, halo: int) -> list[Span]:
     ]
 
 
+def pieces(span: Span, tile: int, halo: int) -> list[Span]:
+    """Cover what a span keeps with smaller tiles, out of what it reads."""
+    found = [
+        Span(
+            span.start + piece.start,
+            span.start + piece.stop,
+            max(span.first, span.start + piece.first),
+            min(span.last, span.start + piece.last),
+        )
+        for piece in spans(span.stop - span.start, tile, halo)
+    ]
+    return [piece for piece in found if piece.first < piece.last]
+
+
 def check_tile(tile: int, halo: int) -> None:
     """UsageError where nothing of a tile would be kept."""
     if tile <= 2 * halo:
@@ -53,46 +68,97 @@ def check_tile(tile: int, halo: int) -> None:
         )
 
 
+class Canvas:
+    """An image on its way: its tiles are submitted when it is made, and painted as they come."""
+
+    def __init__(
+        self,
+        pixels: NDArray[Any],
+        engine: Engine,
+        tile: int | None = None,
+        halo: int | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        """See `upscale_tiled`. What goes wrong with a tile is raised by `result`."""
+        self._pixels, self._engine, self._guard = pixels, engine, guard
+        self._halo = engine.facts.halo if halo is None else halo
+        self._error: Exception | None = None
+        self._missing = 0
+        height, width = pixels.shape[:2]
+        scale = engine.facts.scale
+        self._made = np.empty((height * scale, width * scale, 3), pixels.dtype)
+        sides = engine.tile_of(pixels.dtype) if tile is None else (tile, tile)
+        self._submit(Span(0, height, 0, height), Span(0, width, 0, width), sides)
+
+    @property
+    def is_done(self) -> bool:
+        return self._missing == 0
+
+    def result(self) -> NDArray[Any]:
+        """The upscaled image. The first error of a tile, if there was one."""
+        assert self.is_done or self._error, "a canvas was looked at before the engine was flushed"
+        if self._error is not None:
+            raise self._error
+        return self._made
+
+    def _submit(self, rows: Span, columns: Span, sides: tuple[int, int]) -> None:
+        """Have a part of the image upscaled, in tiles of these sides."""
+        for row in pieces(rows, sides[0], self._halo):
+            for column in pieces(columns, sides[1], self._halo):
+                if self._error is not None:
+                    return
+                tile = self._pixels[row.start : row.stop, column.start : column.stop]
+                tile = _padded(tile, self._engine.facts.multiple_of)
+                self._missing += 1
+                paint = partial(self._paint, row, column)
+                if self._guard is None:
+                    self._engine.submit(tile, paint)
+                else:
+                    self._guard.submit(tile, column.start, row.start, paint)
+
+    def _paint(self, row: Span, column: Span, found: NDArray[Any] | Exception) -> None:
+        """Keep what is to be kept of an upscaled tile; cut it up where it was too large."""
+        scale = self._engine.facts.scale
+        if isinstance(found, TooLarge):
+            try:
+                self._submit(row, column, self._engine.tile_of(self._pixels.dtype))
+            except UsageError as error:
+                found = error
+        if isinstance(found, np.ndarray):
+            kept = found[
+                (row.first - row.start) * scale : (row.last - row.start) * scale,
+                (column.first - column.start) * scale : (column.last - column.start) * scale,
+            ]
+            self._made[
+                row.first * scale : row.last * scale, column.first * scale : column.last * scale
+            ] = kept
+        elif not isinstance(found, TooLarge):
+            self._error = self._error or found
+        self._missing -= 1
+
+
 def upscale_tiled(
     pixels: NDArray[Any],
     engine: Engine,
-    tile: int = DEFAULT_TILE,
+    tile: int | None = None,
     halo: int | None = None,
     guard: Guard | None = None,
 ) -> NDArray[Any]:
     """Upscale one image of any size in bounded memory.
 
-    pixels: (H, W, 3) uint8, or float32 0..1. tile: side in LR pixels, halo included; halo: LR
-    pixels cut off where tiles meet (default: the engine's own). guard: of the same engine, looks
-    at every tile.
+    pixels: (H, W, 3) uint8, or float32 0..1. tile: side in LR pixels, halo included (default: what
+    suits the engine); halo: LR pixels cut off where tiles meet (default: the engine's own). guard:
+    of the same engine, looks at every tile.
     Returns (scale * H, scale * W, 3) of the same dtype, float32 not clamped.
     """
-    scale, halo = engine.facts.scale, engine.facts.halo if halo is None else halo
-    height, width = pixels.shape[:2]
-    out = np.empty((height * scale, width * scale, 3), pixels.dtype)
-    for row in spans(height, tile, halo):
-        for column in spans(width, tile, halo):
-            piece = pixels[row.start : row.stop, column.start : column.stop]
-            upscale: Callable[[NDArray[Any]], NDArray[Any]] = engine.upscale
-            if guard is not None:
-                upscale = partial(guard.upscale, left=column.start, top=row.start)
-            upscaled = _upscale_piece(piece, engine.facts, upscale)
-            kept = upscaled[
-                (row.first - row.start) * scale : (row.last - row.start) * scale,
-                (column.first - column.start) * scale : (column.last - column.start) * scale,
-            ]
-            out[
-                row.first * scale : row.last * scale, column.first * scale : column.last * scale
-            ] = kept
-    return out
+    canvas = Canvas(pixels, engine, tile, halo, guard)
+    engine.flush()
+    return canvas.result()
 
 
-def _upscale_piece(
-    piece: NDArray[Any], facts: ModelFacts, upscale: Callable[[NDArray[Any]], NDArray[Any]]
-) -> NDArray[Any]:
-    """Run one tile, padded to the sides that the network needs."""
-    height, width = piece.shape[:2]
-    multiple = facts.multiple_of
-    padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
-    padded = np.pad(piece, padding, mode="symmetric") if multiple > 1 else piece
-    return upscale(padded[None])[0, : height * facts.scale, : width * facts.scale]
+def _padded(tile: NDArray[Any], multiple: int) -> NDArray[Any]:
+    """Continued by its mirror image to sides that are multiples of what the network needs."""
+    rows, columns = -tile.shape[0] % multiple, -tile.shape[1] % multiple
+    if not rows and not columns:
+        return tile
+    return np.pad(tile, ((0, rows), (0, columns), (0, 0)), mode="symmetric")

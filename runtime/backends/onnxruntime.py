@@ -53,6 +53,12 @@ def read_metadata(path: Path) -> tuple[str | None, list[Any], str]:
     return session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), image.shape, image.type
 
 
+def read_input_name(path: Path) -> str:
+    """The name of the first input."""
+    name: str = _open(path).get_inputs()[0].name
+    return name
+
+
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text.rpartition(" : ")[2][:120]

@@ -1,9 +1,12 @@
-"""Engines that repeat pixels: what comes out of them is known exactly."""
+"""Engines that repeat pixels, so that what comes out is known exactly; GPUs that do not exist."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,20 @@ from srtool.manifest import ModelFacts
 from srtool.runtime.engine import Engine
 
 MakeEngine = Callable[..., Engine]
+
+
+def neighbour(name: str) -> ModuleType:
+    """A module of this folder, which is no package."""
+    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+fake_cuda, fake_tensorrt = neighbour("fake_cuda"), neighbour("fake_tensorrt")
 MakeOnnx = Callable[..., Path]
 
 
@@ -110,5 +127,112 @@ def nearest_onnx(tmp_path: Path) -> MakeOnnx:
         path = tmp_path / name
         onnx.save(model, path)
         return path
+
+    return make
+
+
+@pytest.fixture
+def make_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Give this machine a fake GPU, see `fake_cuda.FakeGpu`. library: what reaches it."""
+
+    def make(library: str = "cuda-python", **facts: Any) -> Any:
+        from srtool.runtime import cuda
+
+        gpu = fake_cuda.FakeGpu(**facts)
+        driver = fake_cuda.DriverLibrary(gpu)
+        monkeypatch.setattr(cuda, "driver_library", lambda: driver)
+        monkeypatch.setattr(cuda, "driver_version", lambda: "580.65.06")
+        present = "cuda.bindings" if library == "cuda-python" else "pycuda"
+        monkeypatch.setattr(cuda, "_is_installed", lambda module: module == present)
+        face = fake_cuda.cuda_python(gpu)
+        monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
+        monkeypatch.setitem(sys.modules, "cuda.bindings", package("cuda.bindings", driver=face))
+        monkeypatch.setitem(sys.modules, "cuda.bindings.driver", face)
+        face = fake_cuda.pycuda(gpu)
+        monkeypatch.setitem(sys.modules, "pycuda", package("pycuda", driver=face))
+        monkeypatch.setitem(sys.modules, "pycuda.driver", face)
+        monkeypatch.setitem(sys.modules, "pycuda.autoinit", None)  # ImportError for who tries
+        return gpu
+
+    return make
+
+
+def package(name: str, **members: Any) -> ModuleType:
+    module = ModuleType(name)
+    vars(module).update(members)
+    return module
+
+
+@pytest.fixture
+def make_plan(
+    tmp_path: Path, make_gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """A fake GPU with a fake TensorRT of a generation, and a plan for both with its manifest.
+
+    `made = make("10.13", seed=3, capacity=..., library=..., io=..., profiles=...)` gives .path,
+    .facts, .flavour, .gpu and .tensorrt.
+    """
+
+    def make(generation: str = "11", name: str = "x4.plan", **wanted: Any) -> Any:
+        from types import SimpleNamespace
+
+        from srtool.manifest import Manifest, PlanFacts, PlanRecipe, sha256, write_manifest
+        from srtool.runtime import fallback
+        from srtool.runtime.plan import Library, Machine
+
+        chosen = {key: wanted.pop(key) for key in ("library", "capacity", "seed") if key in wanted}
+        gpu = wanted.pop("gpu", None) or make_gpu(**chosen)
+        told = {key: wanted.pop(key) for key in ("halo", "multiple_of") if key in wanted}
+        flavour = "tensorrt-rtx" if generation.startswith("rtx") else "tensorrt"
+        module = fake_tensorrt.tensorrt(generation, gpu)
+        version = fake_tensorrt.VERSIONS[generation]
+        for place in ("tensorrt", "tensorrt_rtx_libs", "tensorrt_rtx_bindings"):
+            monkeypatch.setitem(sys.modules, place, module)
+        path = fake_tensorrt.write_plan(tmp_path / name, generation, **wanted)
+        facts = ModelFacts.model_validate(
+            {
+                "scale": wanted.get("scale", 4),
+                "io": wanted.get("io", "uint8"),
+                "precision": "fp16",
+                "architecture": "test",
+                "halo": 2,
+                "weights_sha256": "w",
+                **told,
+            }
+        )
+        plan = PlanFacts(
+            recipe=PlanRecipe(flavour=flavour),
+            onnx="x4.onnx",
+            onnx_sha256="",
+            version=version,
+            cuda=13,
+            compute=("8.9",),
+            gpu="",
+            driver="",
+            platform=Machine().platform,
+            flags=(),
+            seconds=1.0,
+            key="",
+        )
+        manifest = Manifest(
+            model=facts, sha256=sha256(path), opset=18, srtool="0", made="", plan=plan
+        )
+        write_manifest(path, manifest)
+        here = Machine(
+            gpu.name, "8.9", "580.65.06", gpu.capacity, libraries={
+                flavour: Library(flavour, version, 13)
+            }
+        )  # fmt: skip
+        monkeypatch.setattr(fallback, "this_machine", lambda: here)
+        monkeypatch.setenv("SRTOOL_ASSETS", str(tmp_path / "cache"))
+        return SimpleNamespace(
+            path=path,
+            facts=facts,
+            flavour=flavour,
+            gpu=gpu,
+            tensorrt=module,
+            manifest=manifest,
+            here=here,
+        )
 
     return make

@@ -16,7 +16,8 @@ from srtool.runtime import guard as module
 from srtool.runtime.engine import Engine
 from srtool.runtime.guard import Guard, float32_engine, is_finite, is_garbage
 from srtool.runtime.inputs import Job
-from srtool.runtime.pipeline import Event, Options, run
+from srtool.runtime.pipeline import Event, run
+from srtool.runtime.upscaling import Options
 
 FACTS = ModelFacts(scale=4, io="uint8", precision="fp16", architecture="test", halo=2)
 
@@ -204,6 +205,31 @@ def test_many_tiles_are_one_line(fallback: Any) -> None:
     assert guard.report().endswith("at 0,0 1,0 2,0 3,0 4,0 5,0 6,0 7,0 32 more")
 
 
+def test_each_image_has_its_own_list_and_all_have_one_fallback(fallback: Any) -> None:
+    asked = fallback(engine_of(nearest, "float32"))
+    first = Guard(engine_of(failing))
+    second = first.another()
+    bad = noise(8, 9)
+    bad[0, 0] = 255
+    first.upscale(bad[None], 1, 2)
+    second.upscale(bad[None], 3, 4)
+    second.upscale(bad[None], 5, 6)
+    assert len(asked) == 1
+    assert (first.recomputed, second.recomputed) == ([(1, 2)], [(3, 4), (5, 6)])
+    assert first.report().endswith("at 1,2")
+    assert second.report().endswith("at 3,4 5,6")
+
+
+def test_errors_are_delivered_and_not_raised_to_who_submits(fallback: Any) -> None:
+    """With a GPU whoever submits is another image's turn."""
+    fallback(None)
+    found: list[Any] = []
+    bad = noise(8, 9)
+    bad[0, 0] = 255
+    Guard(engine_of(failing)).submit(bad, 0, 0, found.append)
+    assert [type(error) for error in found] == [ImageError]
+
+
 # Which file does it
 
 
@@ -248,7 +274,7 @@ def test_the_companion_comes_first(files: Any) -> None:
     assert found.facts.io == "float32"
 
 
-@pytest.mark.parametrize("name", ["x4.fp16.onnx", "x4.mixed.onnx"])
+@pytest.mark.parametrize("name", ["x4.fp16.onnx", "x4.mixed.onnx", "x4.plan"])
 def test_then_the_fp32_file_beside(files: Any, name: str) -> None:
     path = files(name, companion="lost.onnx", precision="fp16")
     assert float32_engine(opened(path)) is None

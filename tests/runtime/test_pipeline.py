@@ -16,7 +16,8 @@ from srtool.errors import EngineError
 from srtool.runtime import pipeline
 from srtool.runtime.image import Picture, read_image, write_image
 from srtool.runtime.inputs import Job
-from srtool.runtime.pipeline import Event, Options, Summary, run, upscale_picture
+from srtool.runtime.pipeline import Event, Summary, run
+from srtool.runtime.upscaling import Options, upscale_picture
 
 
 def photograph(height: int, width: int, dtype: Any = np.uint8, channels: int = 3) -> NDArray[Any]:
@@ -153,7 +154,7 @@ def test_images_are_decoded_ahead_but_not_all_at_once(
     jobs = folder(10)
     run(jobs, nearest(before=before))
     assert decoded == [str(n) for n in range(10)]
-    assert max(ahead) <= pipeline.AHEAD
+    assert max(ahead) <= 2
     assert all(count >= 1 for count in ahead[:-2])
 
 

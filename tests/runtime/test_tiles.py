@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from srtool.errors import UsageError
 from srtool.manifest import ModelFacts
 from srtool.runtime.engine import Engine
-from srtool.runtime.tiles import Span, spans, upscale_tiled
+from srtool.runtime.ring import TooLarge
+from srtool.runtime.tiles import Canvas, Span, pieces, spans, upscale_tiled
 
 
 def test_spans_by_hand() -> None:
@@ -137,3 +138,106 @@ def test_tiles_are_checked_only_where_there_are_any(nearest: Any) -> None:
     assert upscale_tiled(image, nearest(halo=100), 16).shape == (64, 64, 3)
     with pytest.raises(UsageError):
         upscale_tiled(noise(16, 17, np.uint8), nearest(halo=100), 16)
+
+
+# Parts of an image
+
+
+def test_pieces_by_hand() -> None:
+    whole = Span(0, 100, 0, 100)
+    assert pieces(whole, 60, 10) == spans(100, 60, 10)
+    assert pieces(Span(20, 80, 40, 60), 60, 10) == [Span(20, 80, 40, 60)]
+    assert pieces(Span(20, 80, 30, 70), 40, 10) == [Span(20, 60, 30, 50), Span(40, 80, 50, 70)]
+    # What only covers what is not kept is left out.
+    assert pieces(Span(20, 80, 60, 70), 40, 10) == [Span(40, 80, 60, 70)]
+
+
+def test_pieces_of_many_spans() -> None:
+    choose = random.Random(1)
+    for _ in range(2000):
+        halo = choose.randint(0, 20)
+        length, tile = choose.randint(1, 400), 2 * halo + choose.randint(2, 100)
+        small = choose.randint(2 * halo + 1, tile)
+        for span in spans(length, tile, halo):
+            found = pieces(span, small, halo)
+            assert found[0].first == span.first
+            assert found[-1].last == span.last
+            for left, right in pairwise(found):
+                assert left.last == right.first
+            for piece in found:
+                assert span.start <= piece.start <= piece.first < piece.last <= piece.stop
+                assert piece.stop <= span.stop
+                assert piece.stop - piece.start == min(small, span.stop - span.start)
+                assert piece.start == 0 or piece.first - piece.start >= halo
+                assert piece.stop == length or piece.stop - piece.last >= halo
+
+
+# An engine that delivers later
+
+
+class Later(Engine):
+    """Keeps tiles until it is flushed, and then takes those that are not larger than `most`."""
+
+    def __init__(self, halo: int, most: int) -> None:
+        super().__init__(Path("x"), blurring(halo).facts, "test", "", blurring(halo)._session)
+        self.most, self.kept = most, list[Any]()
+
+    def tile_of(self, dtype: Any) -> tuple[int, int]:
+        return self.most, self.most
+
+    def submit(self, tile: NDArray[Any], deliver: Any) -> None:
+        self.kept.append((tile, deliver))
+
+    def flush(self) -> None:
+        while self.kept:
+            tile, deliver = self.kept.pop(len(self.kept) // 2)
+            if max(tile.shape) > self.most:
+                deliver(TooLarge("too large"))
+            else:
+                deliver(self.upscale(tile[None])[0])
+
+
+def test_tiles_that_become_too_large_on_the_way() -> None:
+    image = noise(60, 77)
+    whole = upscale_tiled(image, blurring(0), 99)
+    engine = Later(RADIUS, 40)
+    canvas = Canvas(image, engine)
+    assert not canvas.is_done
+    engine.most = 15  # it ran out of memory
+    engine.flush()
+    assert canvas.is_done
+    assert np.array_equal(canvas.result(), whole)
+
+
+def test_tiles_that_become_too_large_for_their_halo() -> None:
+    engine = Later(RADIUS, 40)
+    canvas = Canvas(noise(60, 77), engine)
+    engine.most = 6
+    engine.flush()
+    with pytest.raises(UsageError, match="halo of 3"):
+        canvas.result()
+
+
+def test_the_first_error_of_a_tile_is_that_of_the_image() -> None:
+    engine = Later(RADIUS, 40)
+    canvas = Canvas(noise(60, 77), engine)
+    kept, engine.kept = engine.kept, []
+    for number, (tile, deliver) in enumerate(kept):
+        failed = number in (1, 2)
+        deliver(RuntimeError(f"tile {number}") if failed else engine.upscale(tile[None])[0])
+    assert canvas.is_done
+    with pytest.raises(RuntimeError, match="tile 1"):
+        canvas.result()
+
+
+def test_no_more_tiles_are_tried_after_an_error() -> None:
+    calls = []
+
+    def failing(batch: NDArray[Any]) -> NDArray[Any]:
+        calls.append(batch)
+        raise RuntimeError("broken")
+
+    engine = Engine(Path("x"), blurring(RADIUS).facts, "test", "", failing)
+    with pytest.raises(RuntimeError, match="broken"):
+        upscale_tiled(noise(60, 77), engine, 20)
+    assert len(calls) == 1

@@ -8,6 +8,8 @@ from enum import Enum
 class BackendChoice(str, Enum):
     auto = "auto"
     onnxruntime = "onnxruntime"
+    onnxruntime_cuda = "onnxruntime-cuda"
+    onnxruntime_tensorrt = "onnxruntime-tensorrt"
     openvino = "openvino"
     torch = "torch"
 

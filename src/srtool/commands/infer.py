@@ -23,7 +23,9 @@ class FormatChoice(str, Enum):
 
 def infer(
     inputs: Annotated[list[str], typer.Argument(help="Files, folders or patterns.")],
-    engine: Annotated[Path, typer.Option(help="An .onnx file; .pth runs the PyTorch reference.")],
+    engine: Annotated[
+        Path, typer.Option(help="An .onnx or .plan file; .pth runs the PyTorch reference.")
+    ],
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Output folder, or file for a single input.")
     ] = Path("upscaled"),
@@ -31,7 +33,19 @@ def infer(
     precision: Annotated[
         RunPrecisionChoice, typer.Option(help="auto never goes below faithful.")
     ] = RunPrecisionChoice.auto,
-    tile: Annotated[int, typer.Option(min=16, help="Tile side in input pixels, with halo.")] = 256,
+    fallback: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs where a plan cannot: onnxruntime, on the file that the plan was made "
+            "of, or the path of an .onnx file."
+        ),
+    ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=16, help="Tile side in input pixels, with halo (default: the plan's own, or 256)."
+        ),
+    ] = None,
     halo: Annotated[
         int | None, typer.Option(min=0, help="Overlap at tile edges (default: the engine's).")
     ] = None,
@@ -56,25 +70,28 @@ def infer(
     from srtool.runtime.engine import open_engine
     from srtool.runtime.inputs import check_writable, jobs_from_inputs
     from srtool.runtime.tiles import check_tile
+    from srtool.runtime.upscaling import Options
 
     jobs = jobs_from_inputs(inputs, out, suffix, format.value if format else None)
-    opened = open_engine(engine, backend.value, precision.value)
-    check_tile(tile, opened.facts.halo if halo is None else halo)
-    check_writable(jobs)
-    console.say(f"{engine} on {opened.backend} ({opened.reason})")
-    if opened.doubt:
-        if require_certified:
-            raise EngineError(f"{engine}: is not certified: {opened.doubt}")
-        console.say(f"{engine}: is not certified: {opened.doubt}")
-    options = pipeline.Options(tile, halo, depth, quality, overwrite)
-    summary = pipeline.Summary()
-    try:
-        with console.inference_progress(len(jobs)) as report:
-            pipeline.run(jobs, opened, options, report, summary)
-    except KeyboardInterrupt:
-        console.say(f"interrupted after {summary.files} images; the same command continues")
-        raise
-    finally:
-        console.print_summary(summary, out, engine, opened.backend, as_json)
+    with open_engine(engine, backend.value, precision.value, fallback) as opened:
+        if tile is not None:
+            opened.use_tile(tile)
+        check_tile(tile or min(opened.tile), opened.facts.halo if halo is None else halo)
+        check_writable(jobs)
+        console.say(f"{opened.path} on {opened.backend} ({opened.reason})")
+        if opened.doubt:
+            if require_certified:
+                raise EngineError(f"{opened.path}: is not certified: {opened.doubt}")
+            console.say(f"{opened.path}: is not certified: {opened.doubt}")
+        options = Options(tile, halo, depth, quality, overwrite)
+        summary = pipeline.Summary()
+        try:
+            with console.inference_progress(len(jobs)) as report:
+                pipeline.run(jobs, opened, options, report, summary)
+        except KeyboardInterrupt:
+            console.say(f"interrupted after {summary.files} images; the same command continues")
+            raise
+        finally:
+            console.print_summary(summary, out, opened.path, opened.backend, as_json)
     if summary.failed:
         raise typer.Exit(1)
