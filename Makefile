@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow-test check format clean
+.PHONY: demo test slow-test gpu-check check format clean
+
+# TensorRT-RTX builds plans for GPUs that are elsewhere; it has wheels for this platform.
+PLAN := $(if $(findstring Linux x86_64,$(shell uname -sm)),--gpu "RTX 4090")
 
 ## demo: export the shipped network, upscale the sample photographs, show the gain over bicubic
 demo: .venv/demo.stamp
-	$(BIN)/srtool export weights/x4-lite.safetensors -o demo/x4.onnx
+	$(BIN)/srtool export weights/x4-lite.safetensors -o demo/x4.onnx $(PLAN)
 	$(BIN)/srtool infer samples/LRx4 --engine demo/x4.onnx -o demo/upscaled --overwrite
 	$(BIN)/srtool evaluate samples --engine bicubic --engine demo/upscaled --metrics psnr
+	$(if $(PLAN),$(BIN)/srtool engine explain demo/x4.plan)
 	@echo "The upscaled photographs are in demo/upscaled, the originals in samples/HR."
 
 ## test: the fast tests
@@ -18,6 +22,11 @@ test: .venv/dev.stamp
 ## slow-test: the tests that take minutes
 slow-test: .venv/dev.stamp
 	$(BIN)/pytest -m slow
+
+## gpu-check: on a machine with an NVIDIA GPU, build, certify and measure each engine that it can run
+gpu-check: .venv/dev.stamp
+	$(BIN)/python -m srtool.benchmarks.gpu_check --preset full --model weights/x4-lite.safetensors
+	$(BIN)/pytest -m gpu tests/runtime
 
 ## check: lint, format, types and import directions
 check: .venv/dev.stamp
@@ -40,9 +49,9 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/demo.stamp: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --editable ".[cpu,export,bench]"
+	$(BIN)/pip install --quiet --editable ".[cpu,export,bench,rtx]"
 	@touch $@
 
 .venv/dev.stamp: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --editable ".[cpu,train,export,bench,dev]"
+	$(BIN)/pip install --quiet --editable ".[cpu,train,export,bench,rtx,dev]"
 	@touch $@ .venv/demo.stamp

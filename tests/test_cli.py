@@ -174,7 +174,7 @@ ENGINE = ["--engine", "engine/x4.onnx"]
         (["infer", "in", "--engine", "in"], ["in: no such engine"]),
         (["infer", "in", "--engine", "text.onnx"], ["text.onnx", "no ONNX model"]),
         (["infer", "in", "--engine", "empty.onnx"], ["empty.onnx", "no ONNX model"]),
-        (["infer", "in", "--engine", "x4.plan"], ["x4.plan", ".onnx"]),
+        (["infer", "in", "--engine", "x4.plan"], ["x4.plan.json is missing"]),
         (["infer", "in", "--engine", "in/a.png"], ["in/a.png", ".onnx"]),
         (["infer", "in", "--engine", "text.pth"], ["text.pth", "weights"]),
         (["infer", "in", "--engine", "none.pth"], ["none.pth"]),
@@ -321,7 +321,7 @@ def test_an_export_that_fails_its_bar_exits_with_1(
 ) -> None:
     from srtool.export import onnx
 
-    def fails(*arguments: Any) -> Any:
+    def fails(*arguments: Any, **named: Any) -> Any:
         raise ExportError("x4.onnx: does not do what the network does")
 
     monkeypatch.setattr(onnx, "export", fails)

@@ -13,6 +13,8 @@ import typer
 
 from srtool import __version__, console
 from srtool.commands.assets import assets_app
+from srtool.commands.doctor import doctor
+from srtool.commands.engine import engine_app
 from srtool.commands.evaluate import evaluate, verify
 from srtool.commands.export import export
 from srtool.commands.infer import infer
@@ -34,6 +36,8 @@ app.command()(export)
 app.command()(infer)
 app.command()(evaluate)
 app.command()(verify)
+app.add_typer(engine_app)
+app.command()(doctor)
 
 
 def _print_version(wanted: bool) -> None:

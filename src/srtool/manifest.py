@@ -17,6 +17,8 @@ from srtool.errors import EngineError
 from srtool.files import whole_file
 
 Grade = Literal["exact", "faithful", "lossy"]
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+Shape = tuple[int, int, int]  # batch, and height and width in LR pixels
 METADATA_KEY = "srtool"
 
 
@@ -130,10 +132,77 @@ class ModelFacts(Strict):
     float32_modules: tuple[str, ...] = ()
 
 
+class Profile(Strict):
+    """The input shapes that a plan takes, and the one that its kernels were chosen for."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+    @model_validator(mode="after")
+    def _grows(self) -> Profile:
+        ordered = zip(self.min, self.opt, self.max, strict=True)
+        if not all(1 <= low <= middle <= high for low, middle, high in ordered):
+            raise ValueError("expected 1 <= min <= opt <= max in batch, height and width")
+        return self
+
+    def __str__(self) -> str:
+        """As in `--shapes 1x16x16,4x256x256,4x256x256`."""
+        return ",".join("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
+
+
+DEFAULT_PROFILE = Profile(min=(1, 16, 16), opt=(4, 256, 256), max=(4, 256, 256))
+
+
+class PlanRecipe(Strict):
+    """What a plan was asked to be; `srtool engine rebuild` asks for the same again.
+
+    gpus: "local", or classes as sm89 or RTX 4090. workspace: MiB of scratch memory that the
+    builder's kernels may take, opt_level: 0..5 of its effort, None as it likes.
+    """
+
+    flavour: Flavour
+    gpus: tuple[str, ...] = ("local",)
+    profiles: tuple[Profile, ...] = (DEFAULT_PROFILE,)
+    workspace: int | None = None
+    opt_level: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    strip_weights: bool = False
+
+
+class PlanFacts(Strict):
+    """What a TensorRT plan was made of, for what, and by what.
+
+    onnx: name of the file that it was built from, in the same folder. version: full, of the
+    library, that is of `recipe.flavour`. cuda: major version that the library is built for, 0
+    where unknown. compute: capabilities that it is for, such as "8.9". gpu, driver: of the machine
+    that built it, empty where kernels were not chosen by running them there. platform: such as
+    "linux x86_64". flags: the builder's, by name. seconds: what the build took. key: hash of all
+    that decides what the plan is. stripped: it has no weights yet. not_certified: why it was not
+    compared with PyTorch when it was made, "built without a GPU" for example.
+    """
+
+    recipe: PlanRecipe
+    onnx: str
+    onnx_sha256: str
+    version: str
+    cuda: int
+    compute: tuple[str, ...]
+    gpu: str
+    driver: str
+    platform: str
+    flags: tuple[str, ...]
+    seconds: float
+    key: str
+    stripped: bool = False
+    not_certified: str = ""
+
+
 class Manifest(Strict):
     """The sidecar of an engine file. companion: the float32 I/O variant of the same network in
     the same folder, for 16-bit images. fidelity: per backend and precision, such as
-    "onnxruntime fp32" or "openvino bf16"."""
+    "onnxruntime fp32" or "openvino bf16". plan: of a TensorRT plan only."""
 
     manifest: Literal[1] = 1
     model: ModelFacts
@@ -143,6 +212,7 @@ class Manifest(Strict):
     made: str
     companion: str | None = None
     fidelity: dict[str, Fidelity] = {}
+    plan: PlanFacts | None = None
 
 
 def doubt_about(manifest: Manifest | None, backend: str) -> str:
@@ -150,6 +220,8 @@ def doubt_about(manifest: Manifest | None, backend: str) -> str:
     if manifest is None:
         return "it has no manifest; `srtool export` writes engines with one"
     found = manifest.fidelity.get(backend)
+    if found is None and manifest.plan and manifest.plan.not_certified:
+        return f"{manifest.plan.not_certified}; `srtool verify` on its GPU certifies it"
     if found is None:
         return f"on {backend} it was never compared with PyTorch; `srtool verify` does that"
     missed = found.misses(found.gates)
