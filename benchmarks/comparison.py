@@ -22,8 +22,8 @@ from srtool.train.resize import imresize
 Image = NDArray[np.uint8]
 
 # Top left corner in HR pixels of a detail of each photograph.
-DETAILS = {"chelsea": (60, 110), "astronaut": (20, 150), "coffee": (170, 200)}
-SIDE = 176
+DETAILS = {"chelsea": (70, 120), "astronaut": (50, 170), "coffee": (190, 230)}
+SIDE = 132
 GAP = 6
 HEADING = 22
 

@@ -47,13 +47,12 @@ def draw(runs: dict[str, Curves], out: Path) -> None:
                 left.plot(steps[::10], means, label=tag.removeprefix("loss/"), linewidth=1)
         left.set(title=f"{name}: losses (mean of {SMOOTHED} steps)", xlabel="step", yscale="symlog")
         left.legend(fontsize=6, ncols=2)
-        for tag, axis, colour in (
-            ("validation/psnr_y", right, "tab:blue"),
-            ("validation/niqe", right.twinx(), "tab:red"),
-        ):
-            if tag in found:
-                axis.plot(*found[tag], color=colour, marker=".", linewidth=1)
-            axis.set_ylabel(tag.removeprefix("validation/"), color=colour)
+        right.plot(*found["validation/psnr_y"], color="tab:blue", marker=".", linewidth=1)
+        right.set_ylabel("PSNR-Y, dB", color="tab:blue")
+        if "validation/niqe" in found:
+            other = right.twinx()
+            other.plot(*found["validation/niqe"], color="tab:red", marker=".", linewidth=1)
+            other.set_ylabel("NIQE", color="tab:red")
         right.set(title=f"{name}: validation", xlabel="step")
     figure.tight_layout()
     figure.savefig(out, dpi=80)

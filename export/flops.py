@@ -50,13 +50,12 @@ def flops_per_pixel(model: ModelProto) -> float:
 def cost_from_file(path: Path) -> Cost:
     """`cost_from_onnx` of an .onnx file. UsageError where it is none."""
     import onnx
-    from google.protobuf.message import DecodeError
 
     if not path.is_file():
         raise UsageError(f"{path}: no such file; expected an .onnx file")
     try:
         model = onnx.load(path)
-    except DecodeError:
+    except Exception:  # of protobuf, as onnx does not wrap them
         raise UsageError(f"{path}: is no ONNX model; expected a file of `srtool export`") from None
     if not model.graph.input:
         raise UsageError(f"{path}: has no input; expected a file of `srtool export`")
