@@ -67,11 +67,11 @@ class Target:
     gpu: Gpu | None = None
 
 
-_PASCAL = {"cuda": "12.9", "driver": "580", "torch": "cu126"}
+_PASCAL = ("8.4", "8.6.1"), False, "12.9", "580", "cu126"
 SUPPORT = (
-    Support("6.0", "Pascal", ("8.4", "8.6.1"), False, against_fp16=_NO_TENSOR_CORES, **_PASCAL),
-    Support("6.1", "Pascal", ("8.4", "8.6.1"), False, against_fp16=_RATE_64, **_PASCAL),
-    Support("6.2", "Pascal", ("8.4", "8.6.1"), False, against_fp16=_NO_TENSOR_CORES, **_PASCAL),
+    Support("6.0", "Pascal", *_PASCAL, _NO_TENSOR_CORES),
+    Support("6.1", "Pascal", *_PASCAL, _RATE_64),
+    Support("6.2", "Pascal", *_PASCAL, _NO_TENSOR_CORES),
     Support("7.0", "Volta", ("8.4", "10.4"), False, "12.9", "580", "cu126"),
     Support("7.5", "Turing", ("8.4", ""), True),
     Support("8.0", "Ampere", ("8.4", ""), True),

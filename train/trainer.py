@@ -238,12 +238,12 @@ class Training:
 
     def _batch_mean(self, x: Tensor) -> Tensor:
         """The mean over the shares of all processes, with a gradient to each."""
-        mean = x.mean()
-        if self.accelerator.num_processes > 1:
-            from torch.distributed.nn.functional import all_reduce
+        if self.accelerator.num_processes == 1:
+            return x.mean()
+        from torch.distributed.nn.functional import all_reduce
 
-            mean = all_reduce(mean)  # type: ignore[no-untyped-call]
-        return mean / self.accelerator.num_processes
+        mean: Tensor = all_reduce(x.mean()) / self.accelerator.num_processes  # type: ignore[no-untyped-call]
+        return mean
 
     def _average(self) -> None:
         """Exponential moving average of the weights, over a shorter window at the start."""
