@@ -234,18 +234,18 @@ class Generator(nn.Module):
         """Everything between the pixels and the image skip: the part that an exporter may run
         in half precision. Takes the head's input and its gradient map, (N, 3 or 48, h, w);
         without a gradient branch there is no map."""
-        shallow = self.head(low)
-        x, tapped = shallow, []
+        x = shallow = self.head(low)
+        gradient = gradient_shallow = (
+            None if low_gradient is None else self.gradient_head(low_gradient)
+        )
+        blocks = iter(self.gradient_blocks if self.config.taps else ())
         for number, rrdb in enumerate(self.trunk, start=1):
             x = rrdb(x)
             if number in self.config.taps:
-                tapped.append(x)
+                gradient = next(blocks)(gradient, x)
         hr = self.upsampler(shallow + self.trunk_conv(x))
-        if low_gradient is None:
+        if gradient is None:
             return self.fusion(None, hr), None
-        gradient_shallow = gradient = self.gradient_head(low_gradient)
-        for block, feature in zip(self.gradient_blocks, tapped, strict=True):
-            gradient = block(gradient, feature)
         hr_gradient = self.gradient_upsampler(gradient_shallow + self.gradient_conv(gradient))
         return self.fusion(hr_gradient, hr), self.gradient_out(hr_gradient)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -160,9 +160,10 @@ def export(
     network = load_network(model)
     auto = precision.value == "auto"
     with console.status(f"{model.name}: {network.architecture} x{network.scale}") as report:
-        write = partial(
-            onnx.export, network, target, io=io.value, images=images, force=force, report=report
-        )
+
+        def write(files: Literal["fp32", "fp16", "both"]) -> list[onnx.Written]:
+            return onnx.export(network, target, files, io.value, images, force, report)
+
         try:
             written = write("both" if auto and chosen == "fp16" else chosen)
         except ExportError as error:
