@@ -219,17 +219,17 @@ class _Stage:
 
     def save(self) -> None:
         """Write the state to continue from, and the weights so far."""
-        if not self.training.finite():
-            raise SrtoolError(
-                f"the weights overflowed by step {self.training.step} of {self.training.name}; "
-                + DIVERGED.format(stage=self.training.name)
-            )
         training = self.training
+        if not training.finite():
+            raise SrtoolError(
+                f"the weights overflowed by step {training.step} of {training.name}; "
+                + DIVERGED.format(stage=training.name)
+            )
         if self.main:
             self.save_weights(self.run.out / WEIGHTS)
             if training.name == "stage1" and training.step == training.stage.steps:
                 self.save_weights(self.run.out / STAGE1)  # stage 2 will go on from these
-            save_state(self.run.out, self.training.state(), self.recipe.keep)
+            save_state(self.run.out, training.state(), self.recipe.keep)
 
     def save_weights(self, path: Path, found: Validation | None = None) -> None:
         facts: dict[str, Any] = {

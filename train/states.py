@@ -80,11 +80,13 @@ def state_size(state: Any) -> int:
     return 0
 
 
-def _unwritable(path: Path, error: Exception) -> SrtoolError:
-    full = getattr(error, "errno", None) == errno.ENOSPC or not isinstance(error, OSError)
-    if full and shutil.disk_usage(path.parent).free > 1 << 20 and not isinstance(error, OSError):
-        raise error
-    reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
+def _unwritable(path: Path, error: OSError | RuntimeError) -> SrtoolError:
+    reason = "the disk is full"
+    if isinstance(error, RuntimeError):  # does not say what it is
+        if shutil.disk_usage(path.parent).free > 1 << 20:
+            raise error
+    elif error.errno != errno.ENOSPC:
+        reason = error.strerror or str(error)
     return SrtoolError(
         f"{path}: cannot be written ({reason}); the checkpoints before it are kept: "
         "make room and repeat the same command"

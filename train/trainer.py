@@ -129,8 +129,8 @@ class Training:
         rivals = Discriminators(
             self.plain.get("discriminator"), self.plain.get("gradient_discriminator")
         )
-        warm = self.step >= getattr(self.stage, "warm_up", 0)
-        if warm:
+        learns = self.step >= getattr(self.stage, "warm_up", 0)  # the generator, too
+        if learns:
             with rivals.frozen():
                 terms, made = self._generator_step(parts, rivals)
         else:
@@ -140,10 +140,9 @@ class Training:
         with _interrupt_held_back():
             if "discriminators" in self.optimizers:
                 terms |= self._discriminator_step(parts, made)
-            if warm:
-                self._apply("generator")
-            if "discriminators" in self.optimizers:
-                self._apply("discriminators")
+            for side in self.optimizers:
+                if learns or side != "generator":
+                    self._apply(side)
             self.step += 1
             self._average()
         return terms
