@@ -50,7 +50,7 @@ class PretrainStage(Strict):
 class LossWeights(Strict):
     """The weights of L_G. The paper prints five numbers for seven terms: those of feature
     matching and of the gradient adversarial loss are this project's reading. A term of weight 0
-    is not computed. vgg replaces lpips in the paper's ablation."""
+    is not computed. vgg replaces lpips in the paper's ablation; squared is not the paper's."""
 
     adversarial: Weight = 0.005
     lpips: Weight = 0.001
@@ -60,6 +60,7 @@ class LossWeights(Strict):
     gradient_adversarial: Weight = 0.005
     gradient_pixel: Weight = 0.01
     gradient_branch: Weight = 0.5
+    squared: Weight = 0.0
 
 
 class CutMix(Strict):

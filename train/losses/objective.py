@@ -74,6 +74,8 @@ def generator_terms(
     terms: Terms = {}
     if weights.pixel:
         terms["pixel"] = losses.pixel_loss(sr, hr)
+    if weights.squared:
+        terms["squared"] = losses.squared_loss(sr, hr)
     if weights.gradient_pixel or weights.gradient_branch or weights.gradient_adversarial:
         hr_map = gradient_map(hr)
     if weights.gradient_branch and output.gradient is not None:

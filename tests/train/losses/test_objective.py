@@ -133,6 +133,7 @@ CALLS = {
     "gradient_adversarial": (0, 2, 0, 0),
     "gradient_pixel": (0, 0, 0, 0),
     "gradient_branch": (0, 0, 0, 0),
+    "squared": (0, 0, 0, 0),
 }
 
 
@@ -250,6 +251,7 @@ def test_the_generators_terms_by_hand() -> None:
     # and M(HR) differ by about 0.25 at the 24 and by 0.25 sqrt(2) at the 4, out of 64.
     expected = {
         "pixel": 0.25,
+        "squared": 0.0625,
         "gradient_branch": 2.0,  # (1 + 3) / 2
         "gradient_pixel": (24 * 0.25 + 4 * 0.25 * 2**0.5) / 64,
         "lpips": 0.5,  # 0.5 - 2 x 0.25 + 0.5

@@ -39,6 +39,12 @@ def test_distances_of_images(term: Term) -> None:
     assert term(a, b).item() == 2.25 / 4
 
 
+def test_squared_distance_of_images() -> None:
+    a = picture([0.0, 0.5], [1.0, 0.25])
+    b = picture([0.5, 0.5], [0.0, 1.0])
+    assert terms.squared_loss(a, b).item() == (0.25 + 0 + 1 + 0.5625) / 4
+
+
 def test_adversarial_loss() -> None:
     image = torch.tensor([[[[1.0, 2.0]]], [[[3.0, -4.0]]]])  # mean 0.5
     pixels = torch.tensor([[[[-3.0]]], [[[1.0]]]])  # mean -1
@@ -161,6 +167,7 @@ def all_terms(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
     matrix = (real.flatten(0, 2)[:, :1], fake.flatten(0, 2)[:, :1])
     return {
         "pixel": terms.pixel_loss(fake, real),
+        "squared": terms.squared_loss(fake, real),
         "gradient_pixel": terms.gradient_pixel_loss(fake, real),
         "gradient_branch": terms.gradient_branch_loss(fake, real),
         "adversarial": terms.adversarial_loss(Judgement(fake, fake, ())),
