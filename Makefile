@@ -25,7 +25,7 @@ slow-test: .venv/dev.stamp
 
 ## gpu-check: on a machine with an NVIDIA GPU, build, certify and measure each engine that it can run
 gpu-check: .venv/dev.stamp
-	$(BIN)/python -m srtool.benchmarks.gpu_check --preset full --model weights/x4-lite.safetensors
+	$(BIN)/python -m srtool.benchmarks.speed.gpu_check --preset full --model weights/x4-lite.safetensors
 	$(BIN)/pytest -m gpu tests/runtime
 
 ## check: lint, format, types and import directions

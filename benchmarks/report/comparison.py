@@ -1,6 +1,6 @@
 """The picture of the README: details of the sample photographs by every means, side by side.
 
-python -m srtool.benchmarks.comparison docs/comparison.png weights/x4-lite.safetensors ...
+python -m srtool.benchmarks.report.comparison docs/comparison.png weights/x4-lite.safetensors ...
 """
 
 from __future__ import annotations

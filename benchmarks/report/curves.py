@@ -1,6 +1,6 @@
 """Training curves as one small picture, from TensorBoard's files.
 
-python -m srtool.benchmarks.curves docs/training.png runs/lite/tensorboard/stage1 ...
+python -m srtool.benchmarks.report.curves docs/training.png runs/lite/tensorboard/stage1 ...
 """
 
 from __future__ import annotations

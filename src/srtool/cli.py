@@ -13,11 +13,13 @@ import typer
 
 from srtool import __version__, console
 from srtool.commands.assets import assets_app
+from srtool.commands.bench import bench_app
 from srtool.commands.doctor import doctor
 from srtool.commands.engine import engine_app
 from srtool.commands.evaluate import evaluate, verify
 from srtool.commands.export import export
 from srtool.commands.infer import infer
+from srtool.commands.report import report
 from srtool.commands.train import train_app
 from srtool.errors import ExportError, SrtoolError
 
@@ -36,6 +38,8 @@ app.command()(export)
 app.command()(infer)
 app.command()(evaluate)
 app.command()(verify)
+app.command()(report)
+app.add_typer(bench_app)
 app.add_typer(engine_app)
 app.command()(doctor)
 

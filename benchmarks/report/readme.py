@@ -1,0 +1,178 @@
+"""The tables of the README, written from the results between its markers.
+
+    python -m srtool.benchmarks.report.readme README.md
+
+A block begins with <!-- figures: NAME --> and ends with <!-- end of figures -->; what stands
+between is replaced. No figure of these blocks is typed by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from srtool.benchmarks.evaluation import Evaluation
+from srtool.benchmarks.speed.result import Bench, Measured, Scaling, Side, read_bench
+from srtool.errors import DataError
+from srtool.files import whole_file
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+_BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+
+# Rows of the table of quality: title, file, engine in it.
+QUALITY = (
+    ("bicubic", "quality-set5-set14.json", "bicubic"),
+    (
+        "bicubic-float (paper: 28.420 / 26.100, 0.8245 / 0.7850)",
+        "quality-set5-set14.json",
+        "bicubic-float",
+    ),
+    ("x4-lite, PyTorch", "quality-set5-set14.json", "lite-torch"),
+    ("x4-lite, ONNX fp32 file, run in bf16", "quality-set5-set14.json", "lite-onnx"),
+    ("x4-lite, ONNX fp16 file, run in bf16", "quality-set5-set14.json", "lite-fp16"),
+    ("x4-lite-perceptual, PyTorch", "quality-set5-set14.json", "perceptual-torch"),
+    ("realesr-animevideov3, PyTorch", "quality-realesr-animevideov3.json", "anime-torch"),
+    ("realesr-animevideov3, ONNX fp32", "quality-realesr-animevideov3.json", "anime-onnx"),
+    ("realesr-animevideov3, ONNX fp16", "quality-realesr-animevideov3.json", "anime-fp16"),
+)
+_METRICS = (("PSNR", "psnr", 3), ("SSIM (Wang)", "ssim_wang", 4), ("NIQE", "niqe", 3))
+_SETS = ("Set5", "Set14")
+
+
+def with_figures(text: str, results: Path = RESULTS) -> str:
+    """A README with all its blocks up to date. DataError for a block of an unknown name."""
+
+    def block(match: re.Match[str]) -> str:
+        if match[2] not in TABLES:
+            raise DataError(f"figures: {match[2]}: expected one of {', '.join(TABLES)}")
+        return f"{match[1]}{TABLES[match[2]](results)}\n{match[3]}"
+
+    return _BLOCK.sub(block, text)
+
+
+def quality_table(results: Path) -> str:
+    """Means on Set5 / Set14, a row per method."""
+    files = {file for _, file, _ in QUALITY}
+    found = {
+        file: Evaluation.model_validate_json((results / file).read_text(encoding="utf-8"))
+        for file in files
+    }
+    rows = []
+    for title, file, engine in QUALITY:
+        cells = []
+        for _, metric, digits in _METRICS:
+            values = [found[file].mean[name][engine].get(metric) for name in _SETS]
+            cells.append(" / ".join("" if v is None else f"{v:.{digits}f}" for v in values))
+        rows.append([title, *cells])
+    return _table(["", *(title for title, _, _ in _METRICS)], rows)
+
+
+def speed_table(results: Path) -> str:
+    """Every side of every network, at the largest size that most of them did."""
+    rows = []
+    for bench in _benches(results):
+        for network in bench.networks:
+            size = _size(network)
+            rows += [_speed_row(network, side, size) for side in _by_speed(network, size)]
+    head = ["network", "run by", "speed", "range", "LR MP/s", "of peak", "end to end", "PSNR"]
+    return _table(head, rows)
+
+
+def _speed_row(network: Measured, side: Side, size: tuple[int, int]) -> list[str]:
+    timing = side.timing(size)
+    assert timing is not None
+    name = f"**{side.name}**" if side.kind == "engine" else side.name
+    speed = timing.speed
+    precision = "" if side.precision in side.name else f" ({side.precision})"
+    return [
+        f"{network.network}, {size[0]}x{size[1]}",
+        name + precision,
+        f"{speed.median:.2f}x" if speed else "1",
+        f"{speed.low:.2f}-{speed.high:.2f}" if speed else "",
+        f"{timing.lr_megapixels_per_second:.4f}",
+        f"{timing.peak_share:.0%}" if timing.peak_share is not None else "",
+        f"{side.end_to_end[0].share:.3f}" if side.end_to_end else "",
+        _between(side, network),
+    ]
+
+
+def _between(side: Side, network: Measured) -> str:
+    if side.name == network.reference:
+        return ""
+    return "equal" if side.psnr_between is None else f"{side.psnr_between:.1f} dB"
+
+
+def machine_line(results: Path) -> str:
+    """What the speeds were measured on, one line per machine."""
+    lines = []
+    for bench in _benches(results):
+        machine, peaks = bench.machine, bench.roofline
+        rates = [f"{rate / 1e9:.0f} GFLOP/s {name}" for name, rate in peaks.matrix.items()]
+        known = ("torch", "onnxruntime", "openvino", "ncnn")
+        versions = ", ".join(f"{x} {machine.versions[x]}" for x in known if x in machine.versions)
+        line = (
+            f"{machine.gpu or machine.cpu}, {machine.cores} cores, {machine.memory / 1e9:.0f} GB; "
+            f"measured peaks: {', '.join(rates)}, {peaks.bandwidth / 1e9:.0f} GB/s; {versions}."
+        )
+        lines += [line] if line not in lines else []
+    return "\n".join(lines)
+
+
+def scaling_table(results: Path) -> str:
+    """What does not change the cost per megapixel, and what does."""
+    rows = []
+    for bench in _benches(results):
+        for network in bench.networks:
+            rows += [_scaling_row(network, scaling) for scaling in network.scaling]
+    return _table(["network", "with", "cost, s per LR megapixel", "largest / smallest"], rows)
+
+
+def _scaling_row(network: Measured, scaling: Scaling) -> list[str]:
+    points = [f"{point.value:,}: {point.cost:.1f}" for point in scaling.points]
+    what = f"{scaling.axis}: {scaling.fixed}"
+    return [network.network, what, "; ".join(points), f"{scaling.flatness:.2f}"]
+
+
+def _benches(results: Path) -> list[Bench]:
+    return [read_bench(path) for path in sorted(results.glob("speed-*.json"))]
+
+
+def _size(network: Measured) -> tuple[int, int]:
+    """The largest size that as many sides were measured at as at any."""
+    counts: dict[tuple[int, int], int] = {}
+    for side in network.sides:
+        for timing in side.timings:
+            if timing.batch == 1:
+                counts[timing.size] = counts.get(timing.size, 0) + 1
+    return max(counts, key=lambda size: (counts[size], size[0] * size[1]))
+
+
+def _by_speed(network: Measured, size: tuple[int, int]) -> list[Side]:
+    timed = [side for side in network.sides if side.timing(size)]
+    return sorted(timed, key=lambda side: getattr(side.timing(size), "p50", 0.0))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
+
+
+TABLES = {
+    "quality": quality_table,
+    "speed": speed_table,
+    "machine": machine_line,
+    "scaling": scaling_table,
+}
+
+
+def main() -> None:
+    path = Path(sys.argv[1])
+    text = with_figures(path.read_text(encoding="utf-8"))
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Results set against each other, and against what others published."""

@@ -1,0 +1,300 @@
+"""What `srtool bench` measured: one JSON file, with all that is needed to judge and to repeat it.
+
+Seconds are raw, run by run; everything else about them (percentiles, rates, ratios) is computed
+from these and written into the file too, so that a reader in any language needs no formulas.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    computed_field,
+    model_validator,
+)
+
+from srtool.errors import DataError
+from srtool.files import whole_file
+
+VERSION: Literal[1] = 1
+Axis = Literal["size", "batch", "tile", "threads", "files"]
+Seconds = Annotated[tuple[float, ...], Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    """Computed fields stand in the file; they are passed over when it is read again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_computed(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        computed = cls.model_computed_fields
+        return {key: value for key, value in data.items() if key not in computed}
+
+
+class Machine(Strict):
+    """Where it was measured. cores: physical ones that the process may use, threads: logical
+    ones. memory: bytes. instructions: of the CPU, those that networks use (avx2, avx512f,
+    avx512_bf16, amx_bf16 ...). gpu, driver: empty without one; gpu_memory: bytes. versions: of
+    Python and of the libraries."""
+
+    cpu: str
+    cores: int
+    threads: int
+    memory: int
+    platform: str
+    instructions: tuple[str, ...] = ()
+    gpu: str = ""
+    driver: str = ""
+    gpu_memory: int = 0
+    versions: dict[str, str] = {}
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def fingerprint(self) -> str:
+        """The same for results whose seconds can be compared: of the hardware, not of software."""
+        parts = (self.cpu, self.cores, self.threads, self.platform, self.gpu, *self.instructions)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+class Roofline(Strict):
+    """Peaks measured in the same run. matrix: FLOP/s by precision, the best of several large
+    products in several libraries. bandwidth: bytes/s, of copying much more than the caches hold,
+    read and written bytes both counted."""
+
+    matrix: dict[str, float] = {}
+    bandwidth: float = 0.0
+
+
+class Spread(Strict):
+    """A median with the lowest and the highest."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Timing(Strict):
+    """One side on images of one size.
+
+    size: width and height in LR pixels. batch: images a run. seconds: wall time of each run, from
+    pixels in host memory to pixels in host memory. warm_up: runs before, until the time was
+    stable. speed: how many times as fast as the reference side, run by run; None for the
+    reference itself and where it was not measured. peak_share: of the measured matrix peak,
+    bandwidth_share: of the measured bandwidth, by the operations and bytes that the ONNX graph
+    counts. peak_memory: of the side's own process, device_memory: of the GPU, bytes. watts, clock
+    (MHz): of the GPU, means. Unknown figures are None.
+    """
+
+    size: tuple[int, int]
+    batch: int = 1
+    seconds: Seconds
+    warm_up: int
+    scale: int = 4
+    speed: Spread | None = None
+    peak_share: float | None = None
+    bandwidth_share: float | None = None
+    peak_memory: int | None = None
+    device_memory: int | None = None
+    watts: float | None = None
+    clock: float | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def p50(self) -> float:
+        """Latency of a run, seconds."""
+        return statistics.median(self.seconds)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def p90(self) -> float:
+        return percentile(self.seconds, 90)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def p99(self) -> float:
+        """Near the slowest run, where there are fewer than a hundred."""
+        return percentile(self.seconds, 99)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def images_per_second(self) -> float:
+        return self.batch / self.p50
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def lr_megapixels_per_second(self) -> float:
+        return self.batch * self.size[0] * self.size[1] / self.p50 / 1e6
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def hr_megapixels_per_second(self) -> float:
+        return self.lr_megapixels_per_second * self.scale**2
+
+
+class EndToEnd(Strict):
+    """A folder of image files through an engine: decoding, upscaling and encoding at once.
+
+    size: width and height of the images, LR pixels. seconds: wall time. decode, compute, encode:
+    seconds of each, which overlap. peak_memory: of the process, bytes.
+    """
+
+    files: int
+    size: tuple[int, int]
+    seconds: float
+    decode: float
+    compute: float
+    encode: float
+    peak_memory: int | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def share(self) -> float:
+        """Compute over wall time: how much of its own speed the engine keeps from file to file."""
+        return self.compute / self.seconds
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def images_per_second(self) -> float:
+        return self.files / self.seconds
+
+
+class Side(Strict):
+    """One way to run a network: an engine of srtool, or what people run otherwise.
+
+    software: the library and its version. precision: what it computes in. load: seconds from a
+    fresh process with nothing imported to a network that is ready, cold: seconds of its first
+    image then. psnr_between: dB between its output and the reference's, None where equal,
+    max_difference: levels, None for the reference. skipped: size and batch, such as "960x540 x1",
+    -> why it was not measured there.
+    """
+
+    name: str
+    kind: Literal["engine", "baseline"]
+    software: str
+    precision: str
+    load: float
+    cold: float
+    timings: tuple[Timing, ...] = ()
+    end_to_end: tuple[EndToEnd, ...] = ()
+    psnr_between: float | None = None
+    max_difference: int | None = None
+    skipped: dict[str, str] = {}
+
+    def timing(self, size: tuple[int, int], batch: int = 1) -> Timing | None:
+        """What was measured at a size."""
+        found = (t for t in self.timings if (t.size, t.batch) == (size, batch))
+        return next(found, None)
+
+
+class Point(Strict):
+    """value: of the axis (LR pixels of an image, images a batch, side of a tile, threads, files).
+    megapixels: LR megapixels that one run upscales. seconds: of each run. peak_memory: bytes."""
+
+    value: int
+    megapixels: float
+    seconds: Seconds
+    peak_memory: int | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def cost(self) -> float:
+        """Seconds per LR megapixel, the median."""
+        return statistics.median(self.seconds) / self.megapixels
+
+
+class Scaling(Strict):
+    """How the cost of a side changes with one thing while all else stays."""
+
+    axis: Axis
+    side: str
+    fixed: str
+    points: Annotated[tuple[Point, ...], Field(min_length=1)]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def flatness(self) -> float:
+        """Largest over smallest cost per megapixel."""
+        costs = [point.cost for point in self.points]
+        return max(costs) / min(costs)
+
+
+class Measured(Strict):
+    """Everything about one network. flops, moved: operations, and values read and written, per LR
+    pixel; None where they cannot be counted. sha256: of the weights, empty where unknown.
+    reference: the side that speeds are relative to. absent: sides that were not run -> why."""
+
+    network: str
+    architecture: str
+    scale: int
+    flops: float | None = None
+    moved: float | None = None
+    parameters: int | None = None
+    sha256: str = ""
+    reference: str
+    sides: tuple[Side, ...]
+    absent: dict[str, str] = {}
+    scaling: tuple[Scaling, ...] = ()
+
+    def side(self, name: str) -> Side | None:
+        return next((side for side in self.sides if side.name == name), None)
+
+
+class Bench(Strict):
+    """One run of `srtool bench`. command: how to repeat it. busy: load of the machine by others
+    when it began, in cores, None where unknown."""
+
+    bench: Literal[1] = VERSION
+    made: str
+    command: str
+    machine: Machine
+    busy: float | None = None
+    roofline: Roofline = Roofline()
+    networks: tuple[Measured, ...]
+
+
+def percentile(seconds: Sequence[float], share: float) -> float:
+    """Linear between the two nearest, as numpy's."""
+    ordered = sorted(seconds)
+    place = (len(ordered) - 1) * share / 100
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return Spread(median=statistics.median(values), low=min(values), high=max(values))
+
+
+def read_bench(path: Path) -> Bench:
+    """DataError where the file is missing, or no result of a version that is known."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return Bench.model_validate_json(text)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; `srtool bench --out DIR` writes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise DataError(
+            f"{path}: is no result of `srtool bench`, version {VERSION} ({place}: {first['msg']})"
+        ) from None
+
+
+def write_bench(path: Path, bench: Bench) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(bench.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,162 @@
+"""How an engine's cost per megapixel changes with size, batch, tile, threads and number of files.
+
+On the last two axes of growth it must not: a large image is cut into tiles, a long list of files
+is a short one over and over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from srtool.benchmarks.speed.images import pieces, write_files
+from srtool.benchmarks.speed.opened import Opened
+from srtool.benchmarks.speed.result import Axis, Point, Scaling
+from srtool.benchmarks.speed.worker import Worker
+from srtool.benchmarks.workers import cores
+from srtool.errors import EngineError
+
+Report = Callable[[str], None]
+Found = tuple[str, list[Point]]  # what stays the same, in words, and the points
+
+# Width and height of images in LR pixels: about 1, 4, 25 and 100 megapixels once upscaled by 4.
+SIZES = ((256, 256), (512, 512), (1250, 1250), (2500, 2500))
+BATCHES = (1, 2, 4, 8, 16)
+TILES = (64, 96, 128, 192, 256, 384, 512)
+FILES = (10, 100, 1_000, 10_000)
+_BATCH_SIDE, _TILE_IMAGE, _THREAD_SIDE, _FILE_SIDE = 64, 512, 256, 24
+_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A point to be measured. go: runs once, and gives the seconds."""
+
+    value: int
+    megapixels: float
+    go: Callable[[], float]
+
+
+def scaling_of(
+    axis: Axis, side: str, open_side: Callable[[], Opened], folder: Path, report: Report
+) -> Scaling:
+    """Measure one axis: rounds over all its points, the smaller ones between the larger ones, so
+    that a machine that drifts tilts no curve."""
+    measure = {
+        "size": _sizes,
+        "batch": _batches,
+        "tile": _tiles,
+        "threads": _threads,
+        "files": _files,
+    }[axis]
+    fixed, points = measure(open_side, folder, report)
+    return Scaling(axis=axis, side=side, fixed=fixed, points=tuple(points))
+
+
+def _sizes(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
+    with Worker(open_side) as worker:
+        images = {width * height: _stored(folder, 1, (width, height)) for width, height in SIZES}
+        runs = [
+            _Run(pixels, pixels / 1e6, partial(worker.run, path)) for pixels, path in images.items()
+        ]
+        return "one image, its LR pixels", _in_turn(runs, worker, report)
+
+
+def _batches(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
+    side = _BATCH_SIDE
+    with Worker(open_side) as worker:
+        paths = {batch: _stored(folder, batch, (side, side)) for batch in BATCHES}
+        runs = [
+            _Run(batch, batch * side * side / 1e6, partial(worker.run, path))
+            for batch, path in paths.items()
+        ]
+        return f"images of {side}x{side} LR pixels", _in_turn(runs, worker, report)
+
+
+def _tiles(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
+    side = _TILE_IMAGE
+    with Worker(open_side) as worker:
+        image = _stored(folder, 1, (side, side))
+
+        def run(tile: int) -> float:
+            worker.use_tile(tile)
+            return worker.run(image)
+
+        runs = [_Run(tile, side * side / 1e6, partial(run, tile)) for tile in TILES]
+        return f"an image of {side}x{side} LR pixels", _in_turn(runs, worker, report)
+
+
+def _threads(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
+    """A process for each number of threads: libraries count them once."""
+    side, every = _THREAD_SIDE, cores()
+    counts = sorted({1 << power for power in range(every.bit_length())} | {every})
+    counts = [count for count in counts if count <= every]
+    image = _stored(folder, 1, (side, side))
+    with ExitStack() as stack:
+        workers = {count: stack.enter_context(Worker(open_side, count)) for count in counts}
+        runs = [
+            _Run(count, side * side / 1e6, partial(worker.run, image))
+            for count, worker in workers.items()
+        ]
+        return f"an image of {side}x{side} LR pixels", _in_turn(runs, None, report)
+
+
+def _files(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
+    side = _FILE_SIDE
+    sources = write_files(folder / "many", max(FILES), side, side)
+    with Worker(open_side) as worker:
+
+        def run(count: int) -> float:
+            found = worker.folder(sources[:count], folder / "out")
+            if found.failed:
+                raise EngineError(f"{found.failed} of {count} files failed")
+            return found.seconds
+
+        runs = [_Run(count, count * side * side / 1e6, partial(run, count)) for count in FILES]
+        return f"PNG files of {side}x{side} LR pixels, from file to file", _in_turn(
+            runs, worker, report
+        )
+
+
+def _stored(folder: Path, batch: int, size: tuple[int, int]) -> Path:
+    path = folder / f"scaling-{size[0]}x{size[1]}x{batch}.npy"
+    if not path.exists():
+        np.save(path, pieces(batch, *size))
+    return path
+
+
+def _in_turn(runs: Sequence[_Run], worker: Worker | None, report: Report) -> list[Point]:
+    """Rounds over all points. One that is a small part of the largest is run several times in a
+    round, spread over it, so that all see the machine at all its speeds."""
+    seconds: dict[int, list[float]] = {run.value: [] for run in runs}
+    memory: dict[int, int] = {}
+
+    def measure(run: _Run) -> None:
+        seconds[run.value].append(run.go())
+        held = worker.peak_memory() if worker else None
+        memory[run.value] = max(held or 0, memory.get(run.value, 0))
+
+    runs[0].go()
+    runs[0].go()
+    if worker:
+        worker.peak_memory()  # counted anew from here
+    for number in range(_ROUNDS):
+        for at, run in enumerate(runs):
+            report(f"round {number + 1} of {_ROUNDS}, {run.value}")
+            for smaller in runs[:at]:
+                measure(smaller)
+            measure(run)
+    return [
+        Point(
+            value=run.value,
+            megapixels=run.megapixels,
+            seconds=tuple(seconds[run.value]),
+            peak_memory=memory[run.value] or None,
+        )
+        for run in runs
+    ]

@@ -1,0 +1,236 @@
+"""The page: what stands in it, and that it needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from srtool import cli
+from srtool.benchmarks.evaluation import Evaluation
+from srtool.benchmarks.report.page import page_from_sources, write_page
+from srtool.benchmarks.report.sources import Sources
+from srtool.benchmarks.report.tables import figure
+from srtool.benchmarks.speed.result import Bench, Measured
+from srtool.errors import DataError
+
+MADE = "2026-11-23T18:40:00+00:00"
+Run = Callable[..., Any]
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, ids, and the text outside of <style> and <script>."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == [], "elements that are not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "input", "br"):
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self._open):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"[ \n]+", " ", " ".join(self.words))
+
+    @property
+    def ids(self) -> list[str]:
+        return [value for _, attributes in self.tags if (value := attributes.get("id"))]
+
+    @property
+    def sections(self) -> list[str]:
+        return [attributes.get("id") or "" for tag, attributes in self.tags if tag == "section"]
+
+
+def read(sources: Sources) -> Reader:
+    return Reader(page_from_sources(sources, [], MADE).html)
+
+
+@pytest.fixture
+def full(bench: Bench, evaluation_of: Callable[..., Evaluation], parity: Any) -> Sources:
+    return Sources([("b.json", bench)], [("e.json", evaluation_of())], [("p.json", parity)])
+
+
+def test_everything(full: Sources, bench: Bench) -> None:
+    found = read(full)
+    assert found.sections == ["summary", "quality", "parity", "speed", "not-run"]
+    assert len(found.ids) == len(set(found.ids))
+    links = [a["href"] or "" for tag, a in found.tags if tag == "a" and "href" in a]
+    assert [link for link in links if link.startswith("#") and link[1:] not in found.ids] == []
+    network = bench.networks[0]
+    side = network.side("openvino bf16")
+    assert side is not None
+    timing = side.timing((480, 270))
+    assert timing is not None
+    assert timing.speed is not None
+    for text in (
+        bench.machine.fingerprint,
+        bench.command,
+        "2026-11-23 18:00 UTC",
+        "torch 2.14.1",
+        f"{timing.speed.median:.2f}×",
+        figure(timing.lr_megapixels_per_second) + " LR MP/s",
+        figure(1e3 * timing.p99),
+        "30.12 dB PSNR-Y: lite on Set5 +1.72 dB to bicubic",
+        "1 of 2 within the gates on samples",
+        "at most 1 of 255 levels apart",
+        "there is no NVIDIA GPU here",
+        "takes more than 2 GB",
+        "fails: no GPU",
+    ):
+        assert text in found.text
+
+
+def test_sections_without_data_are_left_out(full: Sources) -> None:
+    name, bench = full.benches[0]
+    (network,) = bench.networks
+    bare = network.model_copy(update={"sides": network.sides[:1], "scaling": ()})
+    bench = bench.model_copy(update={"networks": (bare,)})
+    assert read(Sources([(name, bench)])).sections == ["summary", "speed", "not-run"]
+    assert read(Sources([], full.evaluations)).sections == ["summary", "quality", "not-run"]
+    assert read(Sources([], [], full.parities)).sections == ["summary", "parity", "not-run"]
+    found = full.parities[0][1].model_copy(update={"unavailable": {}, "rows": []})
+    assert read(Sources([], [], [("p.json", found)])).sections == ["summary", "parity"]
+
+
+def test_two_results_of_one_network(bench_of: Callable[..., Bench], network: Measured) -> None:
+    bench = bench_of(network.model_copy(update={"sides": network.sides[:1], "scaling": ()}))
+    found = read(Sources([("a.json", bench), ("b.json", bench)]))
+    assert len(found.ids) == len(set(found.ids))
+
+
+def test_names_are_no_markup(
+    bench_of: Callable[..., Bench],
+    network: Measured,
+    evaluation_of: Callable[..., Evaluation],
+) -> None:
+    bad = '<b>"bold"</b><script>alert(1)</script>'
+    side = network.sides[0].model_copy(update={"name": bad})
+    names = {"network": bad, "sides": (*network.sides[:1], side), "absent": {bad: bad}}
+    network = network.model_copy(update=names)
+    evaluation = evaluation_of(**{"bicubic": {"psnr": 1.0}, bad: {"psnr": 2.0}})
+    html = page_from_sources(
+        Sources([(bad, bench_of(network))], [(bad, evaluation)]), [], MADE
+    ).html
+    assert "<b>" not in html
+    assert "alert(1)</script>" not in html
+    assert bad in " ".join(Reader(html).words)
+
+
+def test_an_infinite_psnr(evaluation_of: Callable[..., Evaluation]) -> None:
+    found = read(Sources([], [("e", evaluation_of(bicubic={"psnr": 28.0}, same={"psnr": None}))]))
+    assert "∞" in found.text
+    assert "nan" not in found.text.lower()
+
+
+def test_the_policy_lets_nothing_be_loaded(full: Sources) -> None:
+    html = page_from_sources(full, [], MADE).html
+    policy = re.findall(r'Content-Security-Policy" content="([^"]+)"', html)[0]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    for _, attributes in Reader(html).tags:
+        for name in ("src", "href", "xlink:href", "srcset"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+        assert not [name for name in attributes if name.startswith("on")]
+    assert "@import" not in html
+    assert re.findall(r"url\((?!#)", html) == []
+
+
+def test_a_file_that_cannot_be_written(full: Sources, tmp_path: Path, complains: Any) -> None:
+    page = page_from_sources(Sources([], full.evaluations), [], MADE)
+    with complains(DataError, tmp_path, "-o"):
+        write_page(tmp_path, page)
+    assert list(tmp_path.iterdir()) == []
+
+
+# srtool report
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SRTOOL_ASSETS", str(tmp_path / "assets"))
+
+    def command(*arguments: object) -> Any:
+        monkeypatch.setattr(sys, "argv", ["srtool", "report", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return SimpleNamespace(code=caught.value.code or 0, out=out, err=err.splitlines())
+
+    return command
+
+
+def test_the_command(
+    run: Run,
+    bench_file: Path,
+    evaluation_folder: Path,
+    compact_engine: Path,
+    compact_weights: Path,
+    photographs: Path,
+) -> None:
+    result = run(bench_file, evaluation_folder, "-o", "out/r.html", "--images", photographs,
+                 "--engine", compact_engine, "--model", compact_weights, "--count", "2",
+                 "--plots", "plots")  # fmt: skip
+    size = Path("out/r.html").stat().st_size
+    assert (result.code, result.out) == (0, f"out/r.html  {size / 1e6:.1f} MB\n")
+    assert [path.name for path in Path("out").iterdir()] == ["r.html"]
+    found = Reader(Path("out/r.html").read_text())
+    assert found.sections == ["summary", "quality", "speed", "pictures", "not-run"]
+    images = [attributes for tag, attributes in found.tags if tag == "img"]
+    assert len(images) == 2 * (4 + 1 + 4)
+    assert all(image["alt"] for image in images)
+    assert "No NIQE: niqe_modelparameters.mat is not installed" in found.text
+    assert len(list(Path("plots").iterdir())) == 12
+
+
+def test_one_line_for_what_does_not_fit(run: Run, bench_file: Path, photographs: Path) -> None:
+    for arguments in (
+        ("none.json",),
+        (bench_file, "--images", photographs),
+        (bench_file, "--engine", "none.onnx"),
+    ):
+        result = run(*arguments)
+        assert result.code == 2
+        assert len(result.err) == 1
+        assert not Path("report.html").exists()
+
+
+def test_an_interrupt_leaves_no_file(
+    run: Run, bench_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from srtool.benchmarks.report import page
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(page.Path, "write_text", interrupted)
+    assert run(bench_file, "-o", "r.html").code == 130
+    assert list(Path().glob("*.html")) + list(Path().glob(".srtool*")) == []

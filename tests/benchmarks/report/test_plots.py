@@ -1,0 +1,187 @@
+"""Every plot draws what there is, at the edges too; a warning of matplotlib fails a test."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+
+from srtool.benchmarks.evaluation import Evaluation
+from srtool.benchmarks.report import charts, drawing, plots
+from srtool.benchmarks.report.sources import Sources
+from srtool.benchmarks.speed.result import Bench, Measured
+from srtool.errors import DataError
+
+
+def drawn(network: Measured) -> list[drawing.Plot]:
+    found = list(charts.plots_of_network(network, charts.Slugs()))
+    for plot in found:
+        ElementTree.fromstring(drawing.inline_svg(plot))  # is drawn, and is XML
+    return found
+
+
+def test_all_of_them(network: Measured) -> None:
+    before = dict(mpl.rcParams)
+    found = drawn(network)
+    assert dict(mpl.rcParams) == before
+    assert [plot.slug for plot in found] == [
+        "x4-lite-throughput",
+        "x4-lite-latency",
+        "x4-lite-roofline",
+        "x4-lite-scaling-batch",
+        "x4-lite-scaling-threads",
+    ]
+    for plot in found:
+        assert len(plot.alt) > 40
+
+
+def test_one_size_and_one_side(network: Measured) -> None:
+    side = network.sides[0]
+    timing = side.timings[0].model_copy(
+        update={"seconds": (0.5,), "peak_share": None, "bandwidth_share": None}
+    )
+    small = network.model_copy(
+        update={"sides": (side.model_copy(update={"timings": (timing,)}),), "scaling": ()}
+    )
+    assert [plot.title for plot in drawn(small)] == [
+        "Throughput by image size",
+        "Distribution of latency",
+    ]
+
+
+def test_nothing_was_timed(network: Measured) -> None:
+    empty = network.model_copy(update={"sides": (), "scaling": ()})
+    assert drawn(empty) == []
+
+
+def test_a_missing_reference(network: Measured) -> None:
+    """Nor is one of the sides of a scaling curve among the sides."""
+    sides = tuple(side for side in network.sides if side.name != network.reference)
+    assert len(drawn(network.model_copy(update={"sides": sides}))) == 5
+
+
+def test_only_one_share_is_known(network: Measured) -> None:
+    sides = [
+        side.model_copy(
+            update={
+                "timings": tuple(
+                    timing.model_copy(update={"bandwidth_share": None}) for timing in side.timings
+                )
+            }
+        )
+        for side in network.sides
+    ]
+    assert len(drawn(network.model_copy(update={"sides": tuple(sides)}))) == 5
+
+
+def test_sides_a_thousand_times_apart(network: Measured) -> None:
+    side = network.sides[0]
+    slow = [
+        timing.model_copy(update={"seconds": tuple(1000 * value for value in timing.seconds)})
+        for timing in side.timings
+    ]
+    other = side.model_copy(update={"name": "slow", "timings": tuple(slow)})
+    network = network.model_copy(update={"sides": (side, other)})
+    figure = plots.throughput_by_size(network, 1)
+    assert figure.axes[0].get_yscale() == "log"
+    assert len(drawn(network)) == 5
+
+
+def test_long_names_and_single_points(network: Measured) -> None:
+    """A plot whose names leave no room for it would warn."""
+    side = network.sides[0].model_copy(update={"name": "x" * 200})
+    scaling = network.scaling[0]
+    one = scaling.model_copy(update={"points": scaling.points[:1], "side": side.name})
+    none = scaling.model_copy(update={"points": (), "axis": "tile"})
+    long = {"network": "y" * 200, "sides": (*network.sides, side), "scaling": (one, none)}
+    assert len(drawn(network.model_copy(update=long))) == 4
+
+
+def test_names_are_no_markup(network: Measured) -> None:
+    side = network.sides[0].model_copy(update={"name": "<b> & $x_1$ -- 100 %"})
+    plot = drawn(network.model_copy(update={"sides": (side,)}))[0]
+    svg = drawing.inline_svg(plot)
+    assert "<b>" not in svg
+    assert "&lt;b&gt; &amp; $x_1$ -- 100 %" in svg
+
+
+def against(bench: Bench, *evaluations: Evaluation) -> list[drawing.Plot]:
+    sources = Sources([("bench", bench)], [("evaluation", found) for found in evaluations])
+    return list(charts.quality_plots(sources, charts.Slugs()))
+
+
+def test_quality_against_speed(
+    bench_of: Callable[..., Bench],
+    network_named: Callable[..., Measured],
+    evaluation_of: Callable[..., Evaluation],
+) -> None:
+    """One network is known by the hash of its weights and one by its name."""
+    bench = bench_of(network_named(), network_named("other.pth", 2.0, sha256=""))
+    (plot,) = against(bench, evaluation_of())
+    assert "x4-lite 30.12 at 0.05" in plot.alt
+    assert "other.pth 29.50 at 0.1" in plot.alt
+    assert [axes.get_title(loc="left") for axes in plot.figure.axes] == [
+        "Set5: PSNR, dB (higher is better)",
+        "Set5: NIQE (lower is better)",
+    ]
+    ElementTree.fromstring(drawing.inline_svg(plot))
+
+
+def test_quality_that_is_infinite_or_of_others(
+    bench: Bench, evaluation_of: Callable[..., Evaluation]
+) -> None:
+    assert against(bench) == []
+    assert against(bench, evaluation_of(lite={"psnr": None})) == []
+    assert against(bench, evaluation_of(another={"psnr": 30.0})) == []
+    found = evaluation_of(another={"psnr": 30.0})
+    found.engines["another"] = {"sha256": "cd" * 32, "file": "x4-lite.pth"}
+    assert against(bench, found) == []  # the name is the same, the weights are not
+
+
+def test_labels_keep_apart() -> None:
+    assert drawing.spread_out([0.1, 0.5, 0.9], 0.1) == [0.1, 0.5, 0.9]
+    moved = drawing.spread_out([0.5, 0.5, 0.51, 0.9], 0.1)
+    assert all(b - a > 0.0999 for a, b in pairwise(moved))
+    assert sum(moved[:3]) == pytest.approx(0.5 + 0.5 + 0.51)
+
+
+def test_a_plot_in_the_page(network: Measured) -> None:
+    one, two = (drawing.inline_svg(plot) for plot in drawn(network)[:2])
+    assert one.startswith("<svg ")
+    assert 'role="img" aria-label="x4-lite: LR megapixels' in one
+    for colour in (drawing.INK, drawing.MUTED, drawing.GRID, *drawing.SERIES):
+        assert colour not in one + two  # the page's colours take their place
+    assert "currentColor" in one
+    ids = [re.findall(r'\bid="([^"]+)"', svg) for svg in (one, two)]
+    assert len(ids[0]) == len(set(ids[0])) > 0
+    assert not set(ids[0]) & set(ids[1])
+    used = re.findall(r'(?:url\(|href=")#([^")]+)', one)
+    assert set(used) <= set(ids[0])
+
+
+def test_files_for_papers(network: Measured, tmp_path: Path) -> None:
+    found = drawn(network)[:1]
+    written = drawing.write_plots(tmp_path / "plots", found)
+    assert [path.name for path in written] == ["x4-lite-throughput.png", "x4-lite-throughput.svg"]
+    assert written[0].read_bytes().startswith(b"\x89PNG")
+    svg = written[1].read_bytes()
+    assert drawing.INK in svg.decode()
+    drawing.write_plots(tmp_path / "plots", found)
+    assert written[1].read_bytes() == svg  # no date, no random ids
+
+
+def test_plots_that_cannot_be_written(network: Measured, tmp_path: Path, complains: object) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be written.*--plots"):
+        drawing.write_plots(tmp_path / "file", drawn(network)[:1])
+
+
+def test_slugs_differ() -> None:
+    slugs = charts.Slugs()
+    assert [slugs("A b", "c"), slugs("a-b-c"), slugs("a-b-c-2"), slugs("…")] == [
+        "a-b-c", "a-b-c-2", "a-b-c-2-2", "plot"]  # fmt: skip

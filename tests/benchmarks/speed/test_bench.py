@@ -1,0 +1,208 @@
+"""`srtool bench` as a whole, on a tiny network: real engines, real processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from srtool.benchmarks.speed import bench as module
+from srtool.benchmarks.speed.bench import Config, bench
+from srtool.benchmarks.speed.networks import networks_from_files, random_weights
+from srtool.benchmarks.speed.result import Bench, Roofline, read_bench, write_bench
+from srtool.benchmarks.speed.worker import Folder, Worker
+from srtool.errors import EngineError, UsageError
+from srtool.manifest import sha256
+from srtool.train.checkpoint import load_network
+
+REFERENCE = "PyTorch eager fp32"
+
+
+@pytest.fixture(scope="module")
+def measured(
+    compact_export: Path, compact_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Bench:
+    """Two engines and three baselines on two sizes, one of which is too large for its time."""
+    folder = tmp_path_factory.mktemp("bench")
+    networks = networks_from_files([compact_export / "x4.onnx"], [compact_weights], [], folder)
+    config = Config(
+        sizes=((40, 24), (32, 32)),
+        batches=(1, 2),
+        seconds=0.05,
+        files=3,
+        backends=("onnxruntime", "openvino fp32"),
+        compared=("eager fp32", "CUDA"),
+        scaling=("batch",),
+    )
+    return bench(networks, config, "srtool bench x4.onnx")
+
+
+def test_every_side_is_measured_at_every_size_and_batch(measured: Bench) -> None:
+    (network,) = measured.networks
+    names = [side.name for side in network.sides]
+    assert names == [REFERENCE, "srtool, onnxruntime fp32", "srtool, openvino fp32"]
+    assert network.reference == REFERENCE
+    for side in network.sides:
+        assert [(t.size, t.batch) for t in side.timings] == [
+            ((40, 24), 1), ((40, 24), 2), ((32, 32), 1), ((32, 32), 2),
+        ]  # fmt: skip
+        for timing in side.timings:
+            assert len(timing.seconds) >= 5
+            assert timing.warm_up >= 2
+            assert timing.p50 <= timing.p90 <= timing.p99
+            assert (timing.speed is None) == (side.name == REFERENCE)
+            assert timing.peak_memory is None or timing.peak_memory > 10e6
+        assert side.load > 0
+        assert side.cold > 0
+    assert {len(side.timings[0].seconds) for side in network.sides} != {0}
+
+
+def test_all_sides_compute_the_same(measured: Bench) -> None:
+    for side in measured.networks[0].sides[1:]:
+        assert side.psnr_between is None or side.psnr_between > 60
+        assert side.max_difference is not None
+        assert side.max_difference <= 1
+
+
+def test_ratios_are_of_the_rounds(measured: Bench) -> None:
+    reference, engine, _ = measured.networks[0].sides
+    found = [a / b for a, b in zip(*(s.timings[0].seconds for s in (reference, engine)))]  # noqa: B905
+    speed = engine.timings[0].speed
+    assert speed is not None
+    assert (speed.low, speed.high) == (min(found), max(found))
+
+
+def test_baselines_that_do_not_run_are_named_with_the_reason(measured: Bench) -> None:
+    assert measured.networks[0].absent == {"ONNX Runtime CUDA": "takes an NVIDIA GPU"}
+
+
+def test_engines_run_from_file_to_file(measured: Bench) -> None:
+    reference, *engines = measured.networks[0].sides
+    assert not reference.end_to_end
+    for engine in engines:
+        (found,) = engine.end_to_end
+        assert (found.files, found.size) == (3, (40, 24))
+        assert 0 < found.share < 1
+        assert found.decode > 0
+        assert found.encode > 0
+
+
+def test_the_roofline_is_measured_and_set_against_the_counted_cost(measured: Bench) -> None:
+    network = measured.networks[0]
+    assert network.flops
+    peak = measured.roofline.matrix["fp32"]
+    assert 1e9 < peak < 1e15
+    timing = network.sides[1].timings[0]
+    expected = 40 * 24 / timing.p50 * network.flops / peak
+    assert timing.peak_share == pytest.approx(expected)
+    assert measured.roofline.bandwidth > 1e8
+
+
+def test_scaling_is_of_the_fastest_engine(measured: Bench) -> None:
+    (scaling,) = measured.networks[0].scaling
+    assert scaling.axis == "batch"
+    assert scaling.side.startswith("srtool, ")
+    assert [point.value for point in scaling.points] == [1, 2, 4, 8, 16]
+    smallest, largest = scaling.points[0], scaling.points[-1]
+    assert len(smallest.seconds) == 10  # 2 rounds, before each of the larger ones too
+    assert len(largest.seconds) == 2
+    assert largest.megapixels == 16 * smallest.megapixels
+    assert scaling.flatness >= 1
+
+
+def test_it_survives_its_file(measured: Bench, tmp_path: Path) -> None:
+    write_bench(tmp_path / "speed.json", measured)
+    assert read_bench(tmp_path / "speed.json") == measured
+    written = json.loads((tmp_path / "speed.json").read_text())
+    timing = written["networks"][0]["sides"][0]["timings"][0]
+    assert timing["p50"] == measured.networks[0].sides[0].timings[0].p50
+
+
+def test_a_side_that_would_take_too_long_is_left_out_there(
+    compact_export: Path, tmp_path: Path
+) -> None:
+    networks = networks_from_files([compact_export / "x4.onnx"], [], [], tmp_path)
+    config = Config(sizes=((16, 16), (800, 800)), seconds=0.001, files=0, backends=("onnxruntime",))
+    (network,) = bench(networks, config, "").networks
+    (side,) = network.sides
+    assert [t.size for t in side.timings] == [(16, 16)]
+    assert "more than --seconds 0.001" in side.skipped["800x800 x1"]
+    assert all("needs compact.pth" in why for why in network.absent.values())
+    assert len(network.absent) > 5
+
+
+def test_an_engine_that_does_not_open_is_one_line(compact_engine: Path, tmp_path: Path) -> None:
+    networks = networks_from_files([compact_engine], [], [], tmp_path)
+    config = Config(sizes=((16, 16),), backends=("onnxruntime-cuda",))
+    with pytest.raises(EngineError, match=r"x4\.onnx on onnxruntime-cuda: "):
+        bench(networks, config, "")
+
+
+def test_engines_of_one_network_stand_together(
+    compact_engine: Path, compact_weights: Path, tmp_path: Path
+) -> None:
+    other = shutil.copy(compact_engine, tmp_path / "copy.onnx")
+    shutil.copy(f"{compact_engine}.json", f"{other}.json")
+    (network,) = networks_from_files([compact_engine, Path(other)], [compact_weights], [], tmp_path)
+    assert network.name == "compact"
+    assert [path.name for path in network.engines] == ["x4.onnx", "copy.onnx"]
+    assert network.weights == compact_weights
+    assert network.cost is not None
+    # 3 -> 8 -> 8 -> 48 channels of 3x3, a multiplication and an addition each
+    assert network.cost.flops == 2 * 9 * (3 * 8 + 8 * 8 + 8 * 48)
+
+
+def test_weights_are_found_beside_the_engine(compact_engine: Path, compact_weights: Path) -> None:
+    (network,) = networks_from_files([compact_engine], [], [], compact_engine.parent)
+    assert network.weights is None
+    shutil.copy(compact_weights, compact_engine.parent)
+    (network,) = networks_from_files([compact_engine], [], [], compact_engine.parent)
+    assert network.weights == compact_engine.parent / "compact.pth"
+
+
+def test_weights_are_exported_first(compact_weights: Path, tmp_path: Path) -> None:
+    (network,) = networks_from_files([compact_weights], [], [], tmp_path)
+    assert network.engines == [tmp_path / "compact.onnx"]
+    assert network.facts.weights_sha256 == sha256(compact_weights)
+
+
+def test_bad_names(compact_engine: Path, compact_weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.onnx: no such file"):
+        networks_from_files([tmp_path / "none.onnx"], [], [], tmp_path)
+    with pytest.raises(UsageError, match=r"none\.pth: no such file"):
+        networks_from_files([compact_engine], [tmp_path / "none.pth"], [], tmp_path)
+    stranger = random_weights("lite", tmp_path)
+    with pytest.raises(UsageError, match="no engine was made of it"):
+        networks_from_files([compact_engine], [stranger], [], tmp_path)
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+    with pytest.raises(UsageError, match="is no engine"):
+        networks_from_files([text], [], [], tmp_path)
+    with pytest.raises(UsageError, match="--preset huge: expected one of full, lite"):
+        random_weights("huge", tmp_path)
+
+
+def test_random_weights_are_repeatable_and_make_an_image(tmp_path: Path) -> None:
+    import torch
+
+    first = random_weights("lite", tmp_path)
+    digest = sha256(first)
+    assert sha256(random_weights("lite", tmp_path)) == digest
+    with torch.inference_mode():
+        out = load_network(first).upscale(torch.rand(1, 3, 24, 24))
+    assert 0.1 < out.mean() < 0.9
+
+
+def test_a_folder_of_which_an_image_fails_is_no_measure(
+    compact_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "busy_cores", lambda: 0.0)
+    monkeypatch.setattr(module, "measured_roofline", lambda *rest: Roofline())
+    monkeypatch.setattr(Worker, "folder", lambda *rest: Folder(1, 1, 1, 1, failed=2))
+    networks = networks_from_files([compact_export / "x4.onnx"], [], [], tmp_path)
+    config = Config(sizes=((16, 16),), seconds=0.001, files=3, backends=("onnxruntime",))
+    (side,) = bench(networks, config, "").networks[0].sides
+    assert not side.end_to_end
+    assert side.skipped == {"16x16, 3 files": "2 of 3 images failed"}

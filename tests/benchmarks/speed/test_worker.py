@@ -1,0 +1,142 @@
+"""A side in a process of its own: real processes, that open, fail, crash and hang."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from srtool.benchmarks.speed.sides import open_engine_side
+from srtool.benchmarks.speed.worker import Worker, WorkerError
+
+# What a worker opens is pickled by name, and pickle does not know this file's: builtins do.
+NEAREST = partial(
+    eval,
+    "__import__('srtool.benchmarks.speed.opened', fromlist=['Opened']).Opened("
+    "lambda x: x.repeat(4, 1).repeat(4, 2), 'nearest 1.0', 'fp32')",
+)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    path = tmp_path / "images.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8))
+    return path
+
+
+def test_it_runs_what_it_opened(images: Path) -> None:
+    with Worker(NEAREST) as worker:
+        assert (worker.ready.software, worker.ready.precision) == ("nearest 1.0", "fp32")
+        assert worker.ready.backend == ""
+        assert 0 < worker.ready.seconds < 60
+        assert 0 < worker.run(images) < 1
+        expected = np.load(images).repeat(4, 1).repeat(4, 2)
+        assert np.array_equal(worker.result(), expected)
+
+
+def test_an_engine_upscales_pixels_and_files(compact_engine: Path, tmp_path: Path) -> None:
+    from srtool.benchmarks.speed.images import pieces, write_files
+    from srtool.runtime.engine import open_engine
+
+    image = tmp_path / "image.npy"
+    np.save(image, pieces(1, 40, 24))
+    with Worker(partial(open_engine_side, compact_engine, "onnxruntime")) as worker:
+        assert worker.ready.backend == "onnxruntime fp32"
+        assert worker.ready.software.startswith("onnxruntime 1.")
+        worker.run(image)
+        whole = worker.result()
+        engine = open_engine(compact_engine, "onnxruntime")
+        assert np.array_equal(whole, engine.upscale(np.load(image)))
+        worker.use_tile(36)
+        worker.run(image)
+        tiled = worker.result()
+        assert tiled.shape == whole.shape == (1, 96, 160, 3)
+        found = worker.folder(write_files(tmp_path / "in", 3, 20, 12), tmp_path / "out")
+    assert found.failed == 0
+    assert 0 < found.compute < found.seconds
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_side_that_does_not_open_says_why(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"none\.onnx: no such engine"):
+        Worker(partial(open_engine_side, tmp_path / "none.onnx", "auto"))
+
+
+@pytest.mark.parametrize(
+    ("opener", "reason"),
+    [
+        (partial(exec, "raise RuntimeError('broken\\nand more')"), "^broken$"),
+        (partial(exec, "raise MemoryError"), "not enough memory"),
+        (
+            partial(exec, "import os, sys; os.write(2, b'bad kernel\\n'); os._exit(3)"),
+            "code 3 .bad",
+        ),
+    ],
+)
+def test_what_goes_wrong_inside_is_one_line(opener: partial[None], reason: str) -> None:
+    with pytest.raises(WorkerError, match=reason):
+        Worker(opener)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_a_process_that_is_killed_or_hangs() -> None:
+    with pytest.raises(WorkerError, match="ended by the system"):
+        Worker(partial(exec, KILL))
+    start = time.monotonic()
+    with pytest.raises(WorkerError, match="did not answer within 8 s"):
+        Worker(partial(time.sleep, 600), limit=8)
+    assert time.monotonic() - start < 30
+
+
+KILL = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def test_a_failing_image_leaves_the_worker_alive(images: Path, tmp_path: Path) -> None:
+    with Worker(NEAREST) as worker:
+        with pytest.raises(WorkerError, match=r"none\.npy"):
+            worker.run(tmp_path / "none.npy")
+        worker.run(images)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is a peak since the beginning")
+def test_peak_memory_is_of_the_run(tmp_path: Path) -> None:
+    large, small = tmp_path / "large.npy", tmp_path / "small.npy"
+    np.save(large, np.zeros((1, 1500, 1500, 3), np.uint8))  # 108 MB once upscaled
+    np.save(small, np.zeros((1, 4, 4, 3), np.uint8))
+    with Worker(NEAREST) as worker:
+        worker.run(small)
+        before = worker.peak_memory()
+        worker.run(large)
+        held = worker.peak_memory()
+        worker.run(small)
+        worker.peak_memory()
+        worker.run(small)
+        after = worker.peak_memory()
+    assert before
+    assert held
+    assert after
+    assert held - before > 100e6
+    assert held - after > 100e6
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_threads_limit_the_cpus() -> None:
+    count = (
+        "__import__('srtool.benchmarks.speed.opened', fromlist=['Opened']).Opened("
+        "lambda x: x, str(len(__import__('os').sched_getaffinity(0))), 'fp32')"
+    )
+    with Worker(partial(eval, count), threads=1) as worker:
+        assert worker.ready.software == "1"
+
+
+def test_the_process_ends_with_its_parent_s_wish() -> None:
+    worker = Worker(NEAREST)
+    process, log = worker._process, worker._log
+    worker.close()
+    assert not process.is_alive()
+    assert not log.exists()
