@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow-test gpu-check check format clean
+.PHONY: demo test slow-test results readme gpu-check check format clean
 
 # TensorRT-RTX builds plans for GPUs that are elsewhere; it has wheels for this platform.
 PLAN := $(if $(findstring Linux x86_64,$(shell uname -sm)),--gpu "RTX 4090")
@@ -22,6 +22,25 @@ test: .venv/dev.stamp
 ## slow-test: the tests that take minutes
 slow-test: .venv/dev.stamp
 	$(BIN)/pytest -m slow
+
+# Part of the names of the results: another machine keeps its own.
+MACHINE ?= cpu
+SPEED := benchmarks/results/speed
+
+## results: measure this machine for half an hour, write benchmarks/results/ and the READMEs' figures
+results: .venv/dev.stamp
+	$(BIN)/srtool bench --preset full --backend all --sizes 96x96 --seconds 15 \
+		--out $(SPEED)-full-$(MACHINE).json
+	$(BIN)/srtool bench weights/x4-lite.safetensors --backend all --seconds 15 \
+		--sizes 128x128,256x256,480x270 --scaling size,files,tile,batch,threads \
+		--out $(SPEED)-lite-$(MACHINE).json
+	$(MAKE) readme
+
+## readme: write the tables and the plot of the READMEs from benchmarks/results/
+readme: .venv/dev.stamp
+	$(BIN)/python -m srtool.benchmarks.report.readme README.md weights/README.md
+	$(BIN)/srtool report $(SPEED)-lite-$(MACHINE).json -o demo/report.html --plots demo/plots
+	cp demo/plots/x4-lite-throughput.png docs/throughput.png
 
 ## gpu-check: on a machine with an NVIDIA GPU, build, certify and measure each engine that it can run
 gpu-check: .venv/dev.stamp

@@ -45,6 +45,16 @@ def spans(length: int, tile: int, halo: int) -> list[Span]:
     ]
 
 
+def fitted(length: int, tile: int, halo: int) -> int:
+    """The smallest side of tiles, at most `tile`, that covers a length with as few of them: what
+    does not come out even is no reason to compute the same pixels twice."""
+    if length <= tile:
+        return tile
+    check_tile(tile, halo)
+    count = -(-(length - 2 * halo) // (tile - 2 * halo))
+    return -(-(length + 2 * halo * (count - 1)) // count)
+
+
 def pieces(span: Span, tile: int, halo: int) -> list[Span]:
     """Cover what a span keeps with smaller tiles, out of what it reads."""
     found = [
@@ -88,6 +98,8 @@ class Canvas:
         scale = engine.facts.scale
         self._made = np.empty((height * scale, width * scale, 3), pixels.dtype)
         sides = engine.tile_of(pixels.dtype) if tile is None else (tile, tile)
+        if not engine.is_deferred:  # a GPU's tiles have one shape, for which its plan was made
+            sides = fitted(height, sides[0], self._halo), fitted(width, sides[1], self._halo)
         self._submit(Span(0, height, 0, height), Span(0, width, 0, width), sides)
 
     @property

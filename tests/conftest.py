@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,50 @@ if TYPE_CHECKING:
 
 Complains = Callable[..., AbstractContextManager[None]]
 WritePng = Callable[[Path, NDArray[Any]], Path]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command ended with, and printed."""
+
+    code: Any
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line]
+
+    @property
+    def complaint(self) -> str:
+        """The one line of the error that ends the command."""
+        lines = [line for line in self.err.splitlines() if line.startswith("srtool: ")]
+        assert len(lines) == 1, self.err
+        assert self.err.endswith(f"{lines[0]}\n")
+        return lines[0]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Result]:
+    """Run a command of srtool in this process, in an empty folder, with no assets."""
+    from srtool import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("SRTOOL_ASSETS", str(tmp_path / "assets"))
+
+    def command(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["srtool", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        result = Result(caught.value.code or 0, *capsys.readouterr())
+        assert "Traceback" not in result.out + result.err
+        return result
+
+    return command
 
 
 @pytest.fixture(scope="session")

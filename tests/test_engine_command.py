@@ -6,13 +6,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from srtool import cli
 from srtool.manifest import read_manifest, sidecar, write_manifest
 from srtool.runtime import plan
 from srtool.runtime.plan import Library, Machine, library_of
@@ -20,38 +18,7 @@ from srtool.runtime.plan import Library, Machine, library_of
 SMALL = ["--shapes", "16x16,32x32,32x32"]
 
 
-@dataclass(frozen=True)
-class Result:
-    code: Any
-    out: str
-    err: str
-
-    @property
-    def complaint(self) -> str:
-        """The one line of the error that ends the command."""
-        assert "Traceback" not in self.out + self.err
-        lines = [line for line in self.err.splitlines() if line.startswith("srtool: ")]
-        assert len(lines) == 1, self.err
-        return lines[0]
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run a command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def command(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["srtool", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return Result(caught.value.code or 0, *capsys.readouterr())
-
-    return command
+Run = Callable[..., Any]  # of conftest
 
 
 @pytest.fixture

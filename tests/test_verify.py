@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from srtool import cli
 from srtool.manifest import Manifest, read_manifest, sidecar, write_manifest
 
-Run = Callable[..., Any]
+Run = Callable[..., Any]  # of conftest
 SIDE = 112  # of the HR images: NIQE needs 96 and the border
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setenv("SRTOOL_ASSETS", str(tmp_path / "assets"))
-
-    def command(*arguments: object) -> Any:
-        monkeypatch.setattr(sys, "argv", ["srtool", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return SimpleNamespace(code=caught.value.code or 0, out=out, err=err.splitlines())
-
-    return command
 
 
 @pytest.fixture
@@ -75,7 +54,7 @@ def test_a_good_engine(scene: Path, run: Run, compact_weights: Path) -> None:
     assert [word for word in ("set (1 images)", "dPSNR-Y", "dSSIM") if word not in result.out] == []
     assert "dPI" not in result.out
     for title in ("PI", "NIQE", "LPIPS"):
-        (line,) = [line for line in result.err if line.startswith(f"{title} is unavailable")]
+        (line,) = [line for line in result.lines if line.startswith(f"{title} is unavailable")]
         assert "srtool assets fetch" in line
         assert ("gate is not applied" in line) is (title == "PI")
     stored = json.loads(Path("out/parity.json").read_text())
@@ -109,7 +88,7 @@ def test_bad_input_is_one_line(
     result = run("verify", *given)
     assert result.code == 2
     assert result.out == ""
-    (line,) = result.err
+    (line,) = result.lines
     assert line.startswith("srtool: ")
     assert [word for word in words if word not in line] == []
 
@@ -135,14 +114,14 @@ def test_bisect_says_what_it_found(
     result = run("verify", overflowing_weights, "half.onnx", "--images", "set", "--backend",
                  "onnxruntime", "--bisect")  # fmt: skip
     assert result.code == 1
-    lines = [line for line in result.err if line.startswith("half.onnx: ")]
+    lines = [line for line in result.lines if line.startswith("half.onnx: ")]
     assert any("Conv of body.0" in line and "float16" in line for line in lines)
     assert any("half.mixed.onnx keeps" in line for line in lines)
     passing = [line for line in result.out.splitlines() if line.rstrip().endswith("passes")]
     assert sum("half.mixed.onnx" in line for line in passing) == 2
     done = run("infer", "in", "--engine", "half.mixed.onnx", "--backend", "onnxruntime",
                "--require-certified")  # fmt: skip
-    assert (done.code, len(done.err)) == (0, 1)
+    assert (done.code, len(done.lines)) == (0, 1)
 
 
 # infer
@@ -156,7 +135,7 @@ def infer(run: Run, *options: object, engine: object = ENGINE) -> Any:
 def test_what_export_certified_is_not_doubted(scene: Path, run: Run) -> None:
     result = infer(run, "--require-certified")
     assert result.code == 0
-    assert len(result.err) == 1
+    assert len(result.lines) == 1
 
 
 @pytest.mark.parametrize("kind", ["failed", "unknown", "alone"])
@@ -170,16 +149,16 @@ def test_doubt_is_one_line_and_may_be_refused(scene: Path, run: Run, kind: str) 
             write_manifest(Path(ENGINE), manifest.model_copy(update={"fidelity": {}}))
     result = infer(run)
     assert result.code == 0
-    (line,) = result.err[1:]
+    (line,) = result.lines[1:]
     assert line.startswith(f"{ENGINE}: is not certified: ")
     assert words[kind] in line
     Path("upscaled/a.png").unlink()
     refused = infer(run, "--require-certified")
     assert (refused.code, refused.out) == (2, "")
-    assert refused.err[-1] == f"srtool: {line}"
+    assert refused.lines[-1] == f"srtool: {line}"
     assert not Path("upscaled/a.png").exists()
 
 
 def test_the_reference_is_not_doubted(scene: Path, run: Run, compact_weights: Path) -> None:
     result = run("infer", "in", "--engine", compact_weights, "--require-certified")
-    assert (result.code, len(result.err)) == (0, 1)
+    assert (result.code, len(result.lines)) == (0, 1)

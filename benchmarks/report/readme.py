@@ -1,6 +1,6 @@
-"""The tables of the README, written from the results between its markers.
+"""The tables of READMEs, written from the results between their markers.
 
-    python -m srtool.benchmarks.report.readme README.md
+    python -m srtool.benchmarks.report.readme README.md weights/README.md
 
 A block begins with <!-- figures: NAME --> and ends with <!-- end of figures -->; what stands
 between is replaced. No figure of these blocks is typed by hand.
@@ -52,8 +52,8 @@ def with_figures(text: str, results: Path = RESULTS) -> str:
     return _BLOCK.sub(block, text)
 
 
-def quality_table(results: Path) -> str:
-    """Means on Set5 / Set14, a row per method."""
+def quality_table(results: Path, titles: Sequence[str] = ()) -> str:
+    """Means on Set5 / Set14, a row per method; titles: which, all where empty."""
     files = {file for _, file, _ in QUALITY}
     found = {
         file: Evaluation.model_validate_json((results / file).read_text(encoding="utf-8"))
@@ -61,6 +61,8 @@ def quality_table(results: Path) -> str:
     }
     rows = []
     for title, file, engine in QUALITY:
+        if titles and title not in titles:
+            continue
         cells = []
         for _, metric, digits in _METRICS:
             values = [found[file].mean[name][engine].get(metric) for name in _SETS]
@@ -159,8 +161,15 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
 
 
+def weights_table(results: Path) -> str:
+    """The shipped networks alone."""
+    shipped = ("bicubic", "x4-lite, PyTorch", "x4-lite-perceptual, PyTorch")
+    return quality_table(results, shipped)
+
+
 TABLES = {
     "quality": quality_table,
+    "weights": weights_table,
     "speed": speed_table,
     "machine": machine_line,
     "scaling": scaling_table,
@@ -168,10 +177,10 @@ TABLES = {
 
 
 def main() -> None:
-    path = Path(sys.argv[1])
-    text = with_figures(path.read_text(encoding="utf-8"))
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    for path in map(Path, sys.argv[1:]):
+        text = with_figures(path.read_text(encoding="utf-8"))
+        with whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from srtool.errors import EngineError
 Report = Callable[[str], None]
 Found = tuple[str, list[Point]]  # what stays the same, in words, and the points
 
-# Width and height of images in LR pixels: about 1, 4, 25 and 100 megapixels once upscaled by 4.
-SIZES = ((256, 256), (512, 512), (1250, 1250), (2500, 2500))
+# Width and height in LR pixels: 1, 4, 25 and 100 megapixels once upscaled by 4, in the shape of
+# photographs.
+SIZES = ((288, 216), (576, 432), (1444, 1083), (2888, 2166))
 BATCHES = (1, 2, 4, 8, 16)
 TILES = (64, 96, 128, 192, 256, 384, 512)
 FILES = (10, 100, 1_000, 10_000)
@@ -64,7 +65,7 @@ def _sizes(open_side: Callable[[], Opened], folder: Path, report: Report) -> Fou
         runs = [
             _Run(pixels, pixels / 1e6, partial(worker.run, path)) for pixels, path in images.items()
         ]
-        return "one image, its LR pixels", _in_turn(runs, worker, report)
+        return "a 4:3 image of so many LR pixels", _in_turn(runs, worker, report)
 
 
 def _batches(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from srtool import cli
 from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.report.page import page_from_sources, write_page
 from srtool.benchmarks.report.sources import Sources
@@ -171,23 +168,6 @@ def test_a_file_that_cannot_be_written(full: Sources, tmp_path: Path, complains:
 # srtool report
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SRTOOL_ASSETS", str(tmp_path / "assets"))
-
-    def command(*arguments: object) -> Any:
-        monkeypatch.setattr(sys, "argv", ["srtool", "report", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return SimpleNamespace(code=caught.value.code or 0, out=out, err=err.splitlines())
-
-    return command
-
-
 def test_the_command(
     run: Run,
     bench_file: Path,
@@ -196,9 +176,9 @@ def test_the_command(
     compact_weights: Path,
     photographs: Path,
 ) -> None:
-    result = run(bench_file, evaluation_folder, "-o", "out/r.html", "--images", photographs,
-                 "--engine", compact_engine, "--model", compact_weights, "--count", "2",
-                 "--plots", "plots")  # fmt: skip
+    files = "-o", "out/r.html", "--plots", "plots", "--images", photographs, "--count", "2"
+    networks = "--engine", compact_engine, "--model", compact_weights
+    result = run("report", bench_file, evaluation_folder, *files, *networks)
     size = Path("out/r.html").stat().st_size
     assert (result.code, result.out) == (0, f"out/r.html  {size / 1e6:.1f} MB\n")
     assert [path.name for path in Path("out").iterdir()] == ["r.html"]
@@ -217,9 +197,9 @@ def test_one_line_for_what_does_not_fit(run: Run, bench_file: Path, photographs:
         (bench_file, "--images", photographs),
         (bench_file, "--engine", "none.onnx"),
     ):
-        result = run(*arguments)
+        result = run("report", *arguments)
         assert result.code == 2
-        assert len(result.err) == 1
+        assert len(result.lines) == 1
         assert not Path("report.html").exists()
 
 
@@ -232,5 +212,5 @@ def test_an_interrupt_leaves_no_file(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(page.Path, "write_text", interrupted)
-    assert run(bench_file, "-o", "r.html").code == 130
+    assert run("report", bench_file, "-o", "r.html").code == 130
     assert list(Path().glob("*.html")) + list(Path().glob(".srtool*")) == []
