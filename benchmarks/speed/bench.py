@@ -165,6 +165,15 @@ def _all_opened(
         network, config.backends, config.compared, config.device, folder / "baselines"
     )
     runners: list[_Runner] = []
+    for contestant in list(taking_part):  # all of them before any is open, and holds its memory
+        if contestant.prepare is None:
+            continue
+        report(f"preparing {contestant.label}")
+        try:
+            run_apart(contestant.prepare)
+        except WorkerError as error:
+            absent[contestant.label] = str(error)
+            taking_part.remove(contestant)
     for contestant in taking_part:
         report(f"opening {contestant.label}")
         try:
@@ -183,8 +192,6 @@ def _opened(
     """Start a side's process, load it, and run its first image, of the first size."""
     size = config.sizes[0]
     images = _images(folder, size, 1)
-    if contestant.prepare:
-        run_apart(contestant.prepare)
     with Sensors() as sensors:
         worker = stack.enter_context(Worker(contestant.open, config.threads))
         cold = worker.run(images)

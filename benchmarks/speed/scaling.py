@@ -6,6 +6,7 @@ is a short one over and over.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ BATCHES = (1, 2, 4, 8, 16)
 TILES = (64, 96, 128, 192, 256, 384, 512)
 FILES = (10, 100, 1_000, 10_000)
 _BATCH_SIDE, _TILE_IMAGE, _THREAD_SIDE, _FILE_SIDE = 64, 512, 256, 24
-_ROUNDS = 2
+_ROUNDS = 3
+_LONG = 120.0  # seconds, after which no other round begins
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,8 @@ def _stored(folder: Path, batch: int, size: tuple[int, int]) -> Path:
 
 
 def _in_turn(runs: Sequence[_Run], worker: Worker | None, report: Report) -> list[Point]:
-    """Rounds over all points. One that is a small part of the largest is run several times in a
-    round, spread over it, so that all see the machine at all its speeds."""
+    """Rounds over all points, once where a round takes minutes. What is a small part of others is
+    run before each of them too, so that all see the machine at all its speeds."""
     seconds: dict[int, list[float]] = {run.value: [] for run in runs}
     memory: dict[int, int] = {}
 
@@ -146,11 +148,15 @@ def _in_turn(runs: Sequence[_Run], worker: Worker | None, report: Report) -> lis
     runs[0].go()
     if worker:
         worker.peak_memory()  # counted anew from here
+    start = time.perf_counter()
     for number in range(_ROUNDS):
+        if time.perf_counter() - start > _LONG:
+            break
         for at, run in enumerate(runs):
             report(f"round {number + 1} of {_ROUNDS}, {run.value}")
             for smaller in runs[:at]:
-                measure(smaller)
+                if smaller.megapixels < run.megapixels / 2:
+                    measure(smaller)
             measure(run)
     return [
         Point(

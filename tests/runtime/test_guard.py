@@ -332,7 +332,7 @@ def test_the_job_goes_on_and_says_which_tiles(
     (note,) = [event for event in events if event.message]
     assert (note.kind, note.job) == ("note", jobs[1])
     assert note.message.startswith(f"{jobs[1].source}: 1 tile ")
-    assert note.message.endswith("at 17,0")
+    assert note.message.endswith("at 18,0")
     assert "\n" not in note.message
 
 
@@ -346,7 +346,7 @@ def test_an_image_that_cannot_be_saved_fails_alone(
     assert not jobs[1].target.exists()
     (failed,) = [event for event in events if event.message]
     assert failed.kind == "failed"
-    assert failed.message.startswith(f"{jobs[1].source}: the tile of 24x24 pixels at 17,0")
+    assert failed.message.startswith(f"{jobs[1].source}: the tile of 23x24 pixels at 18,0")
     assert "\n" not in failed.message
 
 

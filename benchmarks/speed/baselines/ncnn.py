@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import subprocess
 import warnings
 from pathlib import Path
@@ -67,6 +68,8 @@ def convert(weights: Path, folder: Path) -> None:
         raise EngineError(f"pnnx was not done after {_PATIENCE:.0f} s") from None
     if done.returncode:
         how = f"crashes (signal {-done.returncode})" if done.returncode < 0 else "fails"
+        if done.returncode == -signal.SIGKILL:
+            how = "was ended by the system, most likely for want of memory,"
         raise EngineError(f"pnnx {how} with this network")
     image = torch.rand(1, 3, 21, 34)
     with torch.inference_mode():
