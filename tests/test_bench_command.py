@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from srtool.benchmarks.speed.result import Bench, read_bench
@@ -112,3 +116,26 @@ def test_a_gpu_that_is_elsewhere_is_estimated_and_marked(run: Run) -> None:
     assert found.code == 0, found.err
     assert "estimate" in found.out
     assert "0.31" in found.out  # LR megapixels/s of RRDB-23, as the design has it
+
+
+def test_an_interrupt_ends_every_process(compact_engine: Path) -> None:
+    # Its handler of Ctrl-C is missing where this process was started in the background of a shell.
+    launch = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from srtool.cli import main; main()"
+    )
+    options = ["--sizes", "24x16", "--seconds", "1000", "--baselines", "none"]
+    command = [sys.executable, "-c", launch, "bench", str(compact_engine), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "round 1" in line:
+                break
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert started
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []

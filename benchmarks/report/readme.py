@@ -39,6 +39,7 @@ QUALITY = (
 )
 _METRICS = (("PSNR", "psnr", 3), ("SSIM (Wang)", "ssim_wang", 4), ("NIQE", "niqe", 3))
 _SETS = ("Set5", "Set14")
+_LIBRARIES = ("torch", "onnxruntime", "openvino", "ncnn")
 
 
 def with_figures(text: str, results: Path = RESULTS) -> str:
@@ -93,7 +94,7 @@ def _speed_row(network: Measured, side: Side, size: tuple[int, int]) -> list[str
         name + precision,
         f"{speed.median:.2f}x" if speed else "1",
         f"{speed.low:.2f}-{speed.high:.2f}" if speed else "",
-        f"{timing.lr_megapixels_per_second:.4f}",
+        f"{timing.lr_megapixels_per_second:.3g}",
         f"{timing.peak_share:.0%}" if timing.peak_share is not None else "",
         f"{side.end_to_end[0].share:.3f}" if side.end_to_end else "",
         _between(side, network),
@@ -107,18 +108,24 @@ def _between(side: Side, network: Measured) -> str:
 
 
 def machine_line(results: Path) -> str:
-    """What the speeds were measured on, one line per machine."""
-    lines = []
+    """What the speeds were measured on, a line per machine with the best of its peaks."""
+    machines: dict[str, list[Bench]] = {}
     for bench in _benches(results):
-        machine, peaks = bench.machine, bench.roofline
-        rates = [f"{rate / 1e9:.0f} GFLOP/s {name}" for name, rate in peaks.matrix.items()]
-        known = ("torch", "onnxruntime", "openvino", "ncnn")
-        versions = ", ".join(f"{x} {machine.versions[x]}" for x in known if x in machine.versions)
-        line = (
+        machines.setdefault(bench.machine.fingerprint, []).append(bench)
+    lines = []
+    for found in machines.values():
+        machine = found[0].machine
+        peaks: dict[str, float] = {}
+        for bench in found:
+            for name, rate in bench.roofline.matrix.items():
+                peaks[name] = max(rate, peaks.get(name, 0.0))
+        rates = [f"{rate / 1e9:.0f} GFLOP/s {name}" for name, rate in peaks.items()]
+        bandwidth = max(bench.roofline.bandwidth for bench in found)
+        versions = [f"{x} {machine.versions[x]}" for x in _LIBRARIES if x in machine.versions]
+        lines.append(
             f"{machine.gpu or machine.cpu}, {machine.cores} cores, {machine.memory / 1e9:.0f} GB; "
-            f"measured peaks: {', '.join(rates)}, {peaks.bandwidth / 1e9:.0f} GB/s; {versions}."
+            f"measured peaks {', '.join(rates)}, {bandwidth / 1e9:.0f} GB/s; {', '.join(versions)}."
         )
-        lines += [line] if line not in lines else []
     return "\n".join(lines)
 
 
@@ -158,7 +165,7 @@ def _by_speed(network: Measured, size: tuple[int, int]) -> list[Side]:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
+    return "\n".join(re.sub(r"\|\s+(?=\|)", "| ", f"| {' | '.join(cells)} |") for cells in lines)
 
 
 def weights_table(results: Path) -> str:

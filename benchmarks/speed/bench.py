@@ -10,39 +10,40 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import psutil
-from numpy.typing import NDArray
 
 from srtool.benchmarks.speed.baselines import Device
-from srtool.benchmarks.speed.images import pieces, write_files
 from srtool.benchmarks.speed.machine import Sensors, busy_cores, this_machine
 from srtool.benchmarks.speed.networks import Network
 from srtool.benchmarks.speed.result import (
     Axis,
     Bench,
-    EndToEnd,
     Measured,
     Roofline,
-    Side,
     Timing,
     spread,
 )
 from srtool.benchmarks.speed.roofline import measured_roofline
+from srtool.benchmarks.speed.runner import (
+    Runner,
+    Size,
+    end_to_end,
+    images_file,
+    opened_runner,
+    side_of,
+)
 from srtool.benchmarks.speed.scaling import scaling_of
-from srtool.benchmarks.speed.sides import Contestant, contestants
+from srtool.benchmarks.speed.sides import contestants
 from srtool.benchmarks.speed.timing import interleaved, ratios, warm_up
-from srtool.benchmarks.speed.worker import Worker, WorkerError, run_apart
+from srtool.benchmarks.speed.worker import WorkerError, run_apart
 from srtool.errors import EngineError
 from srtool.export.flops import BYTES
-from srtool.psnr import psnr
 
-Size = tuple[int, int]  # width, height in LR pixels
 Report = Callable[[str], None]
 
 DEFAULT_SIZES: tuple[Size, ...] = ((256, 256), (480, 270), (960, 540), (1920, 1080))
@@ -79,24 +80,6 @@ def device_here() -> Device:
     return "cpu"
 
 
-@dataclass
-class _Runner:
-    """A side while it is measured. rate: seconds per LR pixel of the last run. sensors: of the GPU
-    while it ran alone, device_memory: by how much it made the GPU's grow, bytes."""
-
-    name: str
-    contestant: Contestant
-    worker: Worker
-    cold: float
-    rate: float
-    output: NDArray[np.uint8]
-    device_memory: int = 0
-    sensors: Sensors = field(default_factory=Sensors)
-    timings: list[Timing] = field(default_factory=list)
-    end_to_end: list[EndToEnd] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-
 def bench(
     networks: Sequence[Network], config: Config, command: str, report: Report = lambda line: None
 ) -> Bench:
@@ -131,11 +114,11 @@ def _measured(network: Network, config: Config, roofline: Roofline, report: Repo
                 say(f"a folder of {config.files} files by {runner.name}")
                 size = config.sizes[0]
                 try:
-                    runner.end_to_end.append(_end_to_end(runner, size, config.files, folder))
+                    runner.end_to_end.append(end_to_end(runner, size, config.files, folder))
                 except WorkerError as error:
                     place = f"{size[0]}x{size[1]}, {config.files} files"
                     runner.skipped[place] = str(error)
-            sides = tuple(_side(runner, runners[0]) for runner in runners)
+            sides = tuple(side_of(runner, runners[0]) for runner in runners)
         best = min(engines, key=lambda runner: runner.rate)  # now the only one in memory
         scaling = [
             scaling_of(axis, best.name, best.contestant.open, folder, say)
@@ -159,12 +142,12 @@ def _measured(network: Network, config: Config, roofline: Roofline, report: Repo
 
 def _all_opened(
     network: Network, config: Config, folder: Path, processes: ExitStack, report: Report
-) -> tuple[list[_Runner], dict[str, str]]:
+) -> tuple[list[Runner], dict[str, str]]:
     """Every side that opens and makes an image; the others -> why not."""
     taking_part, absent = contestants(
         network, config.backends, config.compared, config.device, folder / "baselines"
     )
-    runners: list[_Runner] = []
+    runners: list[Runner] = []
     for contestant in list(taking_part):  # all of them before any is open, and holds its memory
         if contestant.prepare is None:
             continue
@@ -177,7 +160,11 @@ def _all_opened(
     for contestant in taking_part:
         report(f"opening {contestant.label}")
         try:
-            runners.append(_opened(contestant, network, config, folder, processes))
+            runners.append(
+                opened_runner(
+                    contestant, network, config.sizes[0], config.threads, folder, processes
+                )
+            )
         except WorkerError as error:
             absent[contestant.label] = str(error)
     if not any(runner.contestant.kind == "engine" for runner in runners):
@@ -186,37 +173,8 @@ def _all_opened(
     return runners, absent
 
 
-def _opened(
-    contestant: Contestant, network: Network, config: Config, folder: Path, stack: ExitStack
-) -> _Runner:
-    """Start a side's process, load it, and run its first image, of the first size."""
-    size = config.sizes[0]
-    images = _images(folder, size, 1)
-    with Sensors() as sensors:
-        worker = stack.enter_context(Worker(contestant.open, config.threads))
-        cold = worker.run(images)
-    name = contestant.label
-    if contestant.kind == "engine":
-        name = engine_name(network, worker.ready.backend, contestant.file)
-    rate, memory = cold / math.prod(size), sensors.device_memory or 0
-    return _Runner(name, contestant, worker, cold, rate, worker.result(), memory)
-
-
-def engine_name(network: Network, backend: str, file: str) -> str:
-    """What the side of an engine is called: with its file, where the network has several."""
-    return f"srtool, {backend}" + (f", {file}" if len(network.engines) > 1 else "")
-
-
-def _images(folder: Path, size: Size, batch: int) -> Path:
-    """A batch as a file, made when it is first asked for."""
-    path = folder / f"{size[0]}x{size[1]}x{batch}.npy"
-    if not path.exists():
-        np.save(path, pieces(batch, *size))
-    return path
-
-
 def _time(
-    runners: Sequence[_Runner],
+    runners: Sequence[Runner],
     network: Network,
     size: Size,
     batch: int,
@@ -227,7 +185,7 @@ def _time(
 ) -> None:
     """One size and batch on all sides that can."""
     place = f"{size[0]}x{size[1]} x{batch}"
-    images = _images(folder, size, batch)
+    images = images_file(folder, size, batch)
     pixels = batch * math.prod(size)
     warm_ups: dict[str, int] = {}
     for runner in runners:
@@ -275,7 +233,7 @@ def _time(
         runner.timings.append(timing.model_copy(update=shares))
 
 
-def _too_much(runner: _Runner, network: Network, pixels: int, config: Config) -> str:
+def _too_much(runner: Runner, network: Network, pixels: int, config: Config) -> str:
     """Why a side is not run on so many LR pixels, in words; empty where it is."""
     seconds = runner.rate * pixels
     if seconds > config.seconds and runner.timings:
@@ -301,43 +259,3 @@ def _shares(
         if cost and roofline.bandwidth
         else None,
     }
-
-
-def _end_to_end(runner: _Runner, size: Size, files: int, folder: Path) -> EndToEnd:
-    """WorkerError where an image fails: seconds without it are no measure."""
-    sources = write_files(folder / f"files-{files}", files, *size)
-    runner.worker.peak_memory()
-    found = runner.worker.folder(sources, folder / "out")
-    if found.failed:
-        raise WorkerError(f"{found.failed} of {files} images failed")
-    return EndToEnd(
-        files=files,
-        size=size,
-        seconds=found.seconds,
-        decode=found.decode,
-        compute=found.compute,
-        encode=found.encode,
-        peak_memory=runner.worker.peak_memory(),
-    )
-
-
-def _side(runner: _Runner, reference: _Runner) -> Side:
-    between, largest = None, None
-    if runner is not reference:
-        found = psnr(runner.output, reference.output)
-        between = found if math.isfinite(found) else None
-        largest = int(np.abs(runner.output.astype(np.int16) - reference.output).max())
-    ready = runner.worker.ready
-    return Side(
-        name=runner.name,
-        kind=runner.contestant.kind,
-        software=ready.software,
-        precision=ready.precision,
-        load=ready.seconds,
-        cold=runner.cold,
-        timings=tuple(runner.timings),
-        end_to_end=tuple(runner.end_to_end),
-        psnr_between=between,
-        max_difference=largest,
-        skipped=runner.skipped,
-    )

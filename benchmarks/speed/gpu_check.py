@@ -63,9 +63,10 @@ def check(
 
     folder: for what is built. config: its backends are chosen here. EngineError where nothing runs.
     """
-    from srtool.benchmarks.speed.bench import bench, engine_name
+    from srtool.benchmarks.speed.bench import bench
     from srtool.benchmarks.speed.gpu_engines import build
     from srtool.benchmarks.speed.networks import networks_from_files
+    from srtool.benchmarks.speed.runner import engine_name
     from srtool.manifest import sha256
 
     built: dict[str, Built] = {}

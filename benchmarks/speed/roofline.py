@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from srtool.benchmarks.speed.baselines.pytorch import Device, has_half
 from srtool.benchmarks.speed.result import Roofline
 from srtool.benchmarks.speed.worker import limit_threads
 from srtool.benchmarks.workers import cores
+from srtool.errors import EngineError
 
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}  # of the matrices multiplied
 CHANNELS = (64, 128, 256)  # of the 3x3 convolutions: products with reuse in the caches
@@ -30,10 +33,25 @@ def measured_roofline(device: Device = "cpu", threads: int | None = None) -> Roo
     is installed, PyTorch; half precision only where the hardware has instructions for it.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        1, mp_context=context, initializer=limit_threads, initargs=(threads,)
-    ) as pool:
-        return pool.submit(_measure, device).result()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_peaks, args=(sender, device, threads), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        found: Roofline = receiver.recv()
+    except EOFError:
+        raise EngineError("the peaks of this machine cannot be measured: out of memory?") from None
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+    return found
+
+
+def _send_peaks(sender: Connection, device: Device, threads: int | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it is over
+    limit_threads(threads)
+    sender.send(_measure(device))
 
 
 def _measure(device: Device) -> Roofline:

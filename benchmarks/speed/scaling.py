@@ -33,6 +33,7 @@ TILES = (64, 96, 128, 192, 256, 384, 512)
 FILES = (10, 100, 1_000, 10_000)
 _BATCH_SIDE, _TILE_IMAGE, _THREAD_SIDE, _FILE_SIDE = 64, 512, 256, 24
 _ROUNDS = 3
+_REPEATS = 3
 _LONG = 120.0  # seconds, after which no other round begins
 
 
@@ -135,7 +136,7 @@ def _stored(folder: Path, batch: int, size: tuple[int, int]) -> Path:
 
 def _in_turn(runs: Sequence[_Run], worker: Worker | None, report: Report) -> list[Point]:
     """Rounds over all points, once where a round takes minutes. What is a small part of others is
-    run before each of them too, so that all see the machine at all its speeds."""
+    run before each of them too, some times, so that all see the machine at all its speeds."""
     seconds: dict[int, list[float]] = {run.value: [] for run in runs}
     memory: dict[int, int] = {}
 
@@ -155,7 +156,7 @@ def _in_turn(runs: Sequence[_Run], worker: Worker | None, report: Report) -> lis
         for at, run in enumerate(runs):
             report(f"round {number + 1} of {_ROUNDS}, {run.value}")
             for smaller in runs[:at]:
-                if smaller.megapixels < run.megapixels / 2:
+                for _ in range(_REPEATS if smaller.megapixels < run.megapixels / 2 else 0):
                     measure(smaller)
             measure(run)
     return [

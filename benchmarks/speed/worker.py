@@ -114,6 +114,8 @@ class Worker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None:
+            self._process.kill()  # it may be in the middle of a long run
         self.close()
 
     def close(self) -> None:
