@@ -71,7 +71,10 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder, or .json file, for the result.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON, not the table.")] = False,
 ) -> None:
-    """Time engines and, in the same run and in turn, what people run otherwise."""
+    """Time engines and, in the same run and in turn, what people run otherwise.
+
+    See also: srtool bench compare --help, srtool bench catalogue --help.
+    """
     with needing(EXTRAS):
         from srtool.benchmarks.speed import bench as measuring
         from srtool.benchmarks.speed.history import catalogue
