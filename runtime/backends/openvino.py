@@ -17,14 +17,14 @@ Precision = Literal["fp32", "bf16"]
 def has_bf16() -> bool:
     """Whether OpenVINO is installed and this CPU has bfloat16 instructions."""
     try:
-        core = _core()
+        core = process_core()
     except ImportError:
         return False
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @cache
-def _core() -> Any:
+def process_core() -> Any:
     """The process's one OpenVINO core. Its CPU plugin installs a stack for signal handlers and on
     unloading puts back the one before: with several cores closed out of order that one is gone,
     and the next Ctrl-C is a segmentation fault."""
@@ -36,7 +36,7 @@ def _core() -> Any:
 def open_session(path: Path, precision: Precision = "fp32") -> Session:
     """Load an .onnx file. EngineError where it is none, or OpenVINO is missing."""
     try:
-        core = _core()
+        core = process_core()
     except ImportError:
         raise EngineError(f"{path}: OpenVINO is not installed; pip install 'srtool[cpu]'") from None
     hint = {"fp32": "f32", "bf16": "bf16"}[precision]

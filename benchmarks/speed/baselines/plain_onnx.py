@@ -138,7 +138,9 @@ def open_openvino(weights: Path, folder: Path) -> Opened:
     path = prepare_openvino(weights, folder)
     import openvino
 
-    core = openvino.Core()
+    from srtool.runtime.backends.openvino import process_core
+
+    core = process_core()
     compiled = core.compile_model(core.read_model(str(path)), "CPU")
     kind = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     precision = {"f32": "fp32", "f16": "fp16"}.get(kind, kind)
