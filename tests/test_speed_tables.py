@@ -70,6 +70,7 @@ def bench() -> Bench:
     reference = engine.model_copy(
         update={
             "name": REFERENCE,
+            "kind": "baseline",
             "timings": (timing(1.0),),
             "end_to_end": (),
             "psnr_between": None,

@@ -169,7 +169,9 @@ class _Pair:
         return [(old, new) for old, new in pairs if new is not None]
 
     def _reference(self, measured: Measured) -> Side | None:
-        return measured.side(measured.reference)
+        """An engine is none: it is what may have become slower."""
+        side = measured.side(measured.reference)
+        return side if side and side.kind == "baseline" else None
 
     def _comparable(self) -> bool:
         """Whether both are relative to the same thing."""
