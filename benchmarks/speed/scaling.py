@@ -1,6 +1,6 @@
 """How an engine's cost per megapixel changes with size, batch, tile, threads and number of files.
 
-On the last two axes of growth it must not: a large image is cut into tiles, a long list of files
+With size and with files it must not: a large image is cut into tiles, a long list of files
 is a short one over and over.
 """
 
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from srtool.benchmarks.speed.images import pieces, write_files
+from srtool.benchmarks.speed.images import write_files
 from srtool.benchmarks.speed.opened import Opened
 from srtool.benchmarks.speed.result import Axis, Point, Scaling
+from srtool.benchmarks.speed.runner import images_file
 from srtool.benchmarks.speed.worker import Worker
 from srtool.benchmarks.workers import cores
 from srtool.errors import EngineError
@@ -64,9 +63,13 @@ def scaling_of(
 
 def _sizes(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
     with Worker(open_side) as worker:
-        images = {width * height: _stored(folder, 1, (width, height)) for width, height in SIZES}
         runs = [
-            _Run(pixels, pixels / 1e6, partial(worker.run, path)) for pixels, path in images.items()
+            _Run(
+                width * height,
+                width * height / 1e6,
+                partial(worker.run, images_file(folder, (width, height), 1)),
+            )
+            for width, height in SIZES
         ]
         return "a 4:3 image of so many LR pixels", _in_turn(runs, worker, report)
 
@@ -74,7 +77,7 @@ def _sizes(open_side: Callable[[], Opened], folder: Path, report: Report) -> Fou
 def _batches(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
     side = _BATCH_SIDE
     with Worker(open_side) as worker:
-        paths = {batch: _stored(folder, batch, (side, side)) for batch in BATCHES}
+        paths = {batch: images_file(folder, (side, side), batch) for batch in BATCHES}
         runs = [
             _Run(batch, batch * side * side / 1e6, partial(worker.run, path))
             for batch, path in paths.items()
@@ -85,7 +88,7 @@ def _batches(open_side: Callable[[], Opened], folder: Path, report: Report) -> F
 def _tiles(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
     side = _TILE_IMAGE
     with Worker(open_side) as worker:
-        image = _stored(folder, 1, (side, side))
+        image = images_file(folder, (side, side), 1)
 
         def run(tile: int) -> float:
             worker.use_tile(tile)
@@ -100,7 +103,7 @@ def _threads(open_side: Callable[[], Opened], folder: Path, report: Report) -> F
     side, every = _THREAD_SIDE, cores()
     counts = sorted({1 << power for power in range(every.bit_length())} | {every})
     counts = [count for count in counts if count <= every]
-    image = _stored(folder, 1, (side, side))
+    image = images_file(folder, (side, side), 1)
     with ExitStack() as stack:
         workers = {count: stack.enter_context(Worker(open_side, count)) for count in counts}
         runs = [
@@ -125,13 +128,6 @@ def _files(open_side: Callable[[], Opened], folder: Path, report: Report) -> Fou
         return f"PNG files of {side}x{side} LR pixels, from file to file", _in_turn(
             runs, worker, report
         )
-
-
-def _stored(folder: Path, batch: int, size: tuple[int, int]) -> Path:
-    path = folder / f"scaling-{size[0]}x{size[1]}x{batch}.npy"
-    if not path.exists():
-        np.save(path, pieces(batch, *size))
-    return path
 
 
 def _in_turn(runs: Sequence[_Run], worker: Worker | None, report: Report) -> list[Point]:
