@@ -21,7 +21,7 @@ from srtool.manifest import (
     facts_from_metadata,
     read_manifest,
 )
-from srtool.runtime.backends import DEFAULT_HALO, Session
+from srtool.runtime.backends import DEFAULT_HALO, Foresighted, Session
 from srtool.runtime.ring import Deliver, Ring
 from srtool.runtime.tiles import DEFAULT_TILE, upscale_tiled
 
@@ -79,12 +79,21 @@ class Engine:
         session = self._session_for(tiles.dtype)
         if isinstance(session, Ring):
             return np.stack([upscale_tiled(image, self) for image in tiles])
-        if tiles.dtype == np.uint8 and self.facts.io == "uint8":
+        if self._is_bytewise(tiles.dtype):
             return session(np.ascontiguousarray(tiles))
         as_float = tiles.astype(np.float32) / np.float32(255) if tiles.dtype == np.uint8 else tiles
         planes = np.ascontiguousarray(as_float.transpose(0, 3, 1, 2), dtype=np.float32)
         out = session(planes).transpose(0, 2, 3, 1)
         return to_levels(out, np.uint8) if tiles.dtype == np.uint8 else out
+
+    def expect(self, shape: tuple[int, ...], dtype: Any, times: int) -> None:
+        """Say that so many batches, (N, H, W, 3) of uint8 or float32, are about to come: where that
+        is often, the engine makes ready for just this shape."""
+        session = self._session_for(dtype)
+        if isinstance(session, Foresighted):
+            number, height, width, channels = shape
+            planes = (number, channels, height, width)
+            session.expect(shape if self._is_bytewise(dtype) else planes, times)
 
     def submit(self, tile: NDArray[Any], deliver: Deliver) -> None:
         """Upscale one tile, (H, W, 3), as `upscale` does: at once, or on a GPU together with later
@@ -139,8 +148,12 @@ class Engine:
         sessions = dict.fromkeys((self._session, self._float_session))
         return [session for session in sessions if isinstance(session, Ring)]
 
+    def _is_bytewise(self, dtype: Any) -> bool:
+        """Whether the session takes these pixels as they are."""
+        return bool(dtype == np.uint8 and self.facts.io == "uint8")
+
     def _session_for(self, dtype: Any) -> Session:
-        if dtype == np.uint8 and self.facts.io == "uint8":
+        if self._is_bytewise(dtype):
             return self._session
         if self._float_session is None:
             if self._open_float is None:

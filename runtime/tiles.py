@@ -88,12 +88,14 @@ class Canvas:
         tile: int | None = None,
         halo: int | None = None,
         guard: Guard | None = None,
+        times: int = 1,
     ) -> None:
-        """See `upscale_tiled`. What goes wrong with a tile is raised by `result`."""
+        """See `upscale_tiled`. times: how many images of this size come, as far as is known. What
+        goes wrong with a tile is raised by `result`."""
         self._pixels, self._engine, self._guard = pixels, engine, guard
         self._halo = engine.facts.halo if halo is None else halo
         self._error: Exception | None = None
-        self._missing = 0
+        self._missing, self._times = 0, times
         height, width = pixels.shape[:2]
         scale = engine.facts.scale
         self._made = np.empty((height * scale, width * scale, 3), pixels.dtype)
@@ -115,18 +117,22 @@ class Canvas:
 
     def _submit(self, rows: Span, columns: Span, sides: tuple[int, int]) -> None:
         """Have a part of the image upscaled, in tiles of these sides."""
-        for row in pieces(rows, sides[0], self._halo):
-            for column in pieces(columns, sides[1], self._halo):
+        multiple = self._engine.facts.multiple_of
+        down, across = pieces(rows, sides[0], self._halo), pieces(columns, sides[1], self._halo)
+        size = [_padded_side(each[0].stop - each[0].start, multiple) for each in (down, across)]
+        count = len(down) * len(across) * self._times
+        self._engine.expect((1, *size, 3), self._pixels.dtype, count)
+        for row in down:
+            for column in across:
                 if self._error is not None:
                     return
                 tile = self._pixels[row.start : row.stop, column.start : column.stop]
-                tile = _padded(tile, self._engine.facts.multiple_of)
                 self._missing += 1
                 paint = partial(self._paint, row, column)
                 if self._guard is None:
-                    self._engine.submit(tile, paint)
+                    self._engine.submit(_padded(tile, multiple), paint)
                 else:
-                    self._guard.submit(tile, column.start, row.start, paint)
+                    self._guard.submit(_padded(tile, multiple), column.start, row.start, paint)
 
     def _paint(self, row: Span, column: Span, found: NDArray[Any] | Exception) -> None:
         """Keep what is to be kept of an upscaled tile; cut it up where it was too large."""
@@ -170,7 +176,11 @@ def upscale_tiled(
 
 def _padded(tile: NDArray[Any], multiple: int) -> NDArray[Any]:
     """Continued by its mirror image to sides that are multiples of what the network needs."""
-    rows, columns = -tile.shape[0] % multiple, -tile.shape[1] % multiple
+    rows, columns = (_padded_side(side, multiple) - side for side in tile.shape[:2])
     if not rows and not columns:
         return tile
     return np.pad(tile, ((0, rows), (0, columns), (0, 0)), mode="symmetric")
+
+
+def _padded_side(side: int, multiple: int) -> int:
+    return side + -side % multiple

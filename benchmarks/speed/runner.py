@@ -52,7 +52,7 @@ def opened_runner(
     images = images_file(folder, size, 1)
     with Sensors() as sensors:
         worker = stack.enter_context(Worker(contestant.open, threads))
-        cold = worker.run(images)
+        cold = worker.run(images, times=1)
     name = contestant.label
     if contestant.kind == "engine":
         name = engine_name(network, worker.ready.backend, contestant.file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -19,3 +19,13 @@ class Session(Protocol):
     """
 
     def __call__(self, batch: NDArray[Any], /) -> NDArray[Any]: ...
+
+
+@runtime_checkable
+class Foresighted(Session, Protocol):
+    """A session that makes ready for what comes often. What it computes stays within the rounding
+    of its precision."""
+
+    def expect(self, shape: tuple[int, ...], times: int) -> None:
+        """`times` batches of this shape are about to come. Where those of one shape come in a row,
+        they add up."""
