@@ -1,5 +1,9 @@
 """`srtool bench`: all sides of a network in processes of their own, run in turn on the same images.
 
+A process may be lucky or not for as long as it lives: where its memory lies, on which core its
+threads wake. So each side gets several, one after the other, and what is reported is the median
+over the runs of all.
+
 A side that does not open, fails, or would take too long is left out with the reason, and the
 others go on.
 """
@@ -20,26 +24,20 @@ import psutil
 from srtool.benchmarks.speed.baselines import Device
 from srtool.benchmarks.speed.machine import Sensors, busy_cores, this_machine
 from srtool.benchmarks.speed.networks import Network
-from srtool.benchmarks.speed.result import (
-    Axis,
-    Bench,
-    Measured,
-    Roofline,
-    Timing,
-    spread,
-)
+from srtool.benchmarks.speed.result import Axis, Bench, Measured, Roofline, place_of
 from srtool.benchmarks.speed.roofline import measured_roofline
 from srtool.benchmarks.speed.runner import (
+    Place,
     Runner,
     Size,
     end_to_end,
     images_file,
-    opened_runner,
+    pixels_of,
     side_of,
 )
 from srtool.benchmarks.speed.scaling import scaling_of
-from srtool.benchmarks.speed.sides import contestants
-from srtool.benchmarks.speed.timing import interleaved, ratios, warm_up
+from srtool.benchmarks.speed.sides import Contestant, contestants
+from srtool.benchmarks.speed.timing import FEWEST, interleaved, warm_up
 from srtool.benchmarks.speed.worker import WorkerError, run_apart
 from srtool.errors import EngineError
 from srtool.export.flops import BYTES
@@ -54,12 +52,14 @@ _MEMORY = 0.6  # of what is free: more than that is not tried
 @dataclass(frozen=True)
 class Config:
     """seconds: of measuring per side, size and batch; a side that would take longer for one run
-    is left out there. files: of the end-to-end run, 0 for none. threads: CPUs that every side may
-    use, None for all. backends, compared: see `contestants`."""
+    is left out there. processes: of each side, one after the other, that share these seconds.
+    files: of the end-to-end run, 0 for none. threads: CPUs that every side may use, None for all.
+    backends, compared: see `contestants`."""
 
     sizes: tuple[Size, ...] = DEFAULT_SIZES
     batches: tuple[int, ...] = (1,)
     seconds: float = 20.0
+    processes: int = 3
     files: int = 12
     threads: int | None = None
     backends: tuple[str, ...] = ("auto",)
@@ -93,6 +93,7 @@ def bench(
         command=command,
         machine=this_machine(),
         busy=round(busy, 2),
+        processes=config.processes,
         roofline=roofline,
         networks=tuple(found),
     )
@@ -104,21 +105,21 @@ def _measured(network: Network, config: Config, roofline: Roofline, report: Repo
 
     with tempfile.TemporaryDirectory(prefix="srtool-bench-") as name:
         folder = Path(name)
-        with ExitStack() as processes:
-            runners, absent = _all_opened(network, config, folder, processes, say)
-            for size in config.sizes:
-                for batch in config.batches:
-                    _time(runners, network, size, batch, config, roofline, folder, say)
-            engines = [runner for runner in runners if runner.contestant.kind == "engine"]
-            for runner in engines if config.files else []:
-                say(f"a folder of {config.files} files by {runner.name}")
-                size = config.sizes[0]
-                try:
-                    runner.end_to_end.append(end_to_end(runner, size, config.files, folder))
-                except WorkerError as error:
-                    place = f"{size[0]}x{size[1]}, {config.files} files"
-                    runner.skipped[place] = str(error)
-            sides = tuple(side_of(runner, runners[0]) for runner in runners)
+        sides, absent = _prepared(network, config, folder, say)
+        runners: list[Runner] = []
+        for number in range(config.processes):
+            with ExitStack() as processes:
+                if number:
+                    _open_again(runners, number, config, folder, processes, say)
+                else:
+                    runners = _opened(sides, absent, network, config, folder, processes, say)
+                for size in config.sizes:
+                    for batch in config.batches:
+                        _time(runners, network, (size, batch), config, folder, say)
+                engines = [runner for runner in runners if runner.contestant.kind == "engine"]
+                if number == config.processes - 1 and config.files:
+                    _run_folders(engines, config.sizes[0], config.files, folder, say)
+        found = tuple(side_of(runner, runners[0], network, roofline) for runner in runners)
         best = min(engines, key=lambda runner: runner.rate)  # now the only one in memory
         scaling = [
             scaling_of(axis, best.name, best.contestant.open, folder, say)
@@ -134,21 +135,21 @@ def _measured(network: Network, config: Config, roofline: Roofline, report: Repo
         parameters=cost.parameters if cost else None,
         sha256=network.facts.weights_sha256,
         reference=runners[0].name,
-        sides=sides,
+        sides=found,
         absent=absent,
         scaling=tuple(scaling),
     )
 
 
-def _all_opened(
-    network: Network, config: Config, folder: Path, processes: ExitStack, report: Report
-) -> tuple[list[Runner], dict[str, str]]:
-    """Every side that opens and makes an image; the others -> why not."""
+def _prepared(
+    network: Network, config: Config, folder: Path, report: Report
+) -> tuple[list[Contestant], dict[str, str]]:
+    """Who takes part, with their files written; the others -> why not. All of that before any side
+    is open and holds its memory."""
     taking_part, absent = contestants(
         network, config.backends, config.compared, config.device, folder / "baselines"
     )
-    runners: list[Runner] = []
-    for contestant in list(taking_part):  # all of them before any is open, and holds its memory
+    for contestant in list(taking_part):
         if contestant.prepare is None:
             continue
         report(f"preparing {contestant.label}")
@@ -157,50 +158,90 @@ def _all_opened(
         except WorkerError as error:
             absent[contestant.label] = str(error)
             taking_part.remove(contestant)
+    return taking_part, absent
+
+
+def _opened(
+    taking_part: Sequence[Contestant],
+    absent: dict[str, str],
+    network: Network,
+    config: Config,
+    folder: Path,
+    processes: ExitStack,
+    report: Report,
+) -> list[Runner]:
+    """Every side that opens and makes an image; the others become absent."""
+    image = images_file(folder, config.sizes[0], 1)
+    runners: list[Runner] = []
     for contestant in taking_part:
         report(f"opening {contestant.label}")
         try:
-            runners.append(
-                opened_runner(
-                    contestant, network, config.sizes[0], config.threads, folder, processes
-                )
-            )
+            runners.append(Runner(contestant, network, image, config.threads, processes))
         except WorkerError as error:
             absent[contestant.label] = str(error)
     if not any(runner.contestant.kind == "engine" for runner in runners):
         engines = [side.label for side in taking_part if side.kind == "engine"]
         raise EngineError("; ".join(f"{label}: {absent[label]}" for label in engines))
-    return runners, absent
+    return runners
+
+
+def _open_again(
+    runners: Sequence[Runner],
+    number: int,
+    config: Config,
+    folder: Path,
+    processes: ExitStack,
+    report: Report,
+) -> None:
+    """Fresh processes for all sides. One that does not open keeps what was measured before."""
+    image = images_file(folder, config.sizes[0], 1)
+    place = f"process {number + 1} of {config.processes}"
+    for runner in runners:
+        report(f"{place}: opening {runner.name}")
+        try:
+            runner.open(image, config.threads, processes)
+        except WorkerError as error:
+            runner.skipped[place] = str(error)
+
+
+def _run_folders(
+    engines: Sequence[Runner], size: Size, files: int, folder: Path, report: Report
+) -> None:
+    for runner in engines:
+        report(f"a folder of {files} files by {runner.name}")
+        try:
+            runner.end_to_end.append(end_to_end(runner, size, files, folder))
+        except WorkerError as error:
+            runner.skipped[f"{size[0]}x{size[1]}, {files} files"] = str(error)
 
 
 def _time(
     runners: Sequence[Runner],
     network: Network,
-    size: Size,
-    batch: int,
+    place: Place,
     config: Config,
-    roofline: Roofline,
     folder: Path,
     report: Report,
 ) -> None:
-    """One size and batch on all sides that can."""
-    place = f"{size[0]}x{size[1]} x{batch}"
-    images = images_file(folder, size, batch)
-    pixels = batch * math.prod(size)
+    """One size and batch on all sides that can, in the processes that are open now."""
+    name = place_of(*place)
+    images, pixels = images_file(folder, *place), pixels_of(place)
+    budget = config.seconds / config.processes
     warm_ups: dict[str, int] = {}
     for runner in runners:
-        if why := _too_much(runner, network, pixels, config):
-            runner.skipped[place] = why
+        if not runner.is_open or name in runner.skipped:
             continue
-        report(f"{place}: warming up {runner.name}")
+        why = "" if place in runner.runs else _too_much(runner, network, pixels, config)
+        if why:
+            runner.skipped[name] = why
+            continue
+        report(f"{name}: warming up {runner.name}")
         try:
             with Sensors() as sensors:
                 least = _SENSED if config.device == "cuda" else 0.0
-                warm_ups[runner.name] = warm_up(
-                    partial(runner.worker.run, images), config.seconds, least
-                )
+                warm_ups[runner.name] = warm_up(partial(runner.worker.run, images), budget, least)
         except WorkerError as error:
-            runner.skipped[place] = str(error)
+            runner.leave(place, str(error))
             continue
         runner.sensors = sensors
         runner.device_memory += sensors.device_memory or 0
@@ -208,35 +249,19 @@ def _time(
     for runner in active.values():
         runner.worker.peak_memory()  # counted anew from here
     runs = {name: partial(runner.worker.run, images) for name, runner in active.items()}
-    seconds, failed = interleaved(runs, config.seconds, lambda line: report(f"{place}: {line}"))
-    for name, why in failed.items():
-        active[name].skipped[place] = why
-    reference = seconds.get(runners[0].name)
-    for name, found in seconds.items():
-        runner = active[name]
-        runner.rate = min(found) / pixels
-        faster = ratios(found, reference) if reference and runner is not runners[0] else None
-        sensors = runner.sensors
-        timing = Timing(
-            size=size,
-            batch=batch,
-            seconds=found,
-            warm_up=warm_ups[name],
-            scale=network.facts.scale,
-            speed=spread(faster) if faster else None,
-            peak_memory=runner.worker.peak_memory(),
-            device_memory=runner.device_memory or None,
-            watts=sensors.watts,
-            clock=sensors.clock,
-        )
-        shares = _shares(timing, network, runner.worker.ready.precision, roofline)
-        runner.timings.append(timing.model_copy(update=shares))
+    seconds, failed = interleaved(
+        runs, budget, math.ceil(FEWEST / config.processes), lambda line: report(f"{name}: {line}")
+    )
+    for side, why in failed.items():
+        active[side].leave(place, why)
+    for side, found in seconds.items():
+        active[side].add(place, found, warm_ups[side])
 
 
 def _too_much(runner: Runner, network: Network, pixels: int, config: Config) -> str:
     """Why a side is not run on so many LR pixels, in words; empty where it is."""
     seconds = runner.rate * pixels
-    if seconds > config.seconds and runner.timings:
+    if seconds > config.seconds and runner.runs:
         return f"a run would take about {seconds:.0f} s, more than --seconds {config.seconds:g}"
     if runner.contestant.kind == "baseline" and network.cost and config.device == "cpu":
         needed = network.cost.live * pixels * BYTES["fp32"]
@@ -244,18 +269,3 @@ def _too_much(runner: Runner, network: Network, pixels: int, config: Config) -> 
         if needed > _MEMORY * free:
             return f"takes about {needed / 1e9:.0f} GB as a whole, and {free / 1e9:.0f} GB are free"
     return ""
-
-
-def _shares(
-    timing: Timing, network: Network, precision: str, roofline: Roofline
-) -> dict[str, float | None]:
-    """How much of the machine's measured peaks a side reaches."""
-    rate = timing.lr_megapixels_per_second * 1e6
-    peak, cost = roofline.matrix.get(precision), network.cost
-    width = 4 if precision == "fp32" else 2
-    return {
-        "peak_share": rate * cost.flops / peak if cost and peak else None,
-        "bandwidth_share": rate * cost.moved * width / roofline.bandwidth
-        if cost and roofline.bandwidth
-        else None,
-    }

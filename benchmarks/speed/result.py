@@ -176,9 +176,9 @@ class Side(Strict):
 
     software: the library and its version. precision: what it computes in. load: seconds from a
     fresh process with nothing imported to a network that is ready, cold: seconds of its first
-    image then. psnr_between: dB between its output and the reference's, None where equal,
-    max_difference: levels, None for the reference. skipped: size and batch, such as "960x540 x1",
-    -> why it was not measured there.
+    image then; medians of its processes. psnr_between: dB between its output and the reference's,
+    None where equal, max_difference: levels, None for the reference. skipped: size and batch, such
+    as "960x540 x1", -> why it was not measured there.
     """
 
     name: str
@@ -254,15 +254,22 @@ class Measured(Strict):
 
 class Bench(Strict):
     """One run of `srtool bench`. command: how to repeat it. busy: load of the machine by others
-    when it began, in cores, None where unknown."""
+    when it began, in cores, None where unknown. processes: of each side, whose runs stand one
+    after the other in `Timing.seconds`."""
 
     bench: Literal[1] = VERSION
     made: str
     command: str
     machine: Machine
     busy: float | None = None
+    processes: int = 1
     roofline: Roofline = Roofline()
     networks: tuple[Measured, ...]
+
+
+def place_of(size: tuple[int, int], batch: int) -> str:
+    """As in `Side.skipped`."""
+    return f"{size[0]}x{size[1]} x{batch}"
 
 
 def percentile(seconds: Sequence[float], share: float) -> float:

@@ -15,7 +15,7 @@ Run = Callable[[], float]  # runs once, and gives the seconds
 
 STABLE = 0.05  # warm when the last three runs lie within this share of each other
 MOST_WARM_UP = 12  # runs; a machine that others use may never be that stable
-FEWEST, MOST = 5, 200  # rounds
+FEWEST, MOST = 5, 200  # rounds; fewer tell nothing of noise
 PAUSE = (
     0.02  # seconds before a run: threads of the last side spin for a while, and cost this one 8 %
 )
@@ -39,19 +39,22 @@ def warm_up(run: Run, budget: float, least: float = 0.0) -> int:
 
 
 def interleaved(
-    sides: Mapping[str, Run], budget: float, report: Callable[[str], None] = lambda line: None
+    sides: Mapping[str, Run],
+    budget: float,
+    fewest: int = FEWEST,
+    report: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
     """Run all sides in turn, round by round; the seconds of each round, by side. A side that fails
     is left out of everything that follows; second result: the reasons.
 
-    budget: seconds that a side may take, on average; at least 5 rounds are made, since fewer tell
-    nothing of noise, and each begins with another side, so that none always follows the same.
+    budget: seconds that a side may take, on average. fewest: rounds that are made in any case. Each
+    begins with another side, so that none always follows the same.
     """
     failed: dict[str, str] = {}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     left = budget * len(sides)
     rounds = 0
-    while seconds and rounds < MOST and (rounds < FEWEST or left > 0):
+    while seconds and rounds < MOST and (rounds < fewest or left > 0):
         report(f"round {rounds + 1}")
         for name in rotated(list(seconds), rounds):
             try:
@@ -74,5 +77,5 @@ def rotated(names: Sequence[str], by: int) -> list[str]:
 
 
 def ratios(own: Sequence[float], reference: Sequence[float]) -> list[float]:
-    """How many times as fast as the reference, round by round."""
-    return [theirs / ours for ours, theirs in zip(own, reference, strict=True)]
+    """How many times as fast as the reference, round by round, as far as both went."""
+    return [theirs / ours for ours, theirs in zip(own, reference, strict=False)]

@@ -263,3 +263,27 @@ def test_no_more_tiles_are_tried_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         upscale_tiled(noise(60, 77), engine, 20)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("multiple_of", [1, 8])
+@pytest.mark.parametrize("size", [(50, 70), (16, 16), (33, 7)])
+def test_all_tiles_are_announced_before_they_come(
+    size: tuple[int, int], multiple_of: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[Any, int]] = []
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        Engine, "expect", lambda self, shape, dtype, times: told.append((shape, times))
+    )
+    submit = Engine.submit
+    monkeypatch.setattr(
+        Engine,
+        "submit",
+        lambda self, tile, deliver: (seen.append((1, *tile.shape)), submit(self, tile, deliver)),
+    )
+    image = np.random.default_rng(0).random((*size, 3), np.float32)
+    engine = blurring(halo=4, multiple_of=multiple_of)
+    Canvas(image, engine, tile=32, times=5)
+    ((shape, times),) = told
+    assert set(seen) == {shape}
+    assert times == 5 * len(seen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from srtool.benchmarks.speed.result import Side, Timing
+from srtool.benchmarks.speed.result import Side, Timing, place_of
 
 MORE_MEMORY = 0.10  # what is beyond counts as a regression
 
@@ -66,8 +66,3 @@ def timings_of_both(old: Side, new: Side) -> list[tuple[Timing, Timing]]:
     """Those at the same size and batch."""
     pairs = ((timing, new.timing(timing.size, timing.batch)) for timing in old.timings)
     return [(was, now) for was, now in pairs if now is not None]
-
-
-def place_of(size: tuple[int, int], batch: int) -> str:
-    """As in `Side.skipped`."""
-    return f"{size[0]}x{size[1]} x{batch}"

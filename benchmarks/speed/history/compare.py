@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from srtool.benchmarks.speed.history.changes import Change, changes_of, place_of, timings_of_both
+from srtool.benchmarks.speed.history.changes import Change, changes_of, timings_of_both
 from srtool.benchmarks.speed.history.noise import BUSY, Ratio, ratio_of, speeds
-from srtool.benchmarks.speed.result import Bench, Measured, Side, Timing
+from srtool.benchmarks.speed.result import Bench, Measured, Side, Timing, place_of
 from srtool.errors import UsageError
 
 TOLERANCE = 0.03  # of a speed: less than that is no change

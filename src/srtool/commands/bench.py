@@ -40,6 +40,10 @@ def run(
     seconds: Annotated[
         float, typer.Option(min=0.01, help="Of measuring, per side, size and batch.")
     ] = 20.0,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="Of each side, one after the other: a single one may be lucky."),
+    ] = 3,
     files: Annotated[
         int, typer.Option(min=0, help="PNG files of the end-to-end run; 0 leaves it out.")
     ] = 12,
@@ -90,6 +94,7 @@ def run(
         sizes=sizes_from_text(sizes),
         batches=_numbers("--batch", batch),
         seconds=seconds,
+        processes=processes,
         files=files,
         threads=threads,
         backends=tuple(_words(backend)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,8 @@ from srtool.benchmarks.speed import bench as module
 from srtool.benchmarks.speed.bench import Config, bench
 from srtool.benchmarks.speed.networks import networks_from_files, random_weights
 from srtool.benchmarks.speed.result import Bench, Roofline, read_bench, write_bench
-from srtool.benchmarks.speed.worker import Folder, Worker
+from srtool.benchmarks.speed.runner import Runner
+from srtool.benchmarks.speed.worker import Folder, Worker, WorkerError
 from srtool.errors import EngineError, UsageError
 from srtool.manifest import sha256
 from srtool.train.checkpoint import load_network
@@ -30,7 +32,8 @@ def measured(
     config = Config(
         sizes=((40, 24), (32, 32)),
         batches=(1, 2),
-        seconds=0.05,
+        seconds=0.3,
+        processes=2,
         files=3,
         backends=("onnxruntime", "openvino fp32"),
         compared=("eager fp32", "CUDA"),
@@ -49,7 +52,7 @@ def test_every_side_is_measured_at_every_size_and_batch(measured: Bench) -> None
             ((40, 24), 1), ((40, 24), 2), ((32, 32), 1), ((32, 32), 2),
         ]  # fmt: skip
         for timing in side.timings:
-            assert len(timing.seconds) >= 5
+            assert len(timing.seconds) >= 6  # half of five, rounded up, in each process
             assert timing.warm_up >= 2
             assert timing.p50 <= timing.p90 <= timing.p99
             assert (timing.speed is None) == (side.name == REFERENCE)
@@ -57,6 +60,7 @@ def test_every_side_is_measured_at_every_size_and_batch(measured: Bench) -> None
         assert side.load > 0
         assert side.cold > 0
     assert {len(side.timings[0].seconds) for side in network.sides} != {0}
+    assert measured.processes == 2
 
 
 def test_all_sides_compute_the_same(measured: Bench) -> None:
@@ -206,3 +210,41 @@ def test_a_folder_of_which_an_image_fails_is_no_measure(
     (side,) = bench(networks, config, "").networks[0].sides
     assert not side.end_to_end
     assert side.skipped == {"16x16, 3 files": "2 of 3 images failed"}
+
+
+def test_each_process_adds_its_rounds_and_one_that_is_lost_takes_none_along(
+    compact_export: Path,
+    compact_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "busy_cores", lambda: 0.0)
+    monkeypatch.setattr(module, "measured_roofline", lambda *rest: Roofline())
+    opened: list[str] = []
+    real = Runner.open
+
+    def failing_once(self: Runner, *rest: Any) -> None:
+        opened.append(self.contestant.label)
+        if opened.count("x4.onnx on openvino fp32") == 2 and "openvino" in opened[-1]:
+            self.is_open = False
+            raise WorkerError("no memory")
+        real(self, *rest)
+
+    monkeypatch.setattr(Runner, "open", failing_once)
+    networks = networks_from_files([compact_export / "x4.onnx"], [compact_weights], [], tmp_path)
+    config = Config(
+        sizes=((16, 16),),
+        seconds=0.001,
+        processes=3,
+        files=0,
+        backends=("onnxruntime", "openvino fp32"),
+        compared=("eager fp32",),
+    )
+    (network,) = bench(networks, config, "").networks
+    reference, steady, lost = network.sides
+    assert [len(side.timings[0].seconds) for side in network.sides] == [6, 6, 4]
+    assert lost.skipped == {"process 2 of 3": "no memory"}
+    assert not steady.skipped
+    pairs = zip(reference.timings[0].seconds, lost.timings[0].seconds, strict=False)
+    assert lost.timings[0].speed
+    assert lost.timings[0].speed.high == max(slow / fast for slow, fast in pairs)

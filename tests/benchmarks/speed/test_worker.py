@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from srtool.benchmarks.speed.sides import open_engine_side
-from srtool.benchmarks.speed.worker import Worker, WorkerError
+from srtool.benchmarks.speed.engine_side import open_engine_side
+from srtool.benchmarks.speed.worker import Worker, WorkerError, _Side
 
 # What a worker opens is pickled by name, and pickle does not know this file's: builtins do.
 NEAREST = partial(
@@ -140,3 +142,34 @@ def test_the_process_ends_with_its_parent_s_wish() -> None:
     worker.close()
     assert not process.is_alive()
     assert not log.exists()
+
+
+def test_an_engine_is_told_how_many_images_come(
+    compact_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from srtool.runtime.engine import Engine
+
+    told: list[Any] = []
+    monkeypatch.setattr(Engine, "expect", lambda self, *announced: told.append(announced))
+    path = tmp_path / "image.npy"
+    np.save(path, np.zeros((2, 20, 30, 3), np.uint8))
+    side = _Side(open_engine_side(compact_engine, "onnxruntime"))
+    side.run(path, 7)
+    assert told == [((2, 20, 30, 3), np.uint8, 7)]
+    side.tile(20)  # two tiles of an image: 20x17, with halos
+    told.clear()
+    side.run(path, 7)
+    ((shape, _, times), second) = told
+    assert second == (shape, np.uint8, times)
+    assert (shape[0], shape[1], times) == (1, 20, 14)
+
+
+def test_an_engine_s_process_holds_no_more_than_infer_does(compact_engine: Path) -> None:
+    loaded = (
+        "import sys; from pathlib import Path; "
+        "from srtool.benchmarks.speed import engine_side, worker; "
+        f"engine_side.open_engine_side(Path({str(compact_engine)!r}), 'onnxruntime'); "
+        "assert not {'torch', 'onnx', 'scipy', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
