@@ -23,24 +23,28 @@ test: .venv/dev.stamp
 slow-test: .venv/dev.stamp
 	$(BIN)/pytest -m slow
 
-# Part of the names of the results: another machine keeps its own.
+# Part of the names of the results: each machine keeps its own.
 MACHINE ?= cpu
 SPEED := benchmarks/results/speed
+# Weights that others published, such as realesr-animevideov3.pth: left out where they are not here.
+OTHERS ?=
 
-## results: measure this machine for half an hour, write benchmarks/results/ and the READMEs' figures
+## results: measure this machine for an hour, write benchmarks/results/ and the READMEs' figures
 results: .venv/dev.stamp
-	$(BIN)/srtool bench --preset full --backend all --sizes 96x96 --seconds 15 \
-		--out $(SPEED)-full-$(MACHINE).json
+	$(BIN)/srtool bench --preset full --backend all --sizes 96x96,192x192 --seconds 15 \
+		--files 6 --out $(SPEED)-full-$(MACHINE).json
 	$(BIN)/srtool bench weights/x4-lite.safetensors --backend all --seconds 15 \
-		--sizes 128x128,256x256,480x270 --scaling size,files,tile,batch,threads \
+		--sizes 64x64,128x128,256x256 --scaling size,files,tile,batch,threads \
 		--out $(SPEED)-lite-$(MACHINE).json
+	for weights in $(OTHERS); do $(BIN)/srtool bench $$weights --backend all --seconds 9 \
+		--sizes 128x128,256x256 \
+		--out $(SPEED)-$$(basename $${weights%.*})-$(MACHINE).json || exit 1; done
 	$(MAKE) readme
 
 ## readme: write the tables and the plot of the READMEs from benchmarks/results/
 readme: .venv/dev.stamp
-	$(BIN)/python -m srtool.benchmarks.report.readme README.md weights/README.md
-	$(BIN)/srtool report $(SPEED)-lite-$(MACHINE).json -o demo/report.html --plots demo/plots
-	cp demo/plots/x4-lite-throughput.png docs/throughput.png
+	$(BIN)/python -m srtool.benchmarks.report.readme README.md weights/README.md \
+		--plot docs/throughput.png
 
 ## gpu-check: on a machine with an NVIDIA GPU, build, certify and measure each engine that it can run
 gpu-check: .venv/dev.stamp

@@ -15,7 +15,7 @@ from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.report.tables import figure, percent, size_text
 from srtool.benchmarks.report.timings import AXES, sizes_of
 from srtool.benchmarks.scores import METRICS
-from srtool.benchmarks.speed.result import Bench, Measured, Side
+from srtool.benchmarks.speed.result import Measured, Side
 
 Place = tuple[tuple[int, int], int]  # size and batch
 PLOTTED = ("psnr", "pi", "niqe")  # against speed: PSNR, and the first of the others there is
@@ -131,34 +131,37 @@ def _roofline_alt(network: Measured, place: Place) -> str:
 
 
 def quality_plots(sources: Sources, slugs: Slugs) -> Iterator[Plot]:
-    """Quality against speed, one for each bench result whose networks were evaluated too."""
+    """Quality against speed, one for each machine and data set: all networks that were timed on the
+    one and evaluated on the other."""
     evaluations = [found for _, found in sources.evaluations]
-    for _, bench in sources.benches:
-        place = common_place(list(bench.networks))
-        dataset = _dataset(bench, evaluations)
-        if place is None or dataset is None:
-            continue
-        standings = {}
-        for metric in _metrics(bench, evaluations, dataset):
-            found = list(_standings(bench, evaluations, place, dataset, metric))
-            unit = ", dB (higher is better)" if metric == "psnr" else " (lower is better)"
-            if found:
-                standings[METRICS[metric].title + unit] = found
-        if not standings:
-            continue
-        parts = [
-            f"{it.name} {figure(it.quality, 4)} at {figure(it.fast)} ({it.side})"
-            for found in standings.values()
-            for it in found
-        ]
-        size = size_text(*place)
-        yield Plot(
-            slugs("quality against speed"),
-            "Quality against speed",
-            f"{' and '.join(standings)} on {dataset}, and LR megapixels per second at {size}: "
-            f"{'; '.join(parts)}.",
-            plots.quality_against_speed(standings, size, dataset),
-        )
+    datasets = dict.fromkeys(name for found in evaluations for name in found.datasets)
+    machines: dict[str, list[Measured]] = {}
+    for bench, network in sources.networks:
+        machines.setdefault(bench.machine.fingerprint, []).append(network)
+    for networks in machines.values():
+        for dataset in datasets:
+            standings = {}
+            for metric in _metrics(networks, evaluations, dataset):
+                unit = ", dB (higher is better)" if metric == "psnr" else " (lower is better)"
+                if found := list(_standings(networks, evaluations, dataset, metric)):
+                    standings[METRICS[metric].title + unit] = found
+            if standings:
+                yield _quality_plot(slugs("quality against speed", dataset), standings, dataset)
+
+
+def _quality_plot(slug: str, standings: dict[str, list[plots.Standing]], dataset: str) -> Plot:
+    parts = [
+        f"{it.name} {figure(it.quality, 4)} at {figure(it.fast)} ({it.side}, {it.size})"
+        for found in standings.values()
+        for it in found
+    ]
+    return Plot(
+        slug,
+        "Quality against speed",
+        f"{' and '.join(standings)} on {dataset}, and LR megapixels per second: "
+        f"{'; '.join(parts)}.",
+        plots.quality_against_speed(standings, dataset),
+    )
 
 
 def evaluated_as(network: Measured, evaluation: Evaluation) -> str | None:
@@ -189,41 +192,32 @@ def _quality(
     return None
 
 
-def _dataset(bench: Bench, evaluations: list[Evaluation]) -> str | None:
-    """The data set on which most of the networks were evaluated."""
-    names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.datasets)
-    counts = {
-        name: sum(_quality(it, evaluations, name, "psnr") is not None for it in bench.networks)
-        for name in names
-    }
-    best = max(counts, key=lambda name: counts[name], default=None)
-    return best if best is not None and counts[best] else None
-
-
-def _metrics(bench: Bench, evaluations: list[Evaluation], dataset: str) -> list[str]:
+def _metrics(networks: list[Measured], evaluations: list[Evaluation], dataset: str) -> list[str]:
     known = [
         metric
         for metric in PLOTTED
-        if any(_quality(it, evaluations, dataset, metric) is not None for it in bench.networks)
+        if any(_quality(it, evaluations, dataset, metric) is not None for it in networks)
     ]
     return known[:2]
 
 
 def _standings(
-    bench: Bench, evaluations: list[Evaluation], place: Place, dataset: str, metric: str
+    networks: list[Measured], evaluations: list[Evaluation], dataset: str, metric: str
 ) -> Iterator[plots.Standing]:
-    for network in bench.networks:
+    for network in networks:
+        place = common_place([network])
         quality = _quality(network, evaluations, dataset, metric)
+        side = fastest(network, place) if place else None
+        fast = side.timing(*place) if place and side else None
+        if quality is None or place is None or side is None or fast is None:
+            continue
         reference = network.side(network.reference)
         slow = reference.timing(*place) if reference else None
-        side = fastest(network, place)
-        fast = side.timing(*place) if side else None
-        if quality is None or side is None or fast is None:
-            continue
         yield plots.Standing(
             network.network,
             quality,
             fast.lr_megapixels_per_second,
             slow.lr_megapixels_per_second if slow else None,
             side.name,
+            size_text(*place),
         )

@@ -33,13 +33,15 @@ WIDE_RANGE = 8  # largest over smallest, beyond which an axis is logarithmic
 @dataclass(frozen=True)
 class Standing:
     """A network in the plot of quality against speed. quality: a figure of a metric. fast, slow:
-    LR megapixels per second of its fastest engine and of the reference, None where not timed."""
+    LR megapixels per second of its fastest engine, `side`, and of the reference, None where not
+    timed, on images of `size`, in words."""
 
     name: str
     quality: float
     fast: float
     slow: float | None
     side: str
+    size: str
 
 
 def throughput_by_size(network: Measured, batch: int) -> Figure:
@@ -113,9 +115,7 @@ def _latency_row(axes: Axes, row: int, timing: Timing, colour: str) -> None:
     axes.plot([1e3 * timing.p99], [row], "|", color=colour, markersize=9, markeredgewidth=1.4)
 
 
-def quality_against_speed(
-    standings: Mapping[str, Sequence[Standing]], size: str, dataset: str
-) -> Figure:
+def quality_against_speed(standings: Mapping[str, Sequence[Standing]], dataset: str) -> Figure:
     """A panel per metric: every network at the speed of its fastest engine (full), and at that of
     the reference (hollow). standings: by the metric's title."""
     with style():
@@ -126,7 +126,7 @@ def quality_against_speed(
                 _standing(axes, standing, SERIES[number % len(SERIES)])
             _scale(axes, "x", speeds)
             axes.margins(0.16, 0.2)
-            axes.set(title=f"{dataset}: {metric}", xlabel=f"LR megapixels/s at {size}")
+            axes.set(title=f"{dataset}: {metric}", xlabel="LR megapixels/s")
         panels[0].annotate(
             "full: fastest engine, hollow: the reference",
             (0, -0.2),

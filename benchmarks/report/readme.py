@@ -1,20 +1,30 @@
 """The tables of READMEs, written from the results between their markers.
 
-    python -m srtool.benchmarks.report.readme README.md weights/README.md
+    python -m srtool.benchmarks.report.readme README.md weights/README.md --plot throughput.png
 
 A block begins with <!-- figures: NAME --> and ends with <!-- end of figures -->; what stands
-between is replaced. No figure of these blocks is typed by hand.
+between is replaced. No figure of these blocks is typed by hand. Where results come from several
+machines, the details are of the one that was measured last.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.speed.result import Bench, Measured, Scaling, Side, read_bench
+from srtool.benchmarks.speed.result import (
+    Bench,
+    Machine,
+    Measured,
+    Scaling,
+    Side,
+    read_bench,
+    spread,
+)
+from srtool.benchmarks.speed.timing import ratios
 from srtool.errors import DataError
 from srtool.files import whole_file
 
@@ -39,6 +49,7 @@ QUALITY = (
 )
 _METRICS = (("PSNR", "psnr", 3), ("SSIM (Wang)", "ssim_wang", 4), ("NIQE", "niqe", 3))
 _SETS = ("Set5", "Set14")
+_KERNELS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx2": "AVX2"}  # the best first
 _LIBRARIES = ("torch", "onnxruntime", "openvino", "ncnn")
 
 
@@ -75,10 +86,9 @@ def quality_table(results: Path, titles: Sequence[str] = ()) -> str:
 def speed_table(results: Path) -> str:
     """Every side of every network, at the largest size that most of them did."""
     rows = []
-    for bench in _benches(results):
-        for network in bench.networks:
-            size = _size(network)
-            rows += [_speed_row(network, side, size) for side in _by_speed(network, size)]
+    for network in _networks(_machines(results)[0]):
+        size = _size(network)
+        rows += [_speed_row(network, side, size) for side in _by_speed(network, size)]
     head = ["network", "run by", "speed", "range", "LR MP/s", "of peak", "end to end", "PSNR"]
     return _table(head, rows)
 
@@ -108,33 +118,67 @@ def _between(side: Side, network: Measured) -> str:
 
 
 def machine_line(results: Path) -> str:
-    """What the speeds were measured on, a line per machine with the best of its peaks."""
-    machines: dict[str, list[Bench]] = {}
-    for bench in _benches(results):
-        machines.setdefault(bench.machine.fingerprint, []).append(bench)
-    lines = []
-    for found in machines.values():
-        machine = found[0].machine
-        peaks: dict[str, float] = {}
-        for bench in found:
-            for name, rate in bench.roofline.matrix.items():
-                peaks[name] = max(rate, peaks.get(name, 0.0))
-        rates = [f"{rate / 1e9:.0f} GFLOP/s {name}" for name, rate in peaks.items()]
-        bandwidth = max(bench.roofline.bandwidth for bench in found)
-        versions = [f"{x} {machine.versions[x]}" for x in _LIBRARIES if x in machine.versions]
-        lines.append(
-            f"{machine.gpu or machine.cpu}, {machine.cores} cores, {machine.memory / 1e9:.0f} GB; "
-            f"measured peaks {', '.join(rates)}, {bandwidth / 1e9:.0f} GB/s; {', '.join(versions)}."
-        )
-    return "\n".join(lines)
+    """What the details were measured on, with the best of its peaks."""
+    found = _machines(results)[0]
+    machine = found[0].machine
+    peaks: dict[str, float] = {}
+    for bench in found:
+        for name, rate in bench.roofline.matrix.items():
+            peaks[name] = max(rate, peaks.get(name, 0.0))
+    rates = [f"{rate / 1e9:.0f} GFLOP/s {name}" for name, rate in peaks.items()]
+    bandwidth = max(bench.roofline.bandwidth for bench in found)
+    versions = [f"{x} {machine.versions[x]}" for x in _LIBRARIES if x in machine.versions]
+    return (
+        f"{_title(machine)}, {machine.memory / 1e9:.0f} GB; measured peaks {', '.join(rates)}, "
+        f"{bandwidth / 1e9:.0f} GB/s; {', '.join(versions)}."
+    )
+
+
+def machines_table(results: Path) -> str:
+    """The fastest engine of each network on each machine, against the reference and against the
+    fastest of what people run otherwise."""
+    rows = []
+    for benches in _machines(results):
+        for bench in benches:
+            rows += [_machine_row(bench, network) for network in bench.networks]
+    head = ["machine", "measured", "network", "fastest engine", "speed", "fastest of the others"]
+    return _table([*head, "faster than that"], rows)
+
+
+def _machine_row(bench: Bench, network: Measured) -> list[str]:
+    size = _size(network)
+    sides = _by_speed(network, size)
+    engine = next(side for side in sides if side.kind == "engine")
+    other = next(side for side in sides if side.kind == "baseline")
+    own, theirs = engine.timing(size), other.timing(size)
+    assert own is not None
+    assert theirs is not None
+    ahead = spread(ratios(own.seconds, theirs.seconds))
+    return [
+        _title(bench.machine),
+        bench.made[:10],
+        f"{network.network}, {size[0]}x{size[1]}",
+        engine.name,
+        f"{own.speed.median:.2f}x" if own.speed else "",
+        other.name,
+        f"{ahead.median:.2f}x ({ahead.low:.2f}-{ahead.high:.2f})",
+    ]
+
+
+def _title(machine: Machine) -> str:
+    if machine.gpu:
+        return machine.gpu
+    kernels = next((_KERNELS[name] for name in _KERNELS if name in machine.instructions), "")
+    return f"{machine.cpu}, {machine.cores} cores" + (f", {kernels}" if kernels else "")
 
 
 def scaling_table(results: Path) -> str:
     """What does not change the cost per megapixel, and what does."""
-    rows = []
-    for bench in _benches(results):
-        for network in bench.networks:
-            rows += [_scaling_row(network, scaling) for scaling in network.scaling]
+    rows = [
+        _scaling_row(network, scaling)
+        for network in _networks(_machines(results)[0])
+        for scaling in network.scaling
+    ]
     return _table(["network", "with", "cost, s per LR megapixel", "largest / smallest"], rows)
 
 
@@ -144,8 +188,17 @@ def _scaling_row(network: Measured, scaling: Scaling) -> list[str]:
     return [network.network, what, "; ".join(points), f"{scaling.flatness:.2f}"]
 
 
-def _benches(results: Path) -> list[Bench]:
-    return [read_bench(path) for path in sorted(results.glob("speed-*.json"))]
+def _machines(results: Path) -> list[list[Bench]]:
+    """The results of each machine, the one that was measured last first."""
+    found: dict[str, list[Bench]] = {}
+    for path in sorted(results.glob("speed-*.json")):
+        bench = read_bench(path)
+        found.setdefault(bench.machine.fingerprint, []).append(bench)
+    return sorted(found.values(), key=lambda benches: max(it.made for it in benches), reverse=True)
+
+
+def _networks(benches: Sequence[Bench]) -> list[Measured]:
+    return [network for bench in benches for network in bench.networks]
 
 
 def _size(network: Measured) -> tuple[int, int]:
@@ -179,15 +232,33 @@ TABLES = {
     "weights": weights_table,
     "speed": speed_table,
     "machine": machine_line,
+    "machines": machines_table,
     "scaling": scaling_table,
 }
 
 
+def write_plot(path: Path, results: Path = RESULTS) -> None:
+    """Throughput by size, of the network that was measured at the most sizes."""
+    from srtool.benchmarks.report.drawing import DPI, style
+    from srtool.benchmarks.report.plots import throughput_by_size
+
+    networks = _networks(_machines(results)[0])
+    network = max(networks, key=lambda network: max(len(it.timings) for it in network.sides))
+    with style(), whole_file(path) as temporary:
+        throughput_by_size(network, 1).savefig(temporary, dpi=DPI, format="png")
+
+
 def main() -> None:
-    for path in map(Path, sys.argv[1:]):
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("readmes", type=Path, nargs="+")
+    parser.add_argument("--plot", type=Path, help="PNG of throughput by image size")
+    options = parser.parse_args()
+    for path in options.readmes:
         text = with_figures(path.read_text(encoding="utf-8"))
         with whole_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    if options.plot:
+        write_plot(options.plot)
 
 
 if __name__ == "__main__":

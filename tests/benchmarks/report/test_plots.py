@@ -123,6 +123,7 @@ def test_quality_against_speed(
     """One network is known by the hash of its weights and one by its name."""
     bench = bench_of(network_named(), network_named("other.pth", 2.0, sha256=""))
     (plot,) = against(bench, evaluation_of())
+    assert plot.slug == "quality-against-speed-set5"
     assert "x4-lite 30.12 at 0.05" in plot.alt
     assert "other.pth 29.50 at 0.1" in plot.alt
     assert [axes.get_title(loc="left") for axes in plot.figure.axes] == [
@@ -130,6 +131,25 @@ def test_quality_against_speed(
         "Set5: NIQE (lower is better)",
     ]
     ElementTree.fromstring(drawing.inline_svg(plot))
+
+
+def test_results_of_one_machine_share_a_plot(
+    bench_of: Callable[..., Bench],
+    network_named: Callable[..., Measured],
+    evaluation_of: Callable[..., Evaluation],
+) -> None:
+    first, second = bench_of(network_named()), bench_of(network_named("other.pth", 2.0, sha256=""))
+    machine = second.machine.model_copy(update={"cpu": "another"})
+    elsewhere = second.model_copy(update={"machine": machine})
+    found = [("evaluation", evaluation_of())]
+    for benches, names in (
+        ([first, second], [["x4-lite", "other.pth"]]),
+        ([first, elsewhere], [["x4-lite"], ["other.pth"]]),
+    ):
+        sources = Sources([(str(number), bench) for number, bench in enumerate(benches)], found)
+        made = list(charts.quality_plots(sources, charts.Slugs()))
+        for plot, expected in zip(made, names, strict=True):
+            assert [name for name in ("x4-lite", "other.pth") if name in plot.alt] == expected
 
 
 def test_quality_that_is_infinite_or_of_others(
