@@ -118,24 +118,37 @@ def test_a_gpu_that_is_elsewhere_is_estimated_and_marked(run: Run) -> None:
     assert "0.31" in found.out  # LR megapixels/s of RRDB-23, as the design has it
 
 
-def test_an_interrupt_ends_every_process(compact_engine: Path) -> None:
+@pytest.mark.parametrize(
+    ("until", "kept"),
+    [("round 1", False), ("process 2 of 2: opening", True)],
+)
+def test_an_interrupt_ends_every_process_and_keeps_what_is_done(
+    compact_engine: Path, tmp_path: Path, until: str, kept: bool
+) -> None:
     # Its handler of Ctrl-C is missing where this process was started in the background of a shell.
     launch = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from srtool.cli import main; main()"
     )
-    options = ["--sizes", "24x16", "--seconds", "1000", "--baselines", "none"]
+    out = tmp_path / "speed.json"
+    options = ["--sizes", "24x16", "--baselines", "none", "--processes", "2", "--out", str(out)]
+    options += ["--seconds", "0.01" if kept else "1000"]
     command = [sys.executable, "-c", launch, "bench", str(compact_engine), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "round 1" in line:
+            if until in line:
                 break
         started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert started
     _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []
+    assert out.exists() == kept
+    if kept:
+        assert "interrupted: the result has what was measured until then" in err
+        result = read_bench(out)
+        assert result.interrupted
+        assert len(result.networks[0].sides[0].timings[0].seconds) >= 3

@@ -24,7 +24,7 @@ import psutil
 from srtool.benchmarks.speed.baselines import Device
 from srtool.benchmarks.speed.machine import Sensors, busy_cores, this_machine
 from srtool.benchmarks.speed.networks import Network
-from srtool.benchmarks.speed.result import Axis, Bench, Measured, Roofline, place_of
+from srtool.benchmarks.speed.result import Axis, Bench, Measured, Roofline, Scaling, place_of
 from srtool.benchmarks.speed.roofline import measured_roofline
 from srtool.benchmarks.speed.runner import (
     Place,
@@ -83,50 +83,73 @@ def device_here() -> Device:
 def bench(
     networks: Sequence[Network], config: Config, command: str, report: Report = lambda line: None
 ) -> Bench:
-    """Measure networks one after the other. EngineError where no engine of a network runs."""
+    """Measure networks one after the other. EngineError where no engine of a network runs.
+
+    On an interrupt (Ctrl-C) the result has what was measured in full until then; KeyboardInterrupt
+    where that is nothing.
+    """
     report("measuring how busy the machine is, and its peaks")
     busy = busy_cores()
     roofline = measured_roofline(config.device, config.threads)
-    found = [_measured(network, config, roofline, report) for network in networks]
+    found: list[Measured] = []
+    interrupted = False
+    for network in networks:
+        measured, interrupted = _measured(network, config, roofline, report)
+        found += [measured] if measured else []
+        if interrupted:
+            break
+    if not found:
+        raise KeyboardInterrupt
     return Bench(
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=command,
         machine=this_machine(),
         busy=round(busy, 2),
         processes=config.processes,
+        interrupted=interrupted,
         roofline=roofline,
         networks=tuple(found),
     )
 
 
-def _measured(network: Network, config: Config, roofline: Roofline, report: Report) -> Measured:
+def _measured(
+    network: Network, config: Config, roofline: Roofline, report: Report
+) -> tuple[Measured | None, bool]:
+    """What was measured, None where nothing was, and whether there was an interrupt."""
+
     def say(line: str) -> None:
         report(f"{network.name}: {line}")
 
+    runners: list[Runner] = []
+    absent: dict[str, str] = {}
+    scaling: list[Scaling] = []
+    interrupted = False
     with tempfile.TemporaryDirectory(prefix="srtool-bench-") as name:
         folder = Path(name)
-        sides, absent = _prepared(network, config, folder, say)
-        runners: list[Runner] = []
-        for number in range(config.processes):
-            with ExitStack() as processes:
-                if number:
-                    _open_again(runners, number, config, folder, processes, say)
-                else:
-                    runners = _opened(sides, absent, network, config, folder, processes, say)
-                for size in config.sizes:
-                    for batch in config.batches:
-                        _time(runners, network, (size, batch), config, folder, say)
-                engines = [runner for runner in runners if runner.contestant.kind == "engine"]
-                if number == config.processes - 1 and config.files:
-                    _run_folders(engines, config.sizes[0], config.files, folder, say)
-        found = tuple(side_of(runner, runners[0], network, roofline) for runner in runners)
-        best = min(engines, key=lambda runner: runner.rate)  # now the only one in memory
-        scaling = [
-            scaling_of(axis, best.name, best.contestant.open, folder, say)
-            for axis in config.scaling
-        ]
+        try:
+            sides = _prepared(network, config, folder, absent, say)
+            for number in range(config.processes):
+                with ExitStack() as processes:
+                    if number:
+                        _open_again(runners, number, config, folder, processes, say)
+                    else:
+                        runners += _opened(sides, absent, network, config, folder, processes, say)
+                    for size in config.sizes:
+                        for batch in config.batches:
+                            _time(runners, network, (size, batch), config, folder, say)
+                    if number == config.processes - 1 and config.files:
+                        _run_folders(runners, config.sizes[0], config.files, folder, say)
+            engines = [runner for runner in runners if runner.contestant.kind == "engine"]
+            best = min(engines, key=lambda runner: runner.rate)  # soon the only one in memory
+            for axis in config.scaling:
+                curve = scaling_of(axis, best.name, best.contestant.open, folder, say)
+                scaling.append(curve)
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted and not any(runner.runs for runner in runners):
+        return None, True
     cost = network.cost
-    return Measured(
+    measured = Measured(
         network=network.name,
         architecture=network.facts.architecture,
         scale=network.facts.scale,
@@ -135,20 +158,22 @@ def _measured(network: Network, config: Config, roofline: Roofline, report: Repo
         parameters=cost.parameters if cost else None,
         sha256=network.facts.weights_sha256,
         reference=runners[0].name,
-        sides=found,
+        sides=tuple(side_of(runner, runners[0], network, roofline) for runner in runners),
         absent=absent,
         scaling=tuple(scaling),
     )
+    return measured, interrupted
 
 
 def _prepared(
-    network: Network, config: Config, folder: Path, report: Report
-) -> tuple[list[Contestant], dict[str, str]]:
-    """Who takes part, with their files written; the others -> why not. All of that before any side
-    is open and holds its memory."""
-    taking_part, absent = contestants(
+    network: Network, config: Config, folder: Path, absent: dict[str, str], report: Report
+) -> list[Contestant]:
+    """Who takes part, with their files written; why the others do not goes into `absent`. All of
+    that before any side is open and holds its memory."""
+    taking_part, unknown = contestants(
         network, config.backends, config.compared, config.device, folder / "baselines"
     )
+    absent |= unknown
     for contestant in list(taking_part):
         if contestant.prepare is None:
             continue
@@ -158,7 +183,7 @@ def _prepared(
         except WorkerError as error:
             absent[contestant.label] = str(error)
             taking_part.remove(contestant)
-    return taking_part, absent
+    return taking_part
 
 
 def _opened(
@@ -205,9 +230,12 @@ def _open_again(
 
 
 def _run_folders(
-    engines: Sequence[Runner], size: Size, files: int, folder: Path, report: Report
+    runners: Sequence[Runner], size: Size, files: int, folder: Path, report: Report
 ) -> None:
-    for runner in engines:
+    """Engines from file to file."""
+    for runner in runners:
+        if runner.contestant.kind != "engine":
+            continue
         report(f"a folder of {files} files by {runner.name}")
         try:
             runner.end_to_end.append(end_to_end(runner, size, files, folder))

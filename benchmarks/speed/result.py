@@ -255,7 +255,7 @@ class Measured(Strict):
 class Bench(Strict):
     """One run of `srtool bench`. command: how to repeat it. busy: load of the machine by others
     when it began, in cores, None where unknown. processes: of each side, whose runs stand one
-    after the other in `Timing.seconds`."""
+    after the other in `Timing.seconds`. interrupted: something of the command is missing."""
 
     bench: Literal[1] = VERSION
     made: str
@@ -263,6 +263,7 @@ class Bench(Strict):
     machine: Machine
     busy: float | None = None
     processes: int = 1
+    interrupted: bool = False
     roofline: Roofline = Roofline()
     networks: tuple[Measured, ...]
 

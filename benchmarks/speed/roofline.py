@@ -15,7 +15,7 @@ import numpy as np
 
 from srtool.benchmarks.speed.baselines.pytorch import Device, has_half
 from srtool.benchmarks.speed.result import Roofline
-from srtool.benchmarks.speed.worker import limit_threads
+from srtool.benchmarks.speed.worker import launch, limit_threads
 from srtool.benchmarks.workers import cores
 from srtool.errors import EngineError
 
@@ -35,7 +35,7 @@ def measured_roofline(device: Device = "cpu", threads: int | None = None) -> Roo
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_peaks, args=(sender, device, threads), daemon=True)
-    process.start()
+    launch(process)
     sender.close()
     try:
         found: Roofline = receiver.recv()

@@ -117,6 +117,7 @@ def _files(open_side: Callable[[], Opened], folder: Path, report: Report) -> Fou
     side = _FILE_SIDE
     sources = write_files(folder / "many", max(FILES), side, side)
     with Worker(open_side) as worker:
+        worker.run(images_file(folder, (side, side), 1))  # many come: nobody pays for settling
 
         def run(count: int) -> float:
             found = worker.folder(sources[:count], folder / "out")

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -73,7 +74,7 @@ class Worker:
         self._process = context.Process(
             target=_serve, args=(theirs, open_side, threads, name), daemon=True
         )
-        self._process.start()
+        launch(self._process)
         theirs.close()
         try:
             self.ready: Ready = self._answer()
@@ -159,6 +160,19 @@ class Worker:
         text = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(text) if line.strip()), "")
         return f"its process ended with code {code}" + (f" ({last[:160]})" if last else "")
+
+
+def launch(process: BaseProcess) -> None:
+    """Start a process that no Ctrl-C reaches: halfway there, it would print a traceback. Where the
+    parent is interrupted meanwhile, that is raised afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        process.start()
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def run_apart(run: Callable[[], object]) -> None:

@@ -118,6 +118,9 @@ def run(
             speed_tables.print_catalogue(catalogue.gpu_class_rows(gpu_class, result))
     if out:
         console.say(f"-> {path}")
+    if result.interrupted:
+        console.say("interrupted: the result has what was measured until then")
+        raise KeyboardInterrupt
 
 
 @bench_app.command("compare")
