@@ -98,14 +98,13 @@ def bench(
         found += [measured] if measured else []
         if interrupted:
             break
-    if not found:
+    if interrupted and not found:
         raise KeyboardInterrupt
     return Bench(
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=command,
         machine=this_machine(),
         busy=round(busy, 2),
-        processes=config.processes,
         interrupted=interrupted,
         roofline=roofline,
         networks=tuple(found),

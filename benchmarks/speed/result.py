@@ -90,17 +90,19 @@ class Timing(Strict):
     """One side on images of one size.
 
     size: width and height in LR pixels. batch: images a run. seconds: wall time of each run, from
-    pixels in host memory to pixels in host memory. warm_up: runs before, until the time was
-    stable. speed: how many times as fast as the reference side, run by run; None for the
-    reference itself and where it was not measured. peak_share: of the measured matrix peak,
-    bandwidth_share: of the measured bandwidth, by the operations and bytes that the ONNX graph
-    counts. peak_memory: of the side's own process, device_memory: of the GPU, bytes. watts, clock
-    (MHz): of the GPU, means. Unknown figures are None.
+    pixels in host memory to pixels in host memory. rounds: how many of these each process of the
+    side made, one process after the other. warm_up: runs before, until the time was stable. speed:
+    how many times as fast as the reference side, run by run; None for the reference itself and
+    where it was not measured. peak_share: of the measured matrix peak, bandwidth_share: of the
+    measured bandwidth, by the operations and bytes that the ONNX graph counts. peak_memory: of the
+    side's own process, device_memory: of the GPU, bytes. watts, clock (MHz): of the GPU, means.
+    Unknown figures are None.
     """
 
     size: tuple[int, int]
     batch: int = 1
     seconds: Seconds
+    rounds: tuple[int, ...] = ()
     warm_up: int
     scale: int = 4
     speed: Spread | None = None
@@ -254,15 +256,13 @@ class Measured(Strict):
 
 class Bench(Strict):
     """One run of `srtool bench`. command: how to repeat it. busy: load of the machine by others
-    when it began, in cores, None where unknown. processes: of each side, whose runs stand one
-    after the other in `Timing.seconds`. interrupted: something of the command is missing."""
+    when it began, in cores, None where unknown. interrupted: not all of the command is done."""
 
     bench: Literal[1] = VERSION
     made: str
     command: str
     machine: Machine
     busy: float | None = None
-    processes: int = 1
     interrupted: bool = False
     roofline: Roofline = Roofline()
     networks: tuple[Measured, ...]

@@ -29,6 +29,7 @@ class Runs:
     """Of a side at a place, in all its processes; see `Timing`."""
 
     seconds: list[float] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
     warm_up: int = 0
     peak_memory: int | None = None
     device_memory: int | None = None
@@ -84,6 +85,7 @@ class Runner:
         """Keep what was measured at a place in the present process."""
         found = self.runs.setdefault(place, Runs(warm_up=warm_up))
         found.seconds += seconds
+        found.rounds.append(len(seconds))
         found.peak_memory = _most(found.peak_memory, self.worker.peak_memory())
         found.device_memory = _most(found.device_memory, self.device_memory or None)
         found.watts, found.clock = self.sensors.watts, self.sensors.clock
@@ -171,6 +173,7 @@ def _timing(
         size=place[0],
         batch=place[1],
         seconds=tuple(found.seconds),
+        rounds=tuple(found.rounds),
         warm_up=found.warm_up,
         scale=network.facts.scale,
         speed=spread(ratios(found.seconds, base)) if base else None,

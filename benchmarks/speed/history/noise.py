@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,16 +31,17 @@ def speeds(timing: Timing, reference: Timing | None, seed: int) -> Array:
 
     Speed is runs a second, or the ratio to a reference. Interleaved runs are drawn in pairs, so
     that what slowed both at once cancels; where the reference has more runs or fewer, each for
-    itself.
+    itself. Where a side had several processes, these are drawn first, and then as many runs of each
+    as it made: runs of one process are more alike than those of two.
     """
     rng = np.random.default_rng(seed)
     seconds = np.array(timing.seconds)
     if reference is None:
-        return 1 / _medians(seconds, rng)
+        return 1 / _medians(seconds, timing.rounds, rng)
     base = np.array(reference.seconds)
     if len(base) == len(seconds):
-        return _medians(base / seconds, rng)
-    return _medians(base, rng) / _medians(seconds, rng)
+        return _medians(base / seconds, timing.rounds, rng)
+    return _medians(base, reference.rounds, rng) / _medians(seconds, timing.rounds, rng)
 
 
 def ratio_of(before: Array, after: Array) -> Ratio:
@@ -49,8 +51,15 @@ def ratio_of(before: Array, after: Array) -> Ratio:
     return Ratio(float(ratios[0]), float(low), float(high))
 
 
-def _medians(values: Array, rng: np.random.Generator) -> Array:
+def _medians(values: Array, rounds: Sequence[int], rng: np.random.Generator) -> Array:
     found = [np.median(values, keepdims=True)]
+    if len(rounds) > 1:
+        parts = np.split(values, np.cumsum(rounds)[:-1])
+        for _ in range(DRAWS):
+            chosen = [parts[number] for number in rng.integers(len(parts), size=len(parts))]
+            again = [rng.choice(part, len(part)) for part in chosen]
+            found.append(np.median(np.concatenate(again), keepdims=True))
+        return np.concatenate(found)
     rows = max(1, min(DRAWS, _AT_ONCE // len(values)))
     for start in range(0, DRAWS, rows):
         count = min(rows, DRAWS - start)

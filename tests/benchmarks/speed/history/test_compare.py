@@ -70,6 +70,20 @@ def test_many_runs_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.std(1 / found[1:]) == pytest.approx(1.2533 * 0.1 / 1000**0.5, rel=0.2)
 
 
+def test_processes_are_drawn_before_their_runs() -> None:
+    """Two of three processes were fast: any of the two speeds may be the true one."""
+    seconds = [1.0] * 10 + [2.0] * 10 + [1.0] * 10
+    alike = 1 / speeds(timing(seconds), None, 0)[1:]
+    assert np.mean(alike == 1) > 0.95
+    apart = timing(seconds).model_copy(update={"rounds": (10, 10, 10)})
+    found = 1 / speeds(apart, None, 0)
+    assert found[0] == 1
+    # Two or three draws of the slow one: 3 * (1/3)^2 * 2/3 + (1/3)^3 = 7/27
+    assert np.mean(found[1:] == 2) == pytest.approx(7 / 27, abs=0.04)
+    base = timing([4 * value for value in seconds]).model_copy(update={"rounds": (10, 10, 10)})
+    assert speeds(apart, base, 0) == pytest.approx(np.full(DRAWS + 1, 4.0))
+
+
 @pytest.mark.parametrize(("runs", "spread"), [(5, 0.1), (10, 0.1), (20, 0.1)])
 def test_noise_alone_raises_few_alarms(runs: int, spread: float, make_bench: Any) -> None:
     alarms, seeds = 0, 60
