@@ -133,7 +133,8 @@ def _files(open_side: Callable[[], Opened], folder: Path, report: Report) -> Fou
 
 def _in_turn(runs: Sequence[_Run], worker: Worker | None, report: Report) -> list[Point]:
     """Rounds over all points, once where a round takes minutes. What is a small part of others is
-    run before each of them too, some times, so that all see the machine at all its speeds."""
+    run before and after each of them too, some times, so that all see the machine at all its
+    speeds."""
     seconds: dict[int, list[float]] = {run.value: [] for run in runs}
     memory: dict[int, int] = {}
 
@@ -141,6 +142,11 @@ def _in_turn(runs: Sequence[_Run], worker: Worker | None, report: Report) -> lis
         seconds[run.value].append(run.go())
         held = worker.peak_memory() if worker else None
         memory[run.value] = max(held or 0, memory.get(run.value, 0))
+
+    def measure_smaller(than: _Run) -> None:
+        for run in runs:
+            for _ in range(_REPEATS if run.megapixels < than.megapixels / 2 else 0):
+                measure(run)
 
     runs[0].go()
     runs[0].go()
@@ -150,12 +156,11 @@ def _in_turn(runs: Sequence[_Run], worker: Worker | None, report: Report) -> lis
     for number in range(_ROUNDS):
         if time.perf_counter() - start > _LONG:
             break
-        for at, run in enumerate(runs):
+        for run in runs:
             report(f"round {number + 1} of {_ROUNDS}, {run.value}")
-            for smaller in runs[:at]:
-                for _ in range(_REPEATS if smaller.megapixels < run.megapixels / 2 else 0):
-                    measure(smaller)
+            measure_smaller(run)
             measure(run)
+        measure_smaller(runs[-1])
     return [
         Point(
             value=run.value,
