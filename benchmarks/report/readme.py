@@ -136,32 +136,38 @@ def machine_line(results: Path) -> str:
 
 def machines_table(results: Path) -> str:
     """The fastest engine of each network on each machine, against the reference and against the
-    fastest of what people run otherwise."""
-    rows = []
-    for benches in _machines(results):
-        for bench in benches:
-            rows += [_machine_row(bench, network) for network in bench.networks]
+    fastest of what people run otherwise: over the rounds of all results in which both ran."""
+    rows = [
+        _machine_row(benches, network)
+        for benches in _machines(results)
+        for network in _networks(benches)
+    ]
     head = ["machine", "measured", "network", "fastest engine", "speed", "fastest of the others"]
-    return _table([*head, "faster than that"], rows)
+    return _table([*head, "faster than that", "rounds"], rows)
 
 
-def _machine_row(bench: Bench, network: Measured) -> list[str]:
+def _machine_row(benches: Sequence[Bench], network: Measured) -> list[str]:
     size = _size(network)
     sides = _by_speed(network, size)
     engine = next(side for side in sides if side.kind == "engine")
     other = next(side for side in sides if side.kind == "baseline")
-    own, theirs = engine.timing(size), other.timing(size)
-    assert own is not None
-    assert theirs is not None
-    ahead = spread(ratios(own.seconds, theirs.seconds))
+    timing = engine.timing(size)
+    assert timing is not None
+    ahead: list[float] = []
+    for same in (it for bench in benches for it in bench.networks if _key(it) == _key(network)):
+        both = [found and found.timing(size) for found in map(same.side, (engine.name, other.name))]
+        if both[0] and both[1]:
+            ahead += ratios(both[0].seconds, both[1].seconds)
+    found = spread(ahead)
     return [
-        _title(bench.machine),
-        bench.made[:10],
+        _title(benches[0].machine),
+        max(bench.made for bench in benches)[:10],
         f"{network.network}, {size[0]}x{size[1]}",
         engine.name,
-        f"{own.speed.median:.2f}x" if own.speed else "",
+        f"{timing.speed.median:.2f}x" if timing.speed else "",
         other.name,
-        f"{ahead.median:.2f}x ({ahead.low:.2f}-{ahead.high:.2f})",
+        f"{found.median:.2f}x ({found.low:.2f}-{found.high:.2f})",
+        str(len(ahead)),
     ]
 
 
@@ -198,7 +204,17 @@ def _machines(results: Path) -> list[list[Bench]]:
 
 
 def _networks(benches: Sequence[Bench]) -> list[Measured]:
-    return [network for bench in benches for network in bench.networks]
+    """Of each network the result with the most sides."""
+    found: dict[str, Measured] = {}
+    for network in (network for bench in benches for network in bench.networks):
+        known = found.get(_key(network))
+        if known is None or len(network.sides) > len(known.sides):
+            found[_key(network)] = network
+    return list(found.values())
+
+
+def _key(network: Measured) -> str:
+    return network.sha256 or network.network
 
 
 def _size(network: Measured) -> tuple[int, int]:
