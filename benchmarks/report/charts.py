@@ -136,9 +136,11 @@ def quality_plots(sources: Sources, slugs: Slugs) -> Iterator[Plot]:
     evaluations = [found for _, found in sources.evaluations]
     datasets = dict.fromkeys(name for found in evaluations for name in found.datasets)
     machines: dict[str, list[Measured]] = {}
+    titles: dict[str, str] = {}
     for bench, network in sources.networks:
         machines.setdefault(bench.machine.fingerprint, []).append(network)
-    for networks in machines.values():
+        titles[bench.machine.fingerprint] = bench.machine.title
+    for fingerprint, networks in machines.items():
         for dataset in datasets:
             standings = {}
             for metric in _metrics(networks, evaluations, dataset):
@@ -146,10 +148,13 @@ def quality_plots(sources: Sources, slugs: Slugs) -> Iterator[Plot]:
                 if found := list(_standings(networks, evaluations, dataset, metric)):
                     standings[METRICS[metric].title + unit] = found
             if standings:
-                yield _quality_plot(slugs("quality against speed", dataset), standings, dataset)
+                slug = slugs("quality against speed", dataset)
+                yield _quality_plot(slug, standings, dataset, titles[fingerprint])
 
 
-def _quality_plot(slug: str, standings: dict[str, list[plots.Standing]], dataset: str) -> Plot:
+def _quality_plot(
+    slug: str, standings: dict[str, list[plots.Standing]], dataset: str, machine: str
+) -> Plot:
     parts = [
         f"{it.name} {figure(it.quality, 4)} at {figure(it.fast)} ({it.side}, {it.size})"
         for found in standings.values()
@@ -158,9 +163,9 @@ def _quality_plot(slug: str, standings: dict[str, list[plots.Standing]], dataset
     return Plot(
         slug,
         "Quality against speed",
-        f"{' and '.join(standings)} on {dataset}, and LR megapixels per second: "
+        f"{' and '.join(standings)} on {dataset}, and LR megapixels per second on {machine}: "
         f"{'; '.join(parts)}.",
-        plots.quality_against_speed(standings, dataset),
+        plots.quality_against_speed(standings, dataset, machine),
     )
 
 

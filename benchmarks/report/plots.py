@@ -115,7 +115,9 @@ def _latency_row(axes: Axes, row: int, timing: Timing, colour: str) -> None:
     axes.plot([1e3 * timing.p99], [row], "|", color=colour, markersize=9, markeredgewidth=1.4)
 
 
-def quality_against_speed(standings: Mapping[str, Sequence[Standing]], dataset: str) -> Figure:
+def quality_against_speed(
+    standings: Mapping[str, Sequence[Standing]], dataset: str, machine: str
+) -> Figure:
     """A panel per metric: every network at the speed of its fastest engine (full), and at that of
     the reference (hollow). standings: by the metric's title."""
     with style():
@@ -128,7 +130,7 @@ def quality_against_speed(standings: Mapping[str, Sequence[Standing]], dataset: 
             axes.margins(0.16, 0.2)
             axes.set(title=f"{dataset}: {metric}", xlabel="LR megapixels/s")
         panels[0].annotate(
-            "full: fastest engine, hollow: the reference",
+            f"full: fastest engine, hollow: the reference, on {machine}",
             (0, -0.2),
             xycoords="axes fraction",
             color=MUTED,

@@ -17,7 +17,6 @@ from pathlib import Path
 from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.speed.result import (
     Bench,
-    Machine,
     Measured,
     Scaling,
     Side,
@@ -49,7 +48,6 @@ QUALITY = (
 )
 _METRICS = (("PSNR", "psnr", 3), ("SSIM (Wang)", "ssim_wang", 4), ("NIQE", "niqe", 3))
 _SETS = ("Set5", "Set14")
-_KERNELS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx2": "AVX2"}  # the best first
 _LIBRARIES = ("torch", "onnxruntime", "openvino", "ncnn")
 
 
@@ -129,7 +127,7 @@ def machine_line(results: Path) -> str:
     bandwidth = max(bench.roofline.bandwidth for bench in found)
     versions = [f"{x} {machine.versions[x]}" for x in _LIBRARIES if x in machine.versions]
     return (
-        f"{_title(machine)}, {machine.memory / 1e9:.0f} GB; measured peaks {', '.join(rates)}, "
+        f"{machine.title}, {machine.memory / 1e9:.0f} GB; measured peaks {', '.join(rates)}, "
         f"{bandwidth / 1e9:.0f} GB/s; {', '.join(versions)}."
     )
 
@@ -160,7 +158,7 @@ def _machine_row(benches: Sequence[Bench], network: Measured) -> list[str]:
             ahead += ratios(both[0].seconds, both[1].seconds)
     found = spread(ahead)
     return [
-        _title(benches[0].machine),
+        benches[0].machine.title,
         max(bench.made for bench in benches)[:10],
         f"{network.network}, {size[0]}x{size[1]}",
         engine.name,
@@ -169,13 +167,6 @@ def _machine_row(benches: Sequence[Bench], network: Measured) -> list[str]:
         f"{found.median:.2f}x ({found.low:.2f}-{found.high:.2f})",
         str(len(ahead)),
     ]
-
-
-def _title(machine: Machine) -> str:
-    if machine.gpu:
-        return machine.gpu
-    kernels = next((_KERNELS[name] for name in _KERNELS if name in machine.instructions), "")
-    return f"{machine.cpu}, {machine.cores} cores" + (f", {kernels}" if kernels else "")
 
 
 def scaling_table(results: Path) -> str:

@@ -45,7 +45,11 @@ class NotRun:
 
 def headlines(sources: Sources) -> list[Headline]:
     """Speed of each network's fastest engine, quality on each data set, parity of each check."""
-    found = [_speed(network) for _, network in sources.networks]
+    several = len({bench.machine.fingerprint for _, bench in sources.benches}) > 1
+    found = [
+        _speed(network, bench.machine.title if several else "")
+        for bench, network in sources.networks
+    ]
     found += [
         _quality(evaluation, dataset)
         for _, evaluation in sources.evaluations
@@ -55,7 +59,8 @@ def headlines(sources: Sources) -> list[Headline]:
     return [headline for headline in found if headline is not None]
 
 
-def _speed(network: Measured) -> Headline | None:
+def _speed(network: Measured, machine: str) -> Headline | None:
+    """machine: where that has to be said."""
     place = common_place([network])
     side = fastest(network, place) if place else None
     timing = side.timing(*place) if side and place else None
@@ -63,13 +68,14 @@ def _speed(network: Measured) -> Headline | None:
         return None
     rate = f"{figure(timing.lr_megapixels_per_second)} LR MP/s"
     at = f"{network.network}, {side.name}, {size_text(*place)}"
+    where = f"; {machine}" if machine else ""
     if timing.speed is None:
-        return Headline(rate, at, f"{figure(1e3 * timing.p50)} ms a run")
+        return Headline(rate, at, f"{figure(1e3 * timing.p50)} ms a run{where}")
     low, high = timing.speed.low, timing.speed.high
     return Headline(
         f"{timing.speed.median:.2f}×",
         f"as fast as {network.reference}: {at}",
-        f"{low:.2f} to {high:.2f} run by run; {rate}",
+        f"{low:.2f} to {high:.2f} run by run; {rate}{where}",
     )
 
 

@@ -30,6 +30,9 @@ Axis = Literal["size", "batch", "tile", "threads", "files"]
 Seconds = Annotated[tuple[float, ...], Field(min_length=1)]
 
 
+_KERNELS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx2": "AVX2"}  # the best first
+
+
 class Strict(BaseModel):
     """Computed fields stand in the file; they are passed over when it is read again."""
 
@@ -67,6 +70,14 @@ class Machine(Strict):
         """The same for results whose seconds can be compared: of the hardware, not of software."""
         parts = (self.cpu, self.cores, self.threads, self.platform, self.gpu, *self.instructions)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+    @property
+    def title(self) -> str:
+        """For people: the GPU, or the CPU with what its networks are fastest with."""
+        if self.gpu:
+            return self.gpu
+        kernels = next((title for name, title in _KERNELS.items() if name in self.instructions), "")
+        return f"{self.cpu}, {self.cores} cores" + (f", {kernels}" if kernels else "")
 
 
 class Roofline(Strict):

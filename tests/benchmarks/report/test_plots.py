@@ -150,6 +150,8 @@ def test_results_of_one_machine_share_a_plot(
         made = list(charts.quality_plots(sources, charts.Slugs()))
         for plot, expected in zip(made, names, strict=True):
             assert [name for name in ("x4-lite", "other.pth") if name in plot.alt] == expected
+            cpu = "another" if expected == ["other.pth"] else first.machine.cpu
+            assert f"per second on {cpu}, " in plot.alt
 
 
 def test_quality_that_is_infinite_or_of_others(
