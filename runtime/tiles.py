@@ -127,12 +127,13 @@ class Canvas:
                 if self._error is not None:
                     return
                 tile = self._pixels[row.start : row.stop, column.start : column.stop]
+                tile = _padded(tile, multiple)
                 self._missing += 1
                 paint = partial(self._paint, row, column)
                 if self._guard is None:
-                    self._engine.submit(_padded(tile, multiple), paint)
+                    self._engine.submit(tile, paint)
                 else:
-                    self._guard.submit(_padded(tile, multiple), column.start, row.start, paint)
+                    self._guard.submit(tile, column.start, row.start, paint)
 
     def _paint(self, row: Span, column: Span, found: NDArray[Any] | Exception) -> None:
         """Keep what is to be kept of an upscaled tile; cut it up where it was too large."""

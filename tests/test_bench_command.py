@@ -144,6 +144,7 @@ def test_an_interrupt_ends_every_process_and_keeps_what_is_done(
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
+    assert started or kept  # between two processes there may be none
     _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []
     assert out.exists() == kept

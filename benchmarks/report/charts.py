@@ -11,13 +11,12 @@ from pathlib import Path
 from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.report import plots
 from srtool.benchmarks.report.drawing import Plot
-from srtool.benchmarks.report.sources import Sources
+from srtool.benchmarks.report.sources import Sources, by_machine
 from srtool.benchmarks.report.tables import figure, percent, size_text
 from srtool.benchmarks.report.timings import AXES, sizes_of
 from srtool.benchmarks.scores import METRICS
-from srtool.benchmarks.speed.result import Measured, Side
+from srtool.benchmarks.speed.result import Measured, Place, Side, Timing
 
-Place = tuple[tuple[int, int], int]  # size and batch
 PLOTTED = ("psnr", "pi", "niqe")  # against speed: PSNR, and the first of the others there is
 
 
@@ -51,6 +50,14 @@ def fastest(network: Measured, place: Place, kind: str = "engine") -> Side | Non
     timed = [(side, side.timing(*place)) for side in network.sides if side.kind == kind]
     known = [(timing.p50, side) for side, timing in timed if timing is not None]
     return min(known, key=lambda item: item[0])[1] if known else None
+
+
+def best_of(network: Measured) -> tuple[Place, Side, Timing] | None:
+    """The fastest engine where most sides were timed."""
+    place = common_place([network])
+    side = fastest(network, place) if place else None
+    timing = side.timing(*place) if side and place else None
+    return None if place is None or side is None or timing is None else (place, side, timing)
 
 
 def plots_of_network(network: Measured, slugs: Slugs) -> Iterator[Plot]:
@@ -135,12 +142,8 @@ def quality_plots(sources: Sources, slugs: Slugs) -> Iterator[Plot]:
     one and evaluated on the other."""
     evaluations = [found for _, found in sources.evaluations]
     datasets = dict.fromkeys(name for found in evaluations for name in found.datasets)
-    machines: dict[str, list[Measured]] = {}
-    titles: dict[str, str] = {}
-    for bench, network in sources.networks:
-        machines.setdefault(bench.machine.fingerprint, []).append(network)
-        titles[bench.machine.fingerprint] = bench.machine.title
-    for fingerprint, networks in machines.items():
+    for benches in by_machine(bench for _, bench in sources.benches):
+        networks = [network for bench in benches for network in bench.networks]
         for dataset in datasets:
             standings = {}
             for metric in _metrics(networks, evaluations, dataset):
@@ -149,7 +152,7 @@ def quality_plots(sources: Sources, slugs: Slugs) -> Iterator[Plot]:
                     standings[METRICS[metric].title + unit] = found
             if standings:
                 slug = slugs("quality against speed", dataset)
-                yield _quality_plot(slug, standings, dataset, titles[fingerprint])
+                yield _quality_plot(slug, standings, dataset, benches[0].machine.title)
 
 
 def _quality_plot(
@@ -210,12 +213,10 @@ def _standings(
     networks: list[Measured], evaluations: list[Evaluation], dataset: str, metric: str
 ) -> Iterator[plots.Standing]:
     for network in networks:
-        place = common_place([network])
-        quality = _quality(network, evaluations, dataset, metric)
-        side = fastest(network, place) if place else None
-        fast = side.timing(*place) if place and side else None
-        if quality is None or place is None or side is None or fast is None:
+        quality, best = _quality(network, evaluations, dataset, metric), best_of(network)
+        if quality is None or best is None:
             continue
+        place, side, fast = best
         reference = network.side(network.reference)
         slow = reference.timing(*place) if reference else None
         yield plots.Standing(

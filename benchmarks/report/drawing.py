@@ -171,6 +171,14 @@ def _attribute(text: str) -> str:
     return text
 
 
+def write_figure(path: Path, figure: Figure) -> None:
+    """On white, as the name's ending says; the same figure makes the same file. OSError where it
+    cannot be written."""
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    with style(), whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, metadata=metadata)
+
+
 def write_plots(folder: Path, plots: Sequence[Plot]) -> list[Path]:
     """Each as SLUG.png and SLUG.svg on white. DataError where the folder cannot be written."""
     written = []
@@ -178,9 +186,7 @@ def write_plots(folder: Path, plots: Sequence[Plot]) -> list[Path]:
         for plot in plots:
             for suffix in (".png", ".svg"):
                 path = folder / f"{plot.slug}{suffix}"
-                metadata = {"Date": None} if suffix == ".svg" else None
-                with style(), whole_file(path) as temporary:
-                    plot.figure.savefig(temporary, dpi=DPI, metadata=metadata)
+                write_figure(path, plot.figure)
                 written.append(path)
     except OSError as error:
         raise DataError(

@@ -15,14 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.speed.result import (
-    Bench,
-    Measured,
-    Scaling,
-    Side,
-    read_bench,
-    spread,
-)
+from srtool.benchmarks.report.sources import by_machine
+from srtool.benchmarks.speed.result import Bench, Measured, Scaling, Side, read_bench, spread
 from srtool.benchmarks.speed.timing import ratios
 from srtool.errors import DataError
 from srtool.files import whole_file
@@ -187,11 +181,8 @@ def _scaling_row(network: Measured, scaling: Scaling) -> list[str]:
 
 def _machines(results: Path) -> list[list[Bench]]:
     """The results of each machine, the one that was measured last first."""
-    found: dict[str, list[Bench]] = {}
-    for path in sorted(results.glob("speed-*.json")):
-        bench = read_bench(path)
-        found.setdefault(bench.machine.fingerprint, []).append(bench)
-    return sorted(found.values(), key=lambda benches: max(it.made for it in benches), reverse=True)
+    found = by_machine(read_bench(path) for path in sorted(results.glob("speed-*.json")))
+    return sorted(found, key=lambda benches: max(it.made for it in benches), reverse=True)
 
 
 def _networks(benches: Sequence[Bench]) -> list[Measured]:
@@ -246,13 +237,12 @@ TABLES = {
 
 def write_plot(path: Path, results: Path = RESULTS) -> None:
     """Throughput by size, of the network that was measured at the most sizes."""
-    from srtool.benchmarks.report.drawing import DPI, style
+    from srtool.benchmarks.report.drawing import write_figure
     from srtool.benchmarks.report.plots import throughput_by_size
 
     networks = _networks(_machines(results)[0])
     network = max(networks, key=lambda network: max(len(it.timings) for it in network.sides))
-    with style(), whole_file(path) as temporary:
-        throughput_by_size(network, 1).savefig(temporary, dpi=DPI, format="png")
+    write_figure(path, throughput_by_size(network, 1))
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.report.charts import common_place, fastest
-from srtool.benchmarks.report.sources import Sources
+from srtool.benchmarks.report.charts import best_of
+from srtool.benchmarks.report.sources import Sources, by_machine
 from srtool.benchmarks.report.tables import bytes_text, date_text, figure, fixed, size_text
 from srtool.benchmarks.scores import METRICS
 from srtool.benchmarks.speed.result import Bench, Measured
@@ -45,7 +45,7 @@ class NotRun:
 
 def headlines(sources: Sources) -> list[Headline]:
     """Speed of each network's fastest engine, quality on each data set, parity of each check."""
-    several = len({bench.machine.fingerprint for _, bench in sources.benches}) > 1
+    several = len(by_machine(bench for _, bench in sources.benches)) > 1
     found = [
         _speed(network, bench.machine.title if several else "")
         for bench, network in sources.networks
@@ -61,11 +61,10 @@ def headlines(sources: Sources) -> list[Headline]:
 
 def _speed(network: Measured, machine: str) -> Headline | None:
     """machine: where that has to be said."""
-    place = common_place([network])
-    side = fastest(network, place) if place else None
-    timing = side.timing(*place) if side and place else None
-    if side is None or timing is None or place is None:
+    best = best_of(network)
+    if best is None:
         return None
+    place, side, timing = best
     rate = f"{figure(timing.lr_megapixels_per_second)} LR MP/s"
     at = f"{network.network}, {side.name}, {size_text(*place)}"
     where = f"; {machine}" if machine else ""

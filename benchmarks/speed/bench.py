@@ -24,10 +24,9 @@ import psutil
 from srtool.benchmarks.speed.baselines import Device
 from srtool.benchmarks.speed.machine import Sensors, busy_cores, this_machine
 from srtool.benchmarks.speed.networks import Network
-from srtool.benchmarks.speed.result import Axis, Bench, Measured, Roofline, Scaling, place_of
+from srtool.benchmarks.speed.result import Axis, Bench, Measured, Place, Roofline, Scaling, place_of
 from srtool.benchmarks.speed.roofline import measured_roofline
 from srtool.benchmarks.speed.runner import (
-    Place,
     Runner,
     Size,
     end_to_end,
@@ -126,7 +125,7 @@ def _measured(
     with tempfile.TemporaryDirectory(prefix="srtool-bench-") as name:
         folder = Path(name)
         try:
-            sides = _prepared(network, config, folder, absent, say)
+            sides, absent = _prepared(network, config, folder, say)
             for number in range(config.processes):
                 with ExitStack() as processes:
                     if number:
@@ -165,14 +164,13 @@ def _measured(
 
 
 def _prepared(
-    network: Network, config: Config, folder: Path, absent: dict[str, str], report: Report
-) -> list[Contestant]:
-    """Who takes part, with their files written; why the others do not goes into `absent`. All of
-    that before any side is open and holds its memory."""
-    taking_part, unknown = contestants(
+    network: Network, config: Config, folder: Path, report: Report
+) -> tuple[list[Contestant], dict[str, str]]:
+    """Who takes part, with their files written; the others -> why not. All of that before any side
+    is open and holds its memory."""
+    taking_part, absent = contestants(
         network, config.backends, config.compared, config.device, folder / "baselines"
     )
-    absent |= unknown
     for contestant in list(taking_part):
         if contestant.prepare is None:
             continue
@@ -182,7 +180,7 @@ def _prepared(
         except WorkerError as error:
             absent[contestant.label] = str(error)
             taking_part.remove(contestant)
-    return taking_part
+    return taking_part, absent
 
 
 def _opened(

@@ -28,7 +28,7 @@ from srtool.files import whole_file
 VERSION: Literal[1] = 1
 Axis = Literal["size", "batch", "tile", "threads", "files"]
 Seconds = Annotated[tuple[float, ...], Field(min_length=1)]
-
+Place = tuple[tuple[int, int], int]  # width and height in LR pixels, and images a run
 
 _KERNELS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx2": "AVX2"}  # the best first
 

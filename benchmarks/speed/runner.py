@@ -14,14 +14,21 @@ import numpy as np
 from srtool.benchmarks.speed.images import pieces, write_files
 from srtool.benchmarks.speed.machine import Sensors
 from srtool.benchmarks.speed.networks import Network
-from srtool.benchmarks.speed.result import EndToEnd, Roofline, Side, Timing, place_of, spread
+from srtool.benchmarks.speed.result import (
+    EndToEnd,
+    Place,
+    Roofline,
+    Side,
+    Timing,
+    place_of,
+    spread,
+)
 from srtool.benchmarks.speed.sides import Contestant
 from srtool.benchmarks.speed.timing import ratios
 from srtool.benchmarks.speed.worker import Worker, WorkerError
 from srtool.psnr import psnr
 
 Size = tuple[int, int]  # width, height in LR pixels
-Place = tuple[Size, int]  # a size, and images a run
 
 
 @dataclass

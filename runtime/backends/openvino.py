@@ -8,8 +8,7 @@ as long as some tiles.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from functools import cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,12 +65,11 @@ class OpenvinoSession:
 
     def __init__(self, model: Any, precision: Precision) -> None:
         """model: openvino.Model. RuntimeError where it cannot be compiled."""
-        self._model = model
         hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-        self._settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-        self._for_any = self._running = _Compiled(model, self._settings)
+        settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        self._for_any = self._running = _Compiled(model, settings)
         self._running_for: Shape | None = None  # None: any
-        self._for_one: OrderedDict[Shape, _Compiled] = OrderedDict()  # the last one used is last
+        self._for_one = lru_cache(KEPT)(partial(_compiled_for, model, settings))
         self._row: Shape = ()
         self._pixels = 0  # of the row
 
@@ -86,19 +84,9 @@ class OpenvinoSession:
         wanted = batch.shape if often else None
         if wanted != self._running_for:
             self._running.release()
-            self._running = self._for_any if wanted is None else self._compiled_for(wanted)
+            self._running = self._for_any if wanted is None else self._for_one(wanted)
             self._running_for = wanted
         return self._running(batch)
-
-    def _compiled_for(self, shape: Shape) -> _Compiled:
-        if shape not in self._for_one:
-            if len(self._for_one) == KEPT:
-                self._for_one.popitem(last=False)
-            model = self._model.clone()
-            model.reshape(list(shape))
-            self._for_one[shape] = _Compiled(model, self._settings)
-        self._for_one.move_to_end(shape)
-        return self._for_one[shape]
 
 
 class _Compiled:
@@ -114,3 +102,9 @@ class _Compiled:
     def release(self) -> None:
         """Give back the memory that it holds between runs."""
         self._network.release_memory()
+
+
+def _compiled_for(model: Any, settings: dict[str, str], shape: Shape) -> _Compiled:
+    fixed = model.clone()
+    fixed.reshape(list(shape))
+    return _Compiled(fixed, settings)
