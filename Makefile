@@ -25,11 +25,11 @@ slow-test: .venv/dev.stamp
 
 # Part of the names of the results: each machine keeps its own.
 MACHINE ?= cpu
-SPEED := benchmarks/results/speed
+SPEED := results/speed
 # Weights that others published, such as realesr-animevideov3.pth: left out where they are not here.
 OTHERS ?=
 
-## results: measure this machine for an hour, write benchmarks/results/ and the READMEs' figures
+## results: measure this machine for an hour, write results/ and the READMEs' figures
 results: .venv/dev.stamp
 	$(BIN)/srtool bench --preset full --backend all --sizes 96x96,192x192 --seconds 15 \
 		--files 6 --out $(SPEED)-full-$(MACHINE).json
@@ -41,14 +41,14 @@ results: .venv/dev.stamp
 		--out $(SPEED)-$$(basename $${weights%.*})-$(MACHINE).json || exit 1; done
 	$(MAKE) readme
 
-## readme: write the tables and the plot of the READMEs from benchmarks/results/
+## readme: write the tables and the plot of the READMEs from results/
 readme: .venv/dev.stamp
-	$(BIN)/python -m srtool.benchmarks.report.readme README.md weights/README.md \
+	$(BIN)/python tools/readme.py README.md weights/README.md \
 		--plot docs/throughput.png
 
 ## gpu-check: on a machine with an NVIDIA GPU, build, certify and measure each engine that it can run
 gpu-check: .venv/dev.stamp
-	$(BIN)/python -m srtool.benchmarks.speed.gpu_check --preset full --model weights/x4-lite.safetensors
+	$(BIN)/python tools/gpu_check.py --preset full --model weights/x4-lite.safetensors
 	$(BIN)/pytest -m gpu tests/runtime
 
 ## check: lint, format, types and import directions

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from srtool.train.generator import GeneratorConfig
+    from srtool.networks.generator import GeneratorConfig
     from srtool.train.recipe import Recipe
 
 Complains = Callable[..., AbstractContextManager[None]]
@@ -48,7 +48,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., Result]:
     """Run a command of srtool in this process, in an empty folder, with no assets."""
-    from srtool import cli
+    from srtool.cli import main as cli
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
@@ -78,7 +78,7 @@ def shared() -> Path:
 @pytest.fixture
 def tiny_config() -> GeneratorConfig:
     """A generator of a few thousand parameters; the block after the last tap feeds no tap."""
-    from srtool.train.generator import GeneratorConfig
+    from srtool.networks.generator import GeneratorConfig
 
     return GeneratorConfig(
         features=6,
@@ -209,7 +209,7 @@ def compact_export(
     """The folder of `compact_weights` exported: x4.onnx, its float32 companion, manifests.
     Not to be changed by tests."""
     from srtool.export import onnx
-    from srtool.train.checkpoint import load_network
+    from srtool.networks.loading import load_network
 
     folder = tmp_path_factory.mktemp("export")
     onnx.export(load_network(compact_weights), folder / "x4.onnx", images=hr_images)

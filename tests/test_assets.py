@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from srtool import assets
 from srtool.assets import Asset, add_asset, asset_path, cache_folder, fetch, state
-from srtool.cli import app
+from srtool.cli.main import app
 from srtool.errors import AssetError, UsageError
 
 Complains = Callable[..., Any]

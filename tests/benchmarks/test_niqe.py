@@ -20,7 +20,8 @@ from srtool.benchmarks.metrics.niqe import (
     load_niqe,
     niqe,
 )
-from srtool.errors import DataError, ImageError
+from srtool.errors import DataError
+from srtool.errors import ImageError
 
 Array = NDArray[Any]
 Complains = Callable[..., Any]

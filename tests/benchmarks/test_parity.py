@@ -15,14 +15,28 @@ from numpy.typing import NDArray
 from srtool.benchmarks import parity as module
 from srtool.benchmarks import yardstick as yardstick_module
 from srtool.benchmarks.metrics.ssim import ssim
-from srtool.benchmarks.parity import Config, Parity, verify
+from srtool.benchmarks.parity import Config
+from srtool.benchmarks.parity import Parity
+from srtool.benchmarks.parity import verify
 from srtool.benchmarks.yardstick import deltas
-from srtool.errors import DataError, EngineError, ExportError, ImageError, UsageError
-from srtool.export.mixed import EMULATED
-from srtool.manifest import FAITHFUL, Gates, doubt_about, read_manifest, sidecar, write_manifest
-from srtool.psnr import luma, psnr, psnr_y
-from srtool.runtime.engine import installed_backends, open_engine
-from srtool.train.resize import make_lr
+from srtool.errors import DataError
+from srtool.errors import EngineError
+from srtool.errors import ExportError
+from srtool.errors import ImageError
+from srtool.errors import UsageError
+from srtool.export.mixed.graph import EMULATED
+from srtool.manifest import FAITHFUL
+from srtool.manifest import Gates
+from srtool.manifest import doubt_about
+from srtool.manifest import read_manifest
+from srtool.manifest import sidecar
+from srtool.manifest import write_manifest
+from srtool.images.colour import luma
+from srtool.images.colour import psnr
+from srtool.images.colour import psnr_y
+from srtool.runtime.engine import installed_backends
+from srtool.runtime.engine import open_engine
+from srtool.images.imresize import make_lr
 
 ORT = Config("onnxruntime", workers=1)
 Complains = Callable[..., Any]
@@ -347,7 +361,7 @@ def half_engine(
     overflowing_weights: Path, hr_images: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     from srtool.export import onnx
-    from srtool.train.checkpoint import load_network
+    from srtool.networks.loading import load_network
 
     path = tmp_path_factory.mktemp("half") / "x4.fp16.onnx"
     onnx.export(load_network(overflowing_weights), path, "fp16", "uint8", hr_images, force=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from srtool.export.onnx import Written
-    from srtool.train.checkpoint import Network
+    from srtool.networks.loading import Network
 
 torch.set_num_threads(1)
 
@@ -34,8 +34,10 @@ class Exported:
 def generator_export(hr_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Our generator, as small as it gets, in fp32 and fp16 with uint8 pixels."""
     from srtool.export import onnx
-    from srtool.train.checkpoint import load_network, save_generator
-    from srtool.train.generator import Generator, GeneratorConfig
+    from srtool.networks.loading import load_network
+    from srtool.networks.loading import save_generator
+    from srtool.networks.generator import Generator
+    from srtool.networks.generator import GeneratorConfig
 
     config = GeneratorConfig(
         features=4,
@@ -62,7 +64,7 @@ def generator_export(hr_images: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def esrgan_network(tmp_path_factory: pytest.TempPathFactory) -> Network:
     """An ESRGAN with one block, by the parameter names of Real-ESRGAN."""
-    from srtool.train.checkpoint import load_network
+    from srtool.networks.loading import load_network
 
     torch.manual_seed(0)
     state: dict[str, Tensor] = {}

@@ -136,7 +136,7 @@ def make_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Give this machine a fake GPU, see `fake_cuda.FakeGpu`. library: what reaches it."""
 
     def make(library: str = "cuda-python", **facts: Any) -> Any:
-        from srtool.runtime import cuda
+        from srtool.runtime.gpu import cuda
 
         gpu = fake_cuda.FakeGpu(**facts)
         driver = fake_cuda.DriverLibrary(gpu)
@@ -176,9 +176,18 @@ def make_plan(
     def make(generation: str = "11", name: str = "x4.plan", **wanted: Any) -> Any:
         from types import SimpleNamespace
 
-        from srtool.manifest import Manifest, PlanFacts, PlanRecipe, sha256, write_manifest
-        from srtool.runtime import fallback
-        from srtool.runtime.plan import Library, Machine
+        from srtool.manifest import Manifest
+
+        from srtool.manifest import PlanFacts
+
+        from srtool.manifest import PlanRecipe
+
+        from srtool.manifest import sha256
+
+        from srtool.manifest import write_manifest
+        from srtool.runtime import opening as fallback
+        from srtool.runtime.gpu.plan import Library
+        from srtool.runtime.gpu.plan import Machine
 
         chosen = {key: wanted.pop(key) for key in ("library", "capacity", "seed") if key in wanted}
         gpu = wanted.pop("gpu", None) or make_gpu(**chosen)

@@ -13,8 +13,8 @@ import pytest
 from srtool.errors import EngineError
 from srtool.runtime.backends import tensorrt as backend
 from srtool.runtime.engine import Engine
-from srtool.runtime.plan import load_library
-from srtool.runtime.tiles import upscale_tiled
+from srtool.runtime.gpu.plan import load_library
+from srtool.runtime.tiling import upscale_tiled
 
 GENERATIONS = ["8.6", "10.0", "10.13", "11", "rtx-1.0", "rtx"]
 

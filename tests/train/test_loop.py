@@ -15,11 +15,20 @@ import numpy as np
 import pytest
 import torch
 
-from srtool.errors import CheckpointError, DataError, SrtoolError, UsageError
-from srtool.train.checkpoint import load_network
-from srtool.train.loop import Progress, Run, train
+from srtool.errors import CheckpointError
+
+from srtool.errors import DataError
+
+from srtool.errors import SrtoolError
+
+from srtool.errors import UsageError
+from srtool.networks.loading import load_network
+from srtool.train.loop import Progress
+from srtool.train.loop import Run
+from srtool.train.loop import train
 from srtool.train.recipe import Recipe
-from srtool.train.states import load_state, states_below
+from srtool.train.states import load_state
+from srtool.train.states import states_below
 from srtool.train.trainer import Training
 
 
@@ -375,7 +384,7 @@ def test_a_kill_in_the_middle_of_a_save_loses_nothing(
         "        os.truncate(path, os.path.getsize(path) // 2)\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "states.torch.save = cut\n"
-        "from srtool.cli import main\n"
+        "from srtool.cli.main import main\n"
         "sys.argv = ['srtool', *sys.argv[1:]]\n"
         "main()\n"
     )

@@ -199,8 +199,11 @@ def evaluation_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def parity() -> Any:
-    from srtool.benchmarks.parity import Parity, Row
-    from srtool.manifest import FAITHFUL, Fidelity, WorstTile
+    from srtool.benchmarks.parity import Parity
+    from srtool.benchmarks.parity import Row
+    from srtool.manifest import FAITHFUL
+    from srtool.manifest import Fidelity
+    from srtool.manifest import WorstTile
 
     near = Fidelity(
         images=4,

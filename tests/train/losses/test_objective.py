@@ -17,8 +17,8 @@ from srtool.train.discriminators import (
     GradientDiscriminatorConfig,
     Judgement,
 )
-from srtool.train.generator import GeneratorOutput
-from srtool.train.gradient import gradient_map
+from srtool.networks.generator import GeneratorOutput
+from srtool.networks.gradient import gradient_map
 from srtool.train.losses.objective import (
     PRETRAIN,
     Discriminators,

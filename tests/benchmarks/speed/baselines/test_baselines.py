@@ -23,7 +23,7 @@ from srtool.benchmarks.speed.baselines import (
 )
 from srtool.benchmarks.speed.opened import Opened
 from srtool.errors import EngineError
-from srtool.psnr import psnr
+from srtool.images.colour import psnr
 
 Open = Callable[[str, Path], Opened]
 
@@ -53,8 +53,9 @@ def generator_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     import torch.nn.functional as F
 
-    from srtool.train.checkpoint import save_generator
-    from srtool.train.generator import Generator, GeneratorConfig
+    from srtool.networks.loading import save_generator
+    from srtool.networks.generator import Generator
+    from srtool.networks.generator import GeneratorConfig
 
     torch.manual_seed(0)
     config = GeneratorConfig(
@@ -137,7 +138,7 @@ def test_the_reference_is_plain_pytorch(
 ) -> None:
     import torch
 
-    from srtool.train.checkpoint import load_network
+    from srtool.networks.loading import load_network
 
     side = open_side(REFERENCE, generator_weights)
     with torch.inference_mode():
@@ -169,7 +170,7 @@ def test_float16_computes_the_gradient_map_in_float32(generator_weights: Path) -
     import torch
 
     from srtool.benchmarks.speed.baselines.half import half_module
-    from srtool.train.checkpoint import load_network
+    from srtool.networks.loading import load_network
 
     image = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -218,7 +219,7 @@ def test_tiles_say_who_opened_the_file(
 def test_what_takes_a_gpu_says_so(
     name: str, compact_weights: Path, tmp_path: Path, complains: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("srtool.runtime.cuda.find_gpu", lambda: None)
+    monkeypatch.setattr("srtool.runtime.gpu.cuda.find_gpu", lambda: None)
     side = named(name)
     assert side.prepare is not None
     for function in (side.open, side.prepare):
@@ -231,8 +232,9 @@ def test_tensorrt_gets_the_float16_file_and_its_plan_is_run(
     compact_weights: Path, tmp_path: Path, images: NDArray[np.uint8], monkeypatch: Any
 ) -> None:
     """With everything that takes a GPU replaced: what is handed from one to the next."""
-    from srtool.export.tensorrt import Plan
-    from srtool.runtime.plan import Library, Machine
+    from srtool.export.tensorrt.builder import Plan
+    from srtool.runtime.gpu.plan import Library
+    from srtool.runtime.gpu.plan import Machine
 
     library = Library("tensorrt", "10.13.0.35", 13)
     here = Machine("NVIDIA H100", "9.0", libraries={"tensorrt": library})
@@ -247,10 +249,10 @@ def test_tensorrt_gets_the_float16_file_and_its_plan_is_run(
         assert (facts.scale, flavour) == (4, "tensorrt")
         return lambda batch: batch.repeat(4, 2).repeat(4, 3)
 
-    monkeypatch.setattr("srtool.runtime.cuda.find_gpu", lambda: "a GPU")
-    monkeypatch.setattr("srtool.runtime.plan.this_machine", lambda: here)
-    monkeypatch.setattr("srtool.runtime.plan.load_library", lambda flavour: None)
-    monkeypatch.setattr("srtool.export.tensorrt.plan_from_onnx", plan)
+    monkeypatch.setattr("srtool.runtime.gpu.cuda.find_gpu", lambda: "a GPU")
+    monkeypatch.setattr("srtool.runtime.gpu.plan.this_machine", lambda: here)
+    monkeypatch.setattr("srtool.runtime.gpu.plan.load_library", lambda flavour: None)
+    monkeypatch.setattr("srtool.export.tensorrt.builder.plan_from_onnx", plan)
     monkeypatch.setattr("srtool.runtime.backends.tensorrt.open_session", session)
     for _ in range(2):
         side = named("TensorRT").open(compact_weights, tmp_path)

@@ -1,0 +1,306 @@
+"""Evaluation: every method upscales every image, and a process pool scores the results."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from srtool.images.datasets import (
+    BORDER,
+    SCALE,
+    Dataset,
+    Sample,
+    datasets_from_folders,
+    fingerprint,
+    load_pair,
+)
+from srtool.benchmarks.evaluation import (
+    Evaluation,
+    evaluation_in,
+    versions,
+    write_csv,
+    write_evaluation,
+)
+from srtool.benchmarks.methods import Method
+from srtool.benchmarks.methods import Upscale
+from srtool.benchmarks.methods import methods_from_arguments
+from srtool.benchmarks.scores import DEFAULT_METRICS
+from srtool.benchmarks.scores import METRICS
+from srtool.benchmarks.scores import assets_of
+from srtool.benchmarks.scores import score
+from srtool.benchmarks.scores import with_parts
+from srtool.benchmarks.workers import cores
+from srtool.benchmarks.workers import process_pool
+from srtool.errors import AssetError
+from srtool.errors import SrtoolError
+from srtool.manifest import sha256
+from srtool.runtime.engine import Backend
+from srtool.runtime.engine import Precision
+
+YRounding = Literal["nearest", "none"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """metrics: names out of METRICS. y_rounding: whether PSNR and SSIM are taken on whole levels
+    of Y, as MATLAB's uint8 gives them. workers: processes that score, None for one per core.
+    backend, precision: of .onnx files, as `open_engine` takes them."""
+
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    y_rounding: YRounding = "nearest"
+    workers: int | None = None
+    backend: Backend = "auto"
+    precision: Precision = "auto"
+
+
+@dataclass(frozen=True)
+class Result:
+    """record: all that the output folder holds. datasets, engines: what was asked for this time,
+    by name. failed: whether an image of it has no figures, or not all."""
+
+    record: Evaluation
+    datasets: list[str]
+    engines: list[str]
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation is, and perhaps a line for the user about what was found."""
+
+    done: int
+    total: int
+    message: str = ""
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One image by one method, and the metrics it still lacks."""
+
+    dataset: Dataset
+    method: Method
+    sample: Sample
+    metrics: tuple[str, ...]
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return self.dataset.name, self.method.name, self.sample.name
+
+
+def protocol_of(config: Config) -> dict[str, str | int]:
+    """What figures must share to stand in one table."""
+    return {
+        "version": 1,
+        "scale": SCALE,
+        "border": BORDER,
+        "luma": "BT.601, 16..235, of 8-bit RGB; gray is R = G = B",
+        "y_rounding": config.y_rounding,
+        "lr": "LRx4/ where there is one, else MATLAB bicubic of 8-bit HR, clamped edges",
+        "psnr, ssim": "on Y",
+        "ssim_wang": "with the automatic downsampling of ssim.m",
+        "niqe, ma": "on rounded Y",
+        "pi": "((10 - mean Ma) + mean NIQE) / 2",
+        "lpips": "AlexNet, version 0.1, on RGB",
+    }
+
+
+def evaluate(
+    folders: list[Path],
+    engines: list[str],
+    config: Config = Config(),
+    out: Path | None = None,
+    report: Report = lambda progress: None,
+) -> Result:
+    """Score engines on data sets.
+
+    folders: see `dataset_from_folder`. engines: see `methods_from_arguments`. out: folder for
+        evaluation.json and images.csv. Figures that it holds already are taken from there where
+        nothing that they depend on has changed, so the same call continues an interrupted one.
+    An image that cannot be scored is reported, recorded under `failures` and left out. A metric
+    whose files are not installed is recorded under `unavailable`; AssetError where none is left.
+    """
+    datasets = datasets_from_folders(folders)
+    found = evaluation_in(out, protocol_of(config))
+    methods = methods_from_arguments(
+        engines, datasets, config.backend, config.precision, found.engines
+    )
+    assets = _assets(found, config.metrics)
+    metrics = tuple(name for name in with_parts(config.metrics) if name not in found.unavailable)
+    tasks = _plan(found, datasets, methods, metrics)
+    images = len(methods) * sum(len(dataset.samples) for dataset in datasets)
+    counter = _Counter(images - len(tasks), images, report)
+    report(Progress(counter.done, images))
+    if counter.done:
+        counter.say(f"{out}: holds {counter.done} of {images} results already")
+    upscalers = _open(tasks, counter)
+    _describe(found, datasets, methods, counter)
+    if out:
+        write_evaluation(out, found)  # a folder that cannot be written is found before the work
+    try:
+        if tasks:
+            _score_all(tasks, upscalers, assets, config, found, out, counter)
+    finally:
+        found.summarise()
+        if out:
+            write_evaluation(out, found)
+            write_csv(out, found)
+    names = [dataset.name for dataset in datasets], [method.name for method in methods]
+    failed = any(found.failures.get(dataset, {}).get(engine) for dataset, engine in product(*names))
+    return Result(found, *names, failed)
+
+
+def _assets(found: Evaluation, metrics: tuple[str, ...]) -> dict[str, Path]:
+    """The files that the metrics need; what lacks one is noted as unavailable. Figures that were
+    made with other files are forgotten."""
+    paths, found.unavailable = assets_of(metrics)
+    for name in with_parts(metrics):
+        asset = METRICS[name].asset
+        if asset in paths:
+            digest = sha256(paths[asset])
+            if found.assets.get(asset, digest) != digest:
+                found.forget_metric(name)
+            found.assets[asset] = digest
+    if set(metrics) <= found.unavailable.keys():
+        raise AssetError("; ".join(dict.fromkeys(found.unavailable.values())))
+    return paths
+
+
+def _plan(
+    found: Evaluation, datasets: list[Dataset], methods: list[Method], metrics: tuple[str, ...]
+) -> list[_Task]:
+    """What is left to do, method by method."""
+    tasks = []
+    for method in methods:
+        for dataset in datasets:
+            inputs = {
+                sample.name: fingerprint(sample.hr, sample.lr or "made", method.identity(sample))
+                for sample in dataset.samples
+            }
+            found.keep_only(dataset.name, method.name, inputs)
+            for sample in dataset.samples:
+                missing = found.missing(dataset.name, method.name, sample.name, metrics)
+                if missing:
+                    tasks.append(_Task(dataset, method, sample, missing))
+    return tasks
+
+
+def _open(tasks: list[_Task], counter: _Counter) -> dict[str, Upscale]:
+    """Open every engine that there is work for, so that a bad one is found before the work."""
+    upscalers = {}
+    for task in tasks:
+        method = task.method
+        if method.name not in upscalers:
+            upscalers[method.name] = method.open()
+            if "backend" in method.facts:
+                counter.say(
+                    f"{method.name} on {method.facts['backend']} ({method.facts['reason']})"
+                )
+    return upscalers
+
+
+def _describe(
+    found: Evaluation, datasets: list[Dataset], methods: list[Method], counter: _Counter
+) -> None:
+    """Record what was evaluated, and with what."""
+    found.versions = versions()
+    found.engines |= {method.name: method.facts for method in methods}
+    for dataset in datasets:
+        count, folder = len(dataset.samples), dataset.folder / "LRx4"
+        read = sum(sample.lr is not None for sample in dataset.samples)
+        found.datasets[dataset.name] = {
+            "folder": dataset.folder.resolve().name,
+            "images": count,
+            "lr_read": read,
+        }
+        if read < count and folder.is_dir():
+            counter.say(f"{folder}: has {read} of {count} images; the others are made of HR")
+
+
+def _score_all(
+    tasks: list[_Task],
+    upscalers: dict[str, Upscale],
+    assets: dict[str, Path],
+    config: Config,
+    found: Evaluation,
+    out: Path | None,
+    counter: _Counter,
+) -> None:
+    """Upscale here, score in the pool, a bounded number of images ahead; each engine is let go
+    when its last image is done. What is scored when an interrupt comes is still recorded."""
+    workers = min(config.workers or cores(), len(tasks))
+    scoring: deque[tuple[_Task, Future[dict[str, float | str]]]] = deque()
+
+    def collect() -> None:
+        task, future = scoring.popleft()
+        for metric, value in future.result().items():
+            if isinstance(value, str):
+                _fail(task, value, found, counter)
+            else:
+                found.record(*task.place, metric, value)
+        counter.advance()
+        if out:
+            write_evaluation(out, found)
+
+    with process_pool(workers) as pool:
+        try:
+            for number, task in enumerate(tasks):
+                name = task.method.name
+                try:
+                    pair = load_pair(task.sample)
+                    upscaled = upscalers[name](task.sample, pair)
+                except (SrtoolError, RuntimeError, MemoryError) as error:
+                    _fail(task, " ".join(str(error).split())[:300], found, counter)
+                    counter.advance()
+                else:
+                    arguments = (BORDER, task.metrics, config.y_rounding == "nearest", assets)
+                    scoring.append((task, pool.submit(score, upscaled, pair.hr, *arguments)))
+                if number + 1 == len(tasks) or tasks[number + 1].method.name != name:
+                    del upscalers[name]
+                while len(scoring) > 2 * workers or (scoring and scoring[0][1].done()):
+                    collect()
+            while scoring:
+                collect()
+        except BrokenProcessPool:
+            advice = "the same command continues" if out else "with --out it could be continued"
+            raise SrtoolError(
+                "a process that scores images was ended by the system, most likely for want of "
+                f"memory; {advice}"
+            ) from None
+        except KeyboardInterrupt:
+            while scoring and scoring[0][1].done():
+                collect()
+            raise
+
+
+def _fail(task: _Task, message: str, found: Evaluation, counter: _Counter) -> None:
+    """Record why an image has no figures, naming it."""
+    named = str(task.sample.hr) in message or str(task.sample.lr) in message
+    line = message if named else f"{task.sample.hr} by {task.method.name}: {message}"
+    found.fail(*task.place, line)
+    counter.say(line)
+
+
+class _Counter:
+    """Counts images and passes on each message once."""
+
+    def __init__(self, done: int, total: int, report: Report) -> None:
+        self.done, self.total, self.report = done, total, report
+        self.said: set[str] = set()
+
+    def say(self, message: str) -> None:
+        if message not in self.said:
+            self.said.add(message)
+            self.report(Progress(self.done, self.total, message))
+
+    def advance(self) -> None:
+        self.done += 1
+        self.report(Progress(self.done, self.total))

@@ -1,0 +1,230 @@
+"""What is evaluated: engines, the two bicubic baselines, and folders of results made elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srtool.images.datasets import (
+    SCALE,
+    Dataset,
+    Image,
+    Pair,
+    Sample,
+    fingerprint,
+    image_files,
+    read_rgb,
+)
+from srtool.errors import ImageError
+from srtool.errors import UsageError
+from srtool.manifest import read_manifest
+from srtool.manifest import sha256
+from srtool.runtime.engine import Backend
+from srtool.runtime.engine import Precision
+from srtool.runtime.engine import open_engine
+from srtool.runtime.tiling import DEFAULT_TILE
+from srtool.runtime.tiling import upscale_tiled
+from srtool.images.imresize import imresize
+from srtool.images.imresize import mod_crop
+
+Upscale = Callable[[Sample, Pair], Image]
+
+
+@dataclass
+class Method:
+    """One column of the table.
+
+    facts: what is recorded of it; an engine adds its backend when it is opened. identity: changes
+    whenever its results for a sample may. open: gives the function that upscales, ImageError
+    where it cannot; the engine lives as long as that function.
+    """
+
+    name: str
+    identity: Callable[[Sample], str]
+    open: Callable[[], Upscale]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def methods_from_arguments(
+    arguments: list[str],
+    datasets: list[Dataset],
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    recorded: dict[str, dict[str, Any]] | None = None,
+) -> list[Method]:
+    """PATH or NAME=PATH of an engine file or a folder of results, or bicubic, bicubic-float.
+
+    backend, precision: for .onnx files, as `open_engine` takes them. recorded: facts of methods
+    from an earlier run, which goes on with the backend that it had.
+    UsageError where two methods have one name, by which the results are keyed.
+    """
+    methods: dict[str, Method] = {}
+    for argument in arguments:
+        name, text = _split(argument)
+        path = Path(text)
+        if text in BASELINES:
+            method = baseline_method(name or text, text)
+        elif path.is_dir():
+            method = results_method(name or path.resolve().name, path, datasets)
+        elif path.is_file():
+            name = name or path.name
+            before = (recorded or {}).get(name, {})
+            method = engine_method(name, path, backend, precision, before)
+        else:
+            raise UsageError(
+                f"{text}: no such engine; expected a .pth, .safetensors or .onnx file, a folder of "
+                f"upscaled images, or {' or '.join(BASELINES)}"
+            )
+        if method.name in methods:
+            raise UsageError(
+                f"two engines are called {method.name}; name them: --engine NAME={text}"
+            )
+        methods[method.name] = method
+    return list(methods.values())
+
+
+def _split(argument: str) -> tuple[str, str]:
+    """NAME=PATH, unless there is a file of that whole name."""
+    name, equals, text = argument.partition("=")
+    if not equals or Path(argument).exists():
+        return "", argument
+    if not name or not text:
+        raise UsageError(f"{argument}: expected NAME=PATH with both parts")
+    return name, text
+
+
+def _bicubic() -> Upscale:
+    """The LR image every engine gets, upscaled as MATLAB does with 8-bit images."""
+    return lambda sample, pair: np.asarray(imresize(pair.lr, SCALE, "clamp"))
+
+
+def _bicubic_float() -> Upscale:
+    """The paper's column: LR never rounded or clipped, edges mirrored, rounded once at the end."""
+
+    def upscale(sample: Sample, pair: Pair) -> Image:
+        lr = imresize(pair.hr.astype(np.float64), 1 / SCALE, "mirror")
+        return np.floor(imresize(lr, SCALE, "mirror") + 0.5).clip(0, 255).astype(np.uint8)
+
+    return upscale
+
+
+BASELINES = {"bicubic": _bicubic, "bicubic-float": _bicubic_float}
+
+
+def baseline_method(name: str, word: str) -> Method:
+    return Method(name, lambda sample: word, BASELINES[word])
+
+
+def engine_method(
+    name: str, path: Path, backend: Backend, precision: Precision, recorded: dict[str, Any]
+) -> Method:
+    """An engine file. EngineError where it or its manifest is not one; more shows when opened."""
+    manifest = read_manifest(path)
+    onnx = path.suffix == ".onnx"
+    facts: dict[str, Any] = {
+        "file": str(path),
+        "sha256": sha256(path),
+        "asked": {"backend": backend, "precision": precision} if onnx else {},
+        "tile": DEFAULT_TILE,
+        "manifest": manifest.model_dump(mode="json") if manifest else None,
+    }
+    identity = fingerprint(facts["sha256"], str(facts["asked"]))
+    if all(recorded.get(key) == facts[key] for key in ("sha256", "asked")):
+        facts |= {key: recorded[key] for key in ("backend", "reason") if key in recorded}
+
+    def open_() -> Upscale:
+        chosen, wanted = (backend, precision) if onnx else ("auto", "auto")
+        if onnx and "backend" in facts:  # "openvino bf16" in the earlier run
+            chosen, _, kept = facts["backend"].partition(" ")
+            wanted = kept or "auto"
+        engine = open_engine(path, chosen, wanted)
+        if engine.facts.scale != SCALE:
+            raise UsageError(
+                f"{path}: upscales x{engine.facts.scale}; the evaluation protocol is for x{SCALE}"
+            )
+        facts.setdefault("backend", engine.backend)
+        facts.setdefault("reason", engine.reason)
+        return lambda sample, pair: np.asarray(upscale_tiled(pair.lr, engine))
+
+    return Method(name, lambda sample: identity, open_, facts)
+
+
+def results_method(name: str, folder: Path, datasets: list[Dataset]) -> Method:
+    """A folder of images that something else upscaled, see `results_for`. Where it has a
+    subfolder with the name of a data set, the results for that set are taken from there."""
+    files: dict[Path, Path] = {}
+    for dataset in datasets:
+        inner = folder / dataset.name
+        files |= results_for(dataset, inner if inner.is_dir() else folder)
+
+    def upscale(sample: Sample, pair: Pair) -> Image:
+        path = files.get(sample.hr)
+        if path is None:
+            raise ImageError(f"{sample.hr}: {folder} has no result for it")
+        image = read_rgb(path)
+        height, width = pair.hr.shape[:2]
+        if mod_crop(image, SCALE).shape != pair.hr.shape:
+            raise ImageError(
+                f"{path}: is {image.shape[1]}x{image.shape[0]}, expected {width}x{height} "
+                f"to fit {sample.hr}"
+            )
+        return image[:height, :width]
+
+    def identity(sample: Sample) -> str:
+        path = files.get(sample.hr)
+        return fingerprint(path) if path else ""
+
+    return Method(name, identity, lambda: upscale, {"folder": str(folder)})
+
+
+def results_for(dataset: Dataset, folder: Path) -> dict[Path, Path]:
+    """HR file -> its upscaled version in `folder`, matched by name.
+
+    A result is called as its HR image is, less an ending HR or GT and x4 of that, and then has one
+    ending that is the same for all results: baby_HR_x4.png goes with baby_RCAN_x4.png where the
+    others end in _RCAN_x4 as well. Subfolders must be the same, file formats need not.
+    UsageError where no ending fits any image, or two fit equally many.
+    """
+    results: dict[str, Path] = {}
+    for path in image_files(folder):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        other = results.setdefault(stem, path)
+        if other != path:
+            raise UsageError(f"{other} and {path} are results for one image; keep one of them")
+    plain = {sample.hr: _plain(sample.name) for sample in dataset.samples}
+    endings = Counter(
+        stem.removeprefix(start)
+        for start in plain.values()
+        for stem in results
+        if stem.startswith(start) and _ENDING.fullmatch(stem.removeprefix(start))
+    )
+    best = endings.most_common(2)
+    if not best:
+        raise UsageError(
+            f"{folder}: holds no results for {dataset.folder}; expected files like "
+            f"{next(iter(plain.values()))}.png"
+        )
+    if len(best) == 2 and best[0][1] == best[1][1]:
+        first, second = (f"*{ending}" for ending, _ in best)
+        raise UsageError(
+            f"{folder}: {first} and {second} fit {dataset.folder} equally well; "
+            "put the results to evaluate into a folder of their own"
+        )
+    ending = best[0][0]
+    return {hr: results[start + ending] for hr, start in plain.items() if start + ending in results}
+
+
+_ENDING = re.compile(r"([_.-].*)?|x4")
+
+
+def _plain(name: str) -> str:
+    """ "sub/baby_HR_x4.png" -> "sub/baby"."""
+    stem = Path(name).with_suffix("").as_posix()
+    stem = re.sub(r"[_.-]?x4$", "", stem)
+    return re.sub(r"[_.-](HR|GT)$", "", stem, flags=re.IGNORECASE)

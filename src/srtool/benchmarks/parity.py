@@ -1,0 +1,243 @@
+"""Parity: every engine against PyTorch FP32 on the same images, which certifies it or does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from srtool.images.datasets import SCALE
+
+from srtool.images.datasets import dataset_from_folder
+from srtool.benchmarks.evaluate import Report
+from srtool.benchmarks.evaluation import versions
+from srtool.benchmarks.mend import Mended
+from srtool.benchmarks.mend import mend
+from srtool.benchmarks.scores import assets_of
+from srtool.benchmarks.scores import with_parts
+from srtool.benchmarks.yardstick import Yardstick
+from srtool.benchmarks.yardstick import yardstick
+from srtool.errors import CheckpointError
+from srtool.errors import EngineError
+from srtool.errors import ExportError
+from srtool.errors import UsageError
+from srtool.export.mixed.graph import EMULATED
+from srtool.export.mixed.graph import emulated_session
+from srtool.export.mixed.graph import model_from_file
+from srtool.manifest import (
+    FAITHFUL,
+    Fidelity,
+    Gates,
+    Manifest,
+    read_manifest,
+    sha256,
+    sidecar,
+    write_manifest,
+)
+from srtool.runtime.engine import (
+    CHECKPOINTS,
+    Engine,
+    installed_backends,
+    open_engine,
+    open_session,
+)
+from srtool.runtime.opening import plan_backend
+
+ASKED = ("ssim_wang", "ssim", "niqe", "pi", "lpips")  # beside PSNR
+
+Backends = Literal["all", "auto", "onnxruntime", "openvino"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """backend: all the installed ones, the one that `infer` would choose, or those of a library.
+    gates: what an engine is held to. bisect: find out what fails in float16, and mend it.
+    workers: processes that score, None for one per core."""
+
+    backend: Backends = "all"
+    gates: Gates = FAITHFUL
+    bisect: bool = False
+    workers: int | None = None
+
+
+class Row(BaseModel):
+    """One engine on one backend. fidelity: None where it does not run. missed: the gates that it
+    does not keep, or why it does not run, in words."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: str
+    backend: str
+    fidelity: Fidelity | None
+    missed: list[str]
+
+
+class Parity(BaseModel):
+    """unavailable: metric -> why, and what installs it. mended: what --bisect found."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parity: Literal[1] = 1
+    made: str
+    versions: dict[str, str]
+    model: str
+    model_sha256: str
+    dataset: str
+    images: int
+    gates: Gates
+    unavailable: dict[str, str]
+    rows: list[Row] = []
+    mended: list[Mended] = []
+
+    @property
+    def passed(self) -> bool:
+        return not any(row.missed for row in self.rows)
+
+
+def verify(
+    model: Path,
+    engines: list[Path],
+    folder: Path,
+    config: Config = Config(),
+    report: Report = lambda progress: None,
+) -> Parity:
+    """Compare engine files with the checkpoint that they were exported from, and write the result
+    into their manifests as their certification, in place of what was known of that backend.
+
+    folder: a data set as `srtool evaluate` takes it: HR/ and, where there is one, LRx4/; images in
+        the folder itself are HR images. An image that cannot be used ends the comparison.
+    A float16 file is also run with each of its values rounded to float16, see `export.mixed`.
+    UsageError, CheckpointError, EngineError, DataError and ImageError where an input is not what
+    it should be; ExportError where the checkpoint makes no image.
+    """
+    if model.suffix not in CHECKPOINTS:
+        raise UsageError(
+            f"{model}: is no checkpoint; expected the weights (.pth or .safetensors) first and "
+            "then the engines"
+        )
+    if not model.is_file():
+        raise CheckpointError(f"{model}: no such file; expected weights (.safetensors or .pth)")
+    dataset = dataset_from_folder(folder)
+    manifests = {path: _manifest(path) for path in engines}
+    backends = {path: _backends(path, manifests[path], config.backend) for path in manifests}
+    assets, unavailable = assets_of(ASKED)
+    metrics = tuple(name for name in with_parts(ASKED) if name not in unavailable)
+    record = Parity(
+        made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions=versions(),
+        model=str(model),
+        model_sha256=sha256(model),
+        dataset=dataset.name,
+        images=len(dataset.samples),
+        gates=config.gates,
+        unavailable={name: why for name, why in unavailable.items() if name in ASKED},
+    )
+    halo = max(manifest.model.halo for manifest in manifests.values())
+    planned = sum(map(len, backends.values()))
+    with yardstick(
+        model, dataset, halo, metrics, assets, config.gates, planned, config.workers, report
+    ) as ruler:
+        for path, manifest in manifests.items():
+            if manifest.model.weights_sha256 != record.model_sha256:
+                weights = manifest.model.weights
+                ruler.say(f"{path}: was exported from {weights}, another file than {model}")
+            rows = _check(path, manifest, backends[path], ruler)
+            record.rows += rows
+            half = next((row.fidelity for row in rows if row.backend == EMULATED), None)
+            if config.bisect and half and half.passed:
+                ruler.say(f"{path}: passes in float16; there is nothing to bisect")
+            elif config.bisect and half:
+                _mend(path, manifest, half, model, ruler, record, backends[path])
+        for line in ruler.problems:
+            ruler.say(line)
+    return record
+
+
+def _mend(
+    path: Path,
+    manifest: Manifest,
+    failed: Fidelity,
+    model: Path,
+    ruler: Yardstick,
+    record: Parity,
+    backends: list[str],
+) -> None:
+    """Write the mixed file and check it like any other; where there is none, say why."""
+    try:
+        mended, written = mend(path, manifest, failed, model, ruler)
+    except ExportError as error:
+        ruler.say(str(error))
+        return
+    record.mended.append(mended)
+    known = written.fidelity[EMULATED]
+    record.rows.append(Row(engine=mended.engine, backend=EMULATED, fidelity=known, missed=[]))
+    names = [name for name in backends if name != EMULATED]
+    record.rows += _check(Path(mended.engine), written, names, ruler)
+
+
+def _manifest(path: Path) -> Manifest:
+    """Of an engine to verify; the error says what else it should have been."""
+    if not path.is_file():
+        raise EngineError(f"{path}: no such engine; `srtool export model.pth` writes one")
+    if path.suffix in CHECKPOINTS:
+        raise UsageError(
+            f"{path}: is a checkpoint; the engines to verify are .onnx and .plan files"
+        )
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise EngineError(
+            f"{path}: has no manifest ({sidecar(path).name}) to write the result to; "
+            "`srtool export model.pth` writes engines with one"
+        )
+    if manifest.model.scale != SCALE:
+        raise UsageError(
+            f"{path}: upscales x{manifest.model.scale}; the data sets and metrics are for x{SCALE}"
+        )
+    return manifest
+
+
+def _backends(path: Path, manifest: Manifest, choice: Backends) -> list[str]:
+    if manifest.plan is not None:
+        return [plan_backend(manifest)]
+    names = installed_backends()
+    if choice == "auto":
+        names = [open_engine(path).backend]
+    elif choice != "all":
+        names = [name for name in names if name.startswith(choice)]
+    if not names:
+        library = "no backend" if choice == "all" else choice
+        raise EngineError(f"{path}: {library} is not installed; pip install 'srtool[cpu]'")
+    return names if manifest.model.precision == "fp32" else [*names, EMULATED]
+
+
+def _check(path: Path, manifest: Manifest, backends: list[str], ruler: Yardstick) -> list[Row]:
+    """Compare one engine on its backends, and write what was found into its manifest."""
+    rows = []
+    known = dict(manifest.fidelity)
+    for name in backends:
+        known.pop(name, None)
+        try:
+            with _opened(path, manifest, name) as engine:
+                found = ruler.compare(engine)
+        except (EngineError, RuntimeError, MemoryError) as error:
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            rows.append(
+                Row(engine=str(path), backend=name, fidelity=None, missed=[f"fails: {reason}"])
+            )
+            continue
+        known[name] = found
+        missed = found.misses(found.gates)
+        rows.append(Row(engine=str(path), backend=name, fidelity=found, missed=missed))
+    write_manifest(path, manifest.model_copy(update={"fidelity": known}))
+    return rows
+
+
+def _opened(path: Path, manifest: Manifest, name: str) -> Engine:
+    if manifest.plan is not None:
+        return open_engine(path)
+    emulate = name == EMULATED
+    session = emulated_session(model_from_file(path)) if emulate else open_session(path, name)
+    return Engine(path, manifest.model, name, "", session)

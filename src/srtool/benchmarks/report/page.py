@@ -1,0 +1,216 @@
+"""The report as one HTML file that needs nothing else, made from template.html, style.css and
+slider.js beside this file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from srtool import __version__
+from srtool.benchmarks.report.charts import Slugs
+from srtool.benchmarks.report.charts import plots_of_network
+from srtool.benchmarks.report.charts import quality_plots
+from srtool.benchmarks.report.drawing import Plot
+from srtool.benchmarks.report.drawing import inline_svg
+from srtool.benchmarks.report.embedding import colour_scale
+from srtool.benchmarks.report.embedding import difference_map
+from srtool.benchmarks.report.embedding import png_uri
+from srtool.benchmarks.report.pictures import Box
+from srtool.benchmarks.report.pictures import Picture
+from srtool.benchmarks.report.pictures import Version
+from srtool.benchmarks.report.quality import parity_table
+from srtool.benchmarks.report.quality import quality_table
+from srtool.benchmarks.report.sources import Sources
+from srtool.benchmarks.report.summary import headlines
+from srtool.benchmarks.report.summary import not_run
+from srtool.benchmarks.report.summary import origins
+from srtool.benchmarks.report.tables import Table
+from srtool.benchmarks.report.tables import date_text
+from srtool.benchmarks.report.tables import figure
+from srtool.benchmarks.report.tables import fixed
+from srtool.benchmarks.report.timings import (
+    end_to_end_table,
+    scaling_table,
+    side_table,
+    timing_table,
+)
+from srtool.benchmarks.speed.result import Bench
+from srtool.benchmarks.speed.result import Measured
+from srtool.errors import DataError
+from srtool.files import whole_file
+
+ZOOM = 3
+
+
+@dataclass(frozen=True)
+class Page:
+    """html: the whole file. plots: those in it."""
+
+    html: str
+    plots: tuple[Plot, ...]
+
+
+def page_from_sources(sources: Sources, pictures: Sequence[Picture], made: str) -> Page:
+    """Lay out everything there is; a section without data is left out. made: the time, for the
+    reader."""
+    slugs = Slugs()
+    against = list(quality_plots(sources, slugs))
+    plots = list(against)
+    speed = []
+    for bench, network in sources.networks:
+        found = list(plots_of_network(network, slugs))
+        plots += found
+        speed.append(_network(bench, network, found))
+    files = [*sources.benches, *sources.evaluations, *sources.parities]
+    script = _beside("slider.js")
+    html = _template().render(
+        title=_title(sources),
+        version=__version__,
+        made=date_text(made),
+        files=[name for name, _ in files],
+        css=Markup(_beside("style.css")),
+        script=Markup(script),
+        script_hash=_hash(f"\n{script}"),
+        headlines=headlines(sources),
+        origins=origins(sources),
+        quality=[quality_table(name, found) for name, found in sources.evaluations],
+        parity=[parity_table(name, parity) for name, parity in sources.parities],
+        quality_plots=[_drawn(plot) for plot in against],
+        speed=speed,
+        pictures=[_shown(picture) for picture in pictures],
+        not_run=not_run(sources),
+    )
+    return Page(html, tuple(plots))
+
+
+def write_page(path: Path, page: Page) -> int:
+    """Write the file, whole or not at all; its size, bytes. DataError where it cannot be."""
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_text(page.html, encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error}); name another file with -o"
+        ) from None
+    return path.stat().st_size
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.from_string(_beside("template.html"))
+
+
+def _beside(name: str) -> str:
+    return (resources.files("srtool.benchmarks.report") / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """By which the page's policy knows its one script."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return "sha256-" + base64.b64encode(digest).decode("ascii")
+
+
+def _title(sources: Sources) -> str:
+    names = dict.fromkeys(network.network for _, network in sources.networks)
+    return f"{', '.join(names)}: super-resolution report" if names else "Super-resolution report"
+
+
+def _drawn(plot: Plot) -> dict[str, Any]:
+    return {"title": plot.title, "svg": Markup(inline_svg(plot))}
+
+
+def _network(bench: Bench, network: Measured, plots: list[Plot]) -> dict[str, Any]:
+    tables: list[Table | None] = [
+        timing_table(network),
+        side_table(network),
+        end_to_end_table(network),
+        scaling_table(network),
+    ]
+    return {
+        "title": f"{network.network} on {bench.machine.gpu or bench.machine.cpu}",
+        "facts": _facts(network),
+        "plots": [_drawn(plot) for plot in plots],
+        "tables": [table for table in tables if table is not None and table.groups],
+    }
+
+
+def _facts(network: Measured) -> str:
+    parts = [f"architecture {network.architecture}", f"×{network.scale}"]
+    if network.parameters is not None:
+        parts.append(f"{figure(network.parameters / 1e6)} million parameters")
+    if network.flops is not None:
+        parts.append(f"{figure(network.flops / 1e6)} million operations per LR pixel")
+    if network.moved is not None:
+        parts.append(f"{figure(network.moved)} values moved per LR pixel")
+    if network.sha256:
+        parts.append(f"weights SHA-256 {network.sha256[:12]}")
+    return ", ".join(parts)
+
+
+def _shown(picture: Picture) -> dict[str, Any]:
+    view, detail = picture.view, picture.detail
+    height, width = picture.versions[-1].whole.shape[:2]
+    whole = (view.width, view.height) == (width, height)
+    place = "the whole image" if whole else f"{_place(view)} of {width}×{height}"
+    return {
+        "name": picture.name,
+        "width": view.width,
+        "height": view.height,
+        "detail_width": ZOOM * detail.width,
+        "detail_height": ZOOM * detail.height,
+        "about_view": f"{place}, HR pixels; below: {_place(detail)}, enlarged {ZOOM}×.",
+        "versions": [_version(version, view, detail) for version in picture.versions],
+        "difference": _difference(picture),
+        "remark": picture.remark,
+    }
+
+
+def _place(box: Box) -> str:
+    return f"{box.width}×{box.height} at {box.left},{box.top}"
+
+
+def _version(version: Version, view: Box, detail: Box) -> dict[str, str]:
+    figures = []
+    if version.psnr is not None:
+        figures.append(f"PSNR-Y {_decibel(version.psnr)}")
+    if version.detail_psnr is not None:
+        figures.append(f"detail {_decibel(version.detail_psnr)}")
+    if version.niqe is not None:
+        figures.append(f"NIQE {fixed(version.niqe, 2)}")
+    return {
+        "name": version.name,
+        "view": png_uri(view.of(version.whole)),
+        "detail": png_uri(detail.of(version.whole)),
+        "figures": ", ".join(figures) or "original",
+    }
+
+
+def _decibel(value: float) -> str:
+    return "equal" if value == float("inf") else f"{fixed(value, 2)} dB"
+
+
+def _difference(picture: Picture) -> dict[str, Any] | None:
+    found = picture.difference
+    if found is None:
+        return None
+    torch, engine = (version.name for version in picture.versions[1:3])
+    if found.most == 0:
+        text = f"{engine} and {torch} are equal in every pixel of the image."
+    else:
+        text = (
+            f"Difference between {engine} and {torch}, the largest of the three colours, amplified "
+            f"so that {found.end} of 255 levels are full brightness. Over the whole image: at most "
+            f"{found.most}, mean {figure(found.mean)} levels, {100 * found.share:.3f} % of the "
+            "pixels differ."
+        )
+    return {"map": png_uri(difference_map(found)), "scale": colour_scale(found), "text": text}

@@ -1,0 +1,242 @@
+"""The pictures of the report: what an engine makes of images, beside bicubic, PyTorch and HR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srtool.images.datasets import (
+    BORDER,
+    SCALE,
+    Image,
+    Sample,
+    dataset_from_folder,
+    image_files,
+    load_pair,
+)
+from srtool.benchmarks.scores import assets_of
+from srtool.benchmarks.scores import score
+from srtool.errors import DataError
+from srtool.errors import EngineError
+from srtool.errors import UsageError
+from srtool.manifest import read_manifest
+from srtool.manifest import sha256
+from srtool.images.colour import luma
+from srtool.images.colour import psnr
+from srtool.runtime.engine import CHECKPOINTS
+from srtool.runtime.engine import Engine
+from srtool.runtime.engine import open_engine
+from srtool.runtime.tiling import upscale_tiled
+from srtool.images.imresize import imresize
+
+Value = TypeVar("Value", bound=np.generic)
+
+VIEW = 480  # HR pixels of a side of what is shown, at most
+DETAIL = 88  # the same of what is shown enlarged
+METRICS = ("psnr", "niqe")
+LEVELS = (4, 8, 16, 32, 64, 128, 255)  # that a difference map ends with
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of an image, in HR pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def of(self, image: NDArray[Value]) -> NDArray[Value]:
+        """(H, W, ...) -> (height, width, ...)."""
+        return image[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+@dataclass(frozen=True)
+class Version:
+    """One way to see an image. whole: (4 H, 4 W, 3) uint8. psnr: of Y against HR, dB, detail_psnr
+    the same of the detail alone; inf where equal, None for HR itself. niqe: None where it was not
+    taken."""
+
+    name: str
+    whole: Image
+    psnr: float | None
+    detail_psnr: float | None
+    niqe: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between engine and PyTorch, in levels of 0..255, the largest of the three colours. levels:
+    (H, W) uint8, of the view. most, mean, share: over the whole image; share of the pixels that
+    differ. end: level that the colours end with."""
+
+    levels: NDArray[np.uint8]
+    most: int
+    mean: float
+    share: float
+    end: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """versions: bicubic first and HR last. view: the part that is shown, detail: the part of it
+    that is enlarged. difference: None without both engine and PyTorch. remark: why there is no
+    NIQE, empty where there is."""
+
+    name: str
+    versions: tuple[Version, ...]
+    view: Box
+    detail: Box
+    difference: Difference | None
+    remark: str
+
+
+def pictures_from_images(
+    images: Path | None,
+    engine: Path | None,
+    model: Path | None,
+    count: int,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Picture]:
+    """Upscale the first `count` images of a data set, see `dataset_from_folder`; None: of the
+    photographs that srtool ships.
+
+    engine: any engine file; model: weights, which PyTorch runs. UsageError where there is neither,
+    or they do not fit each other or the scale; EngineError, CheckpointError, DataError and
+    ImageError where one cannot be used.
+    """
+    if engine is None and model is None:
+        raise UsageError(
+            f"--images {images}: nothing upscales them; name an engine with --engine, weights "
+            "with --model, or both"
+        )
+    if engine and model:
+        _check_fit(engine, model)
+    samples = dataset_from_folder(_folder(images)).samples[:count]
+    with ExitStack() as stack:
+        opened = {}
+        if model:
+            opened["PyTorch"] = stack.enter_context(_opened(model))
+        if engine:
+            opened[engine.name] = stack.enter_context(_opened(engine))
+        pictures = []
+        for number, sample in enumerate(samples):
+            report(f"{sample.name} ({number + 1} of {len(samples)})")
+            pictures.append(_picture(sample, opened))
+    return pictures
+
+
+def _folder(images: Path | None) -> Path:
+    if images is None:
+        return Path(str(resources.files("srtool") / "samples"))
+    if images.is_dir() and (images / "LRx4").is_dir() and not (images / "HR").is_dir():
+        raise DataError(
+            f"{images}: has LRx4/ and no HR/; the pictures are compared with HR images, so "
+            "expected those in HR/ under the same names"
+        )
+    if images.is_dir() and (images / "HR").is_dir() and not image_files(images / "HR"):
+        raise DataError(f"{images / 'HR'}: holds no images; expected files like img_001.png")
+    return images
+
+
+def _check_fit(engine: Path, model: Path) -> None:
+    """Whether the engine was made from the weights, where that is known."""
+    if not model.is_file():
+        return  # opening it says so
+    if model.suffix not in CHECKPOINTS:
+        raise UsageError(
+            f"{model}: is no checkpoint; --model takes weights (.pth or .safetensors), --engine "
+            "takes engines"
+        )
+    manifest = read_manifest(engine) if engine.is_file() else None
+    weights = manifest.model.weights_sha256 if manifest else ""
+    if manifest and weights and weights != sha256(model):
+        raise UsageError(
+            f"{engine}: was exported from {manifest.model.weights or 'other weights'} "
+            f"(SHA-256 {weights[:8]}...), another file than {model}; name the weights it was "
+            "made from with --model"
+        )
+
+
+def _opened(path: Path) -> Engine:
+    engine = open_engine(path)
+    if engine.facts.scale != SCALE:
+        engine.close()
+        raise UsageError(
+            f"{path}: upscales x{engine.facts.scale}; the pictures are compared at x{SCALE}"
+        )
+    return engine
+
+
+def _picture(sample: Sample, engines: dict[str, Engine]) -> Picture:
+    pair = load_pair(sample)
+    made = {"bicubic": np.asarray(imresize(pair.lr, SCALE, "clamp"))}
+    made |= {name: _upscaled(pair.lr, engine, sample) for name, engine in engines.items()}
+    last = made[list(made)[-1]]
+    changes = np.abs(luma(last, rounded=False) - luma(made["bicubic"], rounded=False))
+    view = busiest(changes, VIEW)
+    inner = busiest(view.of(changes), DETAIL)
+    detail = Box(view.left + inner.left, view.top + inner.top, inner.width, inner.height)
+    assets, unavailable = assets_of(METRICS)
+    metrics = tuple(name for name in METRICS if name not in unavailable)
+    versions = []
+    remark = unavailable.get("niqe", "")
+    for name, image in (*made.items(), ("HR", pair.hr)):
+        found = score(image, pair.hr, BORDER, metrics, True, assets)
+        niqe = found.get("niqe")
+        if isinstance(niqe, str):
+            remark, niqe = niqe, None
+        is_hr = name == "HR"
+        near = psnr(luma(detail.of(image)), luma(detail.of(pair.hr)))
+        whole = found["psnr"]
+        assert isinstance(whole, float)
+        versions.append(
+            Version(name, image, None if is_hr else whole, None if is_hr else near, niqe)
+        )
+    difference = None
+    if len(engines) == 2:
+        torch, other = (made[name] for name in engines)
+        difference = difference_between(torch, other, view)
+    return Picture(sample.name, tuple(versions), view, detail, difference, remark)
+
+
+def _upscaled(lr: Image, engine: Engine, sample: Sample) -> Image:
+    try:
+        return np.asarray(upscale_tiled(lr, engine))
+    except (RuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise EngineError(f"{engine.path}: fails on {sample.name} ({reason})") from None
+
+
+def busiest(changes: NDArray[np.float64], side: int) -> Box:
+    """The square of that side, or less where the image is smaller, in which `changes`, (H, W), sum
+    up to most; its corner is on the LR grid."""
+    height, width = (min(side, length) for length in changes.shape)
+    sums = np.zeros((changes.shape[0] + 1, changes.shape[1] + 1))
+    sums[1:, 1:] = changes.cumsum(0).cumsum(1)
+    inside = sums[height:, width:] - sums[:-height, width:]
+    inside = inside - sums[height:, :-width] + sums[:-height, :-width]
+    inside = inside[::SCALE, ::SCALE]
+    row, column = np.unravel_index(int(inside.argmax()), inside.shape)
+    return Box(int(column) * SCALE, int(row) * SCALE, width, height)
+
+
+def difference_between(reference: Image, image: Image, view: Box) -> Difference:
+    """Of two (H, W, 3) uint8 images."""
+    levels = np.abs(reference.astype(np.int16) - image.astype(np.int16))
+    per_pixel = levels.max(2)
+    most = int(per_pixel.max())
+    return Difference(
+        levels=view.of(per_pixel).astype(np.uint8),
+        most=most,
+        mean=float(levels.mean()),
+        share=float((per_pixel > 0).mean()),
+        end=next(end for end in LEVELS if most <= end),
+    )

@@ -1,0 +1,132 @@
+"""The files that a report is made of, recognised by what is in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from srtool.benchmarks.evaluation import JSON
+
+from srtool.benchmarks.evaluation import Evaluation
+from srtool.benchmarks.speed.result import Bench
+from srtool.benchmarks.speed.result import Measured
+from srtool.benchmarks.speed.result import read_bench
+from srtool.errors import DataError
+from srtool.errors import UsageError
+
+if TYPE_CHECKING:
+    from srtool.benchmarks.parity import Parity
+
+Model = TypeVar("Model", bound=BaseModel)
+
+KINDS = ("bench", "evaluation", "parity")  # the key that names the kind, with its version
+
+
+@dataclass
+class Sources:
+    """Everything that was measured, and the names of the files."""
+
+    benches: list[tuple[str, Bench]] = field(default_factory=list)
+    evaluations: list[tuple[str, Evaluation]] = field(default_factory=list)
+    parities: list[tuple[str, Parity]] = field(default_factory=list)
+
+    @property
+    def networks(self) -> list[tuple[Bench, Measured]]:
+        return [(bench, network) for _, bench in self.benches for network in bench.networks]
+
+
+def by_machine(benches: Iterable[Bench]) -> list[list[Bench]]:
+    """Those of each machine, whose seconds can be compared, together."""
+    found: dict[str, list[Bench]] = {}
+    for bench in benches:
+        found.setdefault(bench.machine.fingerprint, []).append(bench)
+    return list(found.values())
+
+
+def sources_from_paths(paths: list[Path]) -> Sources:
+    """Read results of `srtool bench`, `srtool evaluate --out` and `srtool verify --json`.
+
+    Of a folder, evaluation.json is taken, or else all the results in it. DataError where a file
+    is missing or no result, or a folder holds none.
+    """
+    found = Sources()
+    for path in paths:
+        if not path.is_dir():
+            _add(found, path, _content(path))
+            continue
+        files = [path / JSON] if (path / JSON).is_file() else sorted(path.glob("*.json"))
+        contents = {file: _content(file) for file in files}
+        results = {file: content for file, content in contents.items() if _kind(content)}
+        if not results:
+            raise DataError(
+                f"{path}: holds no results; expected {JSON} of `srtool evaluate --out`, or files "
+                "of `srtool bench --out` or `srtool verify --json`"
+            )
+        for file, content in results.items():
+            _add(found, file, content)
+    return found
+
+
+def _content(path: Path) -> Any:
+    """The parsed file; None where it is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file; expected a result of `srtool bench`, `srtool evaluate --out` "
+            "or `srtool verify --json`"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError:
+        return None
+
+
+def _kind(content: Any) -> str | None:
+    return next((kind for kind in KINDS if isinstance(content, dict) and kind in content), None)
+
+
+def _name(path: Path) -> str:
+    """Without the folders of this machine; evaluations are all called alike, so with one."""
+    return f"{path.resolve().parent.name}/{JSON}" if path.name == JSON else path.name
+
+
+def _add(found: Sources, path: Path, content: Any) -> None:
+    kind, name = _kind(content), _name(path)
+    if kind == "bench":
+        found.benches.append((name, read_bench(path)))
+    elif kind == "evaluation":
+        found.evaluations.append((name, _parsed(Evaluation, path, "evaluate")))
+    elif kind == "parity":
+        try:
+            from srtool.benchmarks.parity import Parity
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"{path}: is a result of `srtool verify`; reading it needs {error.name}, which is "
+                "not installed; pip install 'srtool[bench,export,cpu]'"
+            ) from None
+        found.parities.append((name, _parsed(Parity, path, "verify")))
+    else:
+        raise DataError(
+            f"{path}: is no result that a report is made of; expected a JSON file of "
+            "`srtool bench`, `srtool evaluate --out` or `srtool verify --json`"
+        )
+
+
+def _parsed(model: type[Model], path: Path, command: str) -> Model:
+    try:
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        what = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the whole file"
+            what = f"{place}: {first['msg']}"
+        raise DataError(
+            f"{path}: is no result of `srtool {command}` that this version reads ({what})"
+        ) from None

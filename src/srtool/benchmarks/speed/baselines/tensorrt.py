@@ -1,0 +1,75 @@
+"""TensorRT on the plain ONNX file in float16: the plan that trtexec --fp16 would build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from srtool.benchmarks.speed.baselines.plain_onnx import check_gpu
+
+from srtool.benchmarks.speed.baselines.plain_onnx import write_plain_onnx
+from srtool.benchmarks.speed.opened import Opened
+from srtool.benchmarks.speed.opened import missing
+from srtool.errors import EngineError
+from srtool.errors import SrtoolError
+from srtool.files import whole_file
+
+PLAN, FACTS = "plain.plan", "plain.json"
+
+
+def build(weights: Path, folder: Path) -> None:
+    """Build a plan on this machine's GPU, unless the folder has one. EngineError where there is no
+    GPU or TensorRT, or the builder refuses."""
+    check_gpu()
+    if (folder / PLAN).is_file():
+        return
+    from srtool.export.tensorrt.editions import generation_of
+    from srtool.export.tensorrt.gpus import local_target
+    from srtool.export.tensorrt.builder import plan_from_onnx
+    from srtool.manifest import ModelFacts
+    from srtool.manifest import PlanRecipe
+    from srtool.runtime.backends import DEFAULT_HALO
+    from srtool.runtime.gpu.plan import load_library
+    from srtool.runtime.gpu.plan import this_machine
+    from srtool.networks.loading import load_network
+
+    here = this_machine()
+    library = here.libraries.get("tensorrt")
+    if library is None:
+        raise missing("TensorRT", "gpu")
+    network = load_network(weights)
+    facts = ModelFacts(
+        scale=network.scale,
+        io="float32",
+        precision="fp16",
+        architecture=network.architecture,
+        halo=DEFAULT_HALO,
+    )
+    try:
+        plan = plan_from_onnx(
+            load_library("tensorrt"),
+            generation_of(library),
+            write_plain_onnx(weights, folder, half=True),
+            facts,
+            PlanRecipe(flavour="tensorrt"),
+            (local_target(here),),
+        )
+    except SrtoolError as error:
+        raise EngineError(str(error)) from None
+    (folder / FACTS).write_text(facts.model_dump_json(), encoding="utf-8")
+    with whole_file(folder / PLAN) as temporary:
+        temporary.write_bytes(plan.content)
+
+
+def open_tensorrt(weights: Path, folder: Path) -> Opened:
+    """The plan, driven by srtool's runtime: images larger than the plan takes are cut up there."""
+    build(weights, folder)
+    from srtool.manifest import ModelFacts
+    from srtool.runtime.backends.tensorrt import open_session
+    from srtool.runtime.engine import Engine
+    from srtool.runtime.gpu.plan import this_machine
+
+    path = folder / PLAN
+    facts = ModelFacts.model_validate_json((folder / FACTS).read_text(encoding="utf-8"))
+    engine = Engine(path, facts, "tensorrt", "", open_session(path, facts, "tensorrt"))
+    version = this_machine().libraries["tensorrt"].version
+    return Opened(engine.upscale, f"tensorrt {version}", "fp16")

@@ -1,0 +1,244 @@
+"""The machine that is measured on: what it is, how busy others keep it, and what its GPU draws."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from srtool.benchmarks.speed.result import Machine
+from srtool.runtime.gpu import plan
+
+# Of x86 and of ARM, by the names of Linux: what libraries choose their kernels of networks by.
+INSTRUCTIONS = (
+    *("avx", "f16c", "fma", "avx2", "avx_vnni", "avx_ne_convert"),
+    *("avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
+    *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "sme", "sme2"),
+)
+PACKAGES = (
+    *("srtool", "numpy", "pyvips", "torch", "onnx", "onnxruntime", "onnxruntime-gpu"),
+    *("openvino", "spandrel", "ncnn", "pnnx"),
+)
+
+_MACOS = {  # sysctl hw.optional.arm.FEAT_...
+    "AdvSIMD": "asimd",
+    "FP16": "asimdhp",
+    "DotProd": "asimddp",
+    "BF16": "bf16",
+    "I8MM": "i8mm",
+    "SME": "sme",
+    "SME2": "sme2",
+}
+_WINDOWS = {"avx": 39, "avx2": 40, "avx512f": 41, "asimddp": 43}  # PF_..._INSTRUCTIONS_AVAILABLE
+_PERIOD = 0.02  # seconds between readings of the GPU's sensors
+
+
+def this_machine() -> Machine:
+    """Ask the system, the GPU's driver and the installed packages; loads no library."""
+    here = plan.this_machine()
+    cpus = _cpus()
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    libraries = {library.flavour: library.version for library in here.libraries.values()}
+    return Machine(
+        cpu=_cpu_name(),
+        cores=_cores(cpus),
+        threads=len(cpus),
+        memory=psutil.virtual_memory().total,
+        platform=f"{platform.system()} {platform.machine()}",
+        instructions=_instructions(),
+        gpu=here.gpu,
+        driver=here.driver,
+        gpu_memory=here.memory,
+        versions={**versions, **libraries},
+    )
+
+
+def busy_cores(seconds: float = 1.0) -> float:
+    """Load by others, in cores, over some seconds: what was not idle of the CPUs that this process
+    may use, without its own share. What a hypervisor withheld counts as load by others."""
+    cpus = _cpus()
+    own, start = time.process_time(), time.perf_counter()
+    shares = psutil.cpu_percent(interval=seconds, percpu=True)
+    own = (time.process_time() - own) / (time.perf_counter() - start)
+    used = sum(shares[cpu] for cpu in cpus if cpu < len(shares)) / 100
+    return float(max(0.0, used - own))
+
+
+class Sensors:
+    """Power, clock and memory of the first GPU that CUDA sees, read while a block runs.
+
+    After the block: watts and clock (of the streaming multiprocessors, MHz) are means,
+    device_memory is by how much the memory that all processes together hold had grown at most
+    since the block began, bytes. None where the GPU does not tell, and without a GPU or NVML (the
+    package nvidia-ml-py). Since Ampere, the driver gives power as the mean of the last second: let
+    the block run for some.
+    """
+
+    def __init__(self) -> None:
+        self.watts: float | None = None
+        self.clock: float | None = None
+        self.device_memory: int | None = None
+        self._read: dict[str, list[float]] = {"watts": [], "clock": [], "memory": []}
+        self._ended = threading.Event()
+        self._nvml: Any = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Sensors:
+        self._nvml = _nvml()
+        handle = _handle(self._nvml) if self._nvml else None
+        if handle is not None:
+            self._sample(handle)  # before the block begins: what memory grows from
+            self._thread = threading.Thread(target=self._watch, args=(handle,), daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        if self._thread:
+            self._thread.join()
+        if self._nvml:
+            with suppress(self._nvml.NVMLError):
+                self._nvml.nvmlShutdown()
+        watts, clock = self._read["watts"][1:], self._read["clock"][1:]  # of the block itself
+        memory = self._read["memory"]
+        self.watts = sum(watts) / len(watts) if watts else None
+        self.clock = sum(clock) / len(clock) if clock else None
+        self.device_memory = int(max(memory) - memory[0]) if memory else None
+
+    def _watch(self, handle: Any) -> None:
+        """Read every period, and at the end."""
+        while not self._ended.wait(_PERIOD):
+            self._sample(handle)
+        self._sample(handle)
+
+    def _sample(self, handle: Any) -> None:
+        nvml = self._nvml
+        sensors: dict[str, Callable[[], float]] = {
+            "watts": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            "clock": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+            "memory": lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used,
+        }
+        for name, read in sensors.items():
+            with suppress(nvml.NVMLError):
+                self._read[name].append(read())
+
+
+def _nvml() -> Any:
+    """The module, initialised; None where it or the driver is missing."""
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError:
+        return None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    return nvml
+
+
+def _handle(nvml: Any) -> Any:
+    """NVML counts all GPUs of the machine, whatever CUDA is told to see."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    with suppress(nvml.NVMLError):
+        for at in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(at)
+            uuid = nvml.nvmlDeviceGetUUID(handle)
+            if first == str(at) or (first.startswith("GPU-") and uuid.startswith(first)):
+                return handle
+    return None
+
+
+def _cpus() -> list[int]:
+    """Numbers of the logical CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _cores(cpus: list[int]) -> int:
+    """Physical cores behind logical CPUs."""
+    siblings = {
+        _text(Path(f"/sys/devices/system/cpu/cpu{n}/topology/core_cpus_list")) for n in cpus
+    }
+    if "" not in siblings:
+        return len(siblings)
+    return min(psutil.cpu_count(logical=False) or len(cpus), len(cpus))
+
+
+def _cpu_name() -> str:
+    name = ""
+    if sys.platform == "win32":
+        import winreg
+
+        key = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
+        with suppress(OSError), winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, key) as opened:
+            name = str(winreg.QueryValueEx(opened, "ProcessorNameString")[0])
+    elif sys.platform == "darwin":
+        name = _printed("sysctl", "-n", "machdep.cpu.brand_string")
+    else:
+        name = _field(_text(Path("/proc/cpuinfo")), "model name")
+        name = name or _field(_printed("lscpu"), "Model name")  # ARM: the kernel gives numbers only
+    return " ".join(name.split()) or platform.processor() or platform.machine()
+
+
+def _instructions() -> tuple[str, ...]:
+    """Those of INSTRUCTIONS that the CPU has, as far as the system tells."""
+    if sys.platform == "win32":
+        import ctypes
+
+        has = ctypes.windll.kernel32.IsProcessorFeaturePresent
+        found = {name for name, number in _WINDOWS.items() if has(number)}
+    elif sys.platform == "darwin":
+        features = _printed("sysctl", "hw.optional.arm")
+        found = {name for key, name in _MACOS.items() if f".FEAT_{key}: 1\n" in f"{features}\n"}
+        intel = _printed("sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features")
+        found |= set(intel.lower().replace("avx1.0", "avx").split())
+    else:
+        text = _text(Path("/proc/cpuinfo"))
+        found = set((_field(text, "flags") or _field(text, "Features")).split())
+    return tuple(name for name in INSTRUCTIONS if name in found)
+
+
+def _field(text: str, name: str) -> str:
+    match = re.search(rf"^{name}\s*:\s*(.*)$", text, re.MULTILINE)
+    return match[1].strip() if match else ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _printed(*command: str) -> str:
+    """What a program of the system prints; empty where it is missing or fails."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, env={**os.environ, "LC_ALL": "C"}
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()

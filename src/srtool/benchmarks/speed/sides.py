@@ -1,0 +1,96 @@
+"""Who takes part: srtool's engines and what people run otherwise, each ready to be opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from srtool.benchmarks.speed.baselines import REFERENCE
+
+from srtool.benchmarks.speed.baselines import Baseline
+
+from srtool.benchmarks.speed.baselines import Device
+
+from srtool.benchmarks.speed.baselines import baselines
+from srtool.benchmarks.speed.engine_side import open_engine_side
+from srtool.benchmarks.speed.networks import Network
+from srtool.benchmarks.speed.opened import Opened
+from srtool.errors import UsageError
+from srtool.runtime.engine import PLAN
+from srtool.runtime.engine import installed_backends
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """label: what it is called until it is open. open: can be pickled. file: of an engine. prepare:
+    to be run before, in a process that is not measured."""
+
+    label: str
+    kind: Literal["engine", "baseline"]
+    open: Callable[[], Opened]
+    file: str = ""
+    prepare: Callable[[], object] | None = None
+
+
+def contestants(
+    network: Network,
+    backends: Sequence[str],
+    compared: Sequence[str] | None,
+    device: Device,
+    folder: Path,
+) -> tuple[list[Contestant], dict[str, str]]:
+    """The reference first, then engines, then the other baselines.
+
+    backends: as `open_engine_side` takes them, or "all". compared: parts of the names of
+    baselines, None for all. folder: for files of baselines.
+    Second result: baselines that have no weights to open -> why.
+    """
+    known = baselines(device)
+    chosen = known if compared is None else _chosen(known, compared)
+    engines = [
+        Contestant(
+            f"{path.name} on {backend}",
+            "engine",
+            partial(open_engine_side, path, backend),
+            path.name,
+        )
+        for path in network.engines
+        for backend in _backends(path, backends)
+    ]
+    if network.weights is None:
+        where = network.facts.weights or "the weights"
+        why = f"needs {where}, not found beside the engine nor in weights/; name it by --model"
+        return engines, {baseline.name: why for baseline in chosen}
+    place = folder / network.name  # one for all: they share what they prepare
+    place.mkdir(parents=True, exist_ok=True)
+    others = [
+        Contestant(
+            label=baseline.name,
+            kind="baseline",
+            open=partial(baseline.open, network.weights, place),
+            prepare=baseline.prepare and partial(baseline.prepare, network.weights, place),
+        )
+        for baseline in chosen
+    ]
+    first = [side for side in others if side.label == REFERENCE]
+    return [*first, *engines, *(side for side in others if side not in first)], {}
+
+
+def _chosen(known: Sequence[Baseline], wanted: Sequence[str]) -> list[Baseline]:
+    """Baselines whose names contain one of the words; UsageError for a word that none contains."""
+    for word in wanted:
+        if not any(word.lower() in baseline.name.lower() for baseline in known):
+            names = ", ".join(baseline.name for baseline in known)
+            raise UsageError(f"--baselines {word}: expected all, none, or parts of: {names}")
+    words = [word.lower() for word in wanted]
+    return [item for item in known if any(word in item.name.lower() for word in words)]
+
+
+def _backends(path: Path, wanted: Sequence[str]) -> list[str]:
+    """What to run a file on, as `open_engine_side` takes it."""
+    if path.suffix == PLAN:
+        return ["auto"]
+    return installed_backends() if "all" in wanted else list(wanted)

@@ -1,0 +1,323 @@
+"""One side in a process of its own: its memory, its threads and its crashes are its own too.
+
+The parent asks for one thing at a time, so that sides can be run in turn without touching each
+other. Nothing heavy is imported here: what a side imports counts as its load time.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srtool.benchmarks.speed.opened import Opened
+
+from srtool.benchmarks.speed.opened import one_line
+from srtool.errors import EngineError
+from srtool.errors import SrtoolError
+
+MANY = 1_000_000
+_NOT_MINE = (SrtoolError, RuntimeError, MemoryError, ImportError, OSError, ValueError)
+
+
+class WorkerError(EngineError):
+    """A side does not open, or fails; in one line."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A side after loading. seconds: from the start of the process's own work to there. backend:
+    of an engine of srtool, "openvino bf16" for example; empty for baselines."""
+
+    seconds: float
+    software: str
+    precision: str
+    backend: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Seconds of a folder of files, as `EndToEnd` has them. failed: images that were not made."""
+
+    seconds: float
+    decode: float
+    compute: float
+    encode: float
+    failed: int
+
+
+class Worker:
+    """A process with one side in it. To be closed; WorkerError for whatever goes wrong inside."""
+
+    def __init__(
+        self, open_side: Callable[[], Opened], threads: int | None = None, limit: float = 3600.0
+    ) -> None:
+        """open_side: can be pickled. threads: CPUs that it may use, all where None. limit: seconds
+        after which a request is given up."""
+        context = multiprocessing.get_context("spawn")
+        self._limit = limit
+        self._connection, theirs = context.Pipe()
+        descriptor, name = tempfile.mkstemp(prefix="srtool-bench-", suffix=".log")
+        os.close(descriptor)
+        self._log = Path(name)
+        self._process = context.Process(
+            target=_serve, args=(theirs, open_side, threads, name), daemon=True
+        )
+        launch(self._process)
+        theirs.close()
+        try:
+            self.ready: Ready = self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, images: Path, times: int = MANY) -> float:
+        """Upscale a batch, an .npy file of (N, H, W, 3) uint8; seconds. times: how many like it an
+        engine is to expect, and may make ready for."""
+        seconds: float = self._ask("run", images, times)
+        return seconds
+
+    def result(self) -> NDArray[np.uint8]:
+        """What the last run made: (N, sH, sW, 3)."""
+        made: NDArray[np.uint8] = self._ask("result")
+        return made
+
+    def use_tile(self, side: int | None) -> None:
+        """Cut images into tiles of this side; None for the engine's own choice. Engines only."""
+        self._ask("tile", side)
+
+    def folder(self, sources: Sequence[Path], out: Path) -> Folder:
+        """Upscale files to files. Engines only."""
+        found: Folder = self._ask("folder", list(sources), out)
+        return found
+
+    def peak_memory(self) -> int | None:
+        """Bytes that the process held at most since this was last asked, or since it began where
+        the system keeps no such count."""
+        held: int | None = self._ask("memory")
+        return held
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._process.kill()  # it may be in the middle of a long run
+        self.close()
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        with suppress(OSError, ValueError):
+            self._connection.send(("end", ()))
+            self._process.join(2)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._connection.close()
+        self._log.unlink(missing_ok=True)
+
+    def _ask(self, what: str, *arguments: Any) -> Any:
+        try:
+            self._connection.send((what, arguments))
+        except (OSError, ValueError):
+            raise WorkerError(self._end()) from None
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            if not self._connection.poll(self._limit):
+                self._process.kill()
+                raise WorkerError(f"did not answer within {self._limit:.0f} s")
+            found = self._connection.recv()
+        except (EOFError, ConnectionError):
+            raise WorkerError(self._end()) from None
+        if isinstance(found, _Failed):
+            raise WorkerError(found.reason)
+        return found
+
+    def _end(self) -> str:
+        """Why the process is no more."""
+        self._process.join(5)
+        code = self._process.exitcode
+        if code == -signal.SIGKILL:
+            return "its process was ended by the system, most likely for want of memory"
+        text = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(text) if line.strip()), "")
+        return f"its process ended with code {code}" + (f" ({last[:160]})" if last else "")
+
+
+def launch(process: BaseProcess) -> None:
+    """Start a process that no Ctrl-C reaches: halfway there, it would print a traceback. Where the
+    parent is interrupted meanwhile, that is raised afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        process.start()
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def run_apart(run: Callable[[], object]) -> None:
+    """Run what leaves files behind in a process of its own. WorkerError where it fails."""
+    Worker(partial(_opened_after, run)).close()
+
+
+def _opened_after(run: Callable[[], object]) -> Opened:
+    run()
+    return Opened(lambda images: images, "", "")
+
+
+@dataclass(frozen=True)
+class _Failed:
+    reason: str
+
+
+def _serve(
+    connection: Connection, open_side: Callable[[], Opened], threads: int | None, log: str
+) -> None:
+    """The process: open, then answer until the parent is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it is over
+    _quiet(log)
+    limit_threads(threads)
+    start = time.perf_counter()
+    try:
+        opened = open_side()
+    except _NOT_MINE as error:
+        connection.send(_Failed(_reason(error)))
+        return
+    seconds = time.perf_counter() - start
+    backend = opened.engine.backend if opened.engine else ""
+    connection.send(Ready(seconds, opened.software, opened.precision, backend))
+    side = _Side(opened)
+    while True:
+        try:
+            what, arguments = connection.recv()
+        except EOFError:  # the parent is gone
+            return
+        if what == "end":
+            return
+        try:
+            answer = getattr(side, what)(*arguments)
+        except _NOT_MINE as error:
+            answer = _Failed(_reason(error))
+        connection.send(answer)
+
+
+class _Side:
+    """What a worker does for its parent, request by request."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._source: Path | None = None
+        self._images: NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
+        self._made = self._images
+        self._tile: int | None = None
+
+    def run(self, images: Path, times: int) -> float:
+        if images != self._source:
+            self._source, self._images = images, np.load(images)
+        self._made = np.empty(0, np.uint8)  # not beside the next one
+        start = time.perf_counter()
+        self._made = self._upscale(times)
+        return time.perf_counter() - start
+
+    def _upscale(self, times: int) -> NDArray[np.uint8]:
+        engine = self._opened.engine
+        if engine is None:
+            return self._opened.upscale(self._images)
+        from srtool.runtime.tiling import Canvas
+
+        height, width = self._images.shape[1:3]
+        in_one = max(height, width) <= min(engine.tile) and not engine.is_deferred
+        if in_one and self._tile is None:
+            engine.expect(self._images.shape, np.uint8, times)
+            return engine.upscale(self._images)
+        canvases = [Canvas(image, engine, self._tile, times=times) for image in self._images]
+        engine.flush()  # on a GPU, tiles of different images share batches
+        return np.stack([canvas.result() for canvas in canvases])
+
+    def result(self) -> NDArray[np.uint8]:
+        return self._made
+
+    def tile(self, side: int | None) -> None:
+        self._tile = side
+
+    def folder(self, sources: list[Path], out: Path) -> Folder:
+        from srtool.runtime.inputs import Job
+        from srtool.runtime.folder import run
+
+        assert self._opened.engine is not None
+        jobs = [Job(source, out / source.name) for source in sources]
+        summary = run(jobs, self._opened.engine)
+        for job in jobs:
+            job.target.unlink(missing_ok=True)
+        seconds = summary.seconds
+        return Folder(
+            seconds["total"],
+            seconds["decode"],
+            seconds["compute"],
+            seconds["encode"],
+            summary.failed,
+        )
+
+    def memory(self) -> int | None:
+        return _peak_memory()
+
+
+def _quiet(log: str) -> None:
+    """What libraries print goes to a file: it explains a crash, and is of no use otherwise."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+
+
+def limit_threads(threads: int | None) -> None:
+    """Every library counts the CPUs that a process may use, or reads OMP_NUM_THREADS."""
+    if threads is None:
+        return
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def _peak_memory() -> int | None:
+    """Linux starts its count anew when asked to; elsewhere it is since the process began."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = status.read_text(encoding="utf-8").splitlines()
+        held = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        return int(held) * 1024 if held else None
+    import psutil
+
+    peak: int | None = getattr(psutil.Process().memory_info(), "peak_wset", None)
+    return peak
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    return one_line(error)

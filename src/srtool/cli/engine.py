@@ -1,0 +1,103 @@
+"""`srtool engine`: what a TensorRT plan is, and how it is made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from srtool.cli import building, needing
+from srtool.cli import progress as console
+
+engine_app = typer.Typer(
+    name="engine", help="TensorRT plans: explain, rebuild, refit.", no_args_is_help=True
+)
+
+
+@engine_app.command("explain")
+def engine_explain(
+    plan: Annotated[Path, typer.Argument(help="A .plan file with its manifest.")],
+) -> None:
+    """Say what a plan is, whether it runs here, and what asks for a new one."""
+    from srtool.runtime.gpu.plan import plan_facts, this_machine
+
+    manifest, facts = plan_facts(plan)
+    building.print_explanation(plan, manifest, facts, this_machine())
+
+
+@engine_app.command("rebuild")
+def engine_rebuild(
+    plan: Annotated[Path, typer.Argument(help="A .plan file; its manifest has the recipe.")],
+    gpu: Annotated[
+        list[str] | None, typer.Option(help="Build for this one, not for the recorded one.")
+    ] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File that keeps what builds measured.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Keep a plan that fails.")] = False,
+) -> None:
+    """Build a plan again, as its manifest says, from the .onnx file beside it."""
+    with needing("export"):
+        from srtool.export.tensorrt import plans
+    from srtool.runtime.gpu.plan import this_machine
+
+    with building.building_progress(plan.name) as report:
+        written = plans.rebuild(
+            plan,
+            this_machine(),
+            tuple(gpu or ()),
+            timing_cache=timing_cache,
+            force=force,
+            say=console.say,
+            report=report,
+        )
+    building.print_plan(written)
+
+
+@engine_app.command("refit")
+def engine_refit(
+    plan: Annotated[Path, typer.Argument(help="A plan that was built with --strip-weights.")],
+    model: Annotated[
+        Path, typer.Argument(help="Weights of the same network, or an .onnx file of them.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The new plan (default: MODEL.plan).")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="HR photographs to certify with (default: shipped).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Keep a plan that fails.")] = False,
+) -> None:
+    """Put other weights into a plan, in seconds. It stays as it is, a new one is written."""
+    from srtool.errors import UsageError
+    from srtool.export.tensorrt import refit
+    from srtool.export.tensorrt.plans import source_from_onnx
+    from srtool.runtime.gpu.plan import plan_facts, this_machine
+
+    target = out or model.with_suffix(".plan")
+    if target.suffix != ".plan" or target.absolute() == plan.absolute():
+        raise UsageError(
+            f"{target}: expected another file than {plan}, that ends in .plan; name -o"
+        )
+    manifest, facts = plan_facts(plan)
+    here = this_machine()
+    refit.check_refittable(plan, facts, here)
+    certify = None
+    source = model
+    if model.suffix != ".onnx":
+        with needing("export"):
+            import onnxscript  # noqa: F401  # torch looks for it late
+
+            from srtool.export import onnx
+            from srtool.export.tensorrt import plans
+            from srtool.networks.loading import load_network
+        network = load_network(model)
+        source = target.with_suffix(".onnx")
+        precision: Literal["fp32", "fp16"]
+        precision = "fp32" if manifest.model.precision == "fp32" else "fp16"
+        with console.status(f"{model.name}: {network.architecture} x{network.scale}") as report:
+            onnx.export(network, source, precision, manifest.model.io, images, force, report)
+        certify = plans.certifier(network, images)
+    written = refit.refit(plan, source_from_onnx(source), target, here, certify, force)
+    building.print_plan(written)

@@ -1,0 +1,132 @@
+"""`srtool evaluate` and `srtool verify`: how good an engine is."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from srtool.cli import progress as console
+from srtool.cli.choices import BackendChoice, RunPrecisionChoice
+from srtool.errors import UsageError
+
+
+class VerifyBackendChoice(str, Enum):
+    all = "all"
+    auto = "auto"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
+class YRoundingChoice(str, Enum):
+    nearest = "nearest"
+    none = "none"
+
+
+def evaluate(
+    datasets: Annotated[
+        list[Path], typer.Argument(help="Folders of images, or with HR/ and optionally LRx4/.")
+    ],
+    engine: Annotated[
+        list[str],
+        typer.Option(
+            help="An engine file, a folder of upscaled images, bicubic or bicubic-float; "
+            "NAME=PATH names its column. May be repeated."
+        ),
+    ],
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Of psnr, ssim, ssim_wang, niqe, ma, pi, lpips; with commas. "
+            "[default: pi,psnr,ssim_wang,ssim,niqe]"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for evaluation.json and images.csv; continues what it holds."),
+    ] = None,
+    y_rounding: Annotated[
+        YRoundingChoice, typer.Option(help="PSNR and SSIM on whole levels of Y, or unrounded.")
+    ] = YRoundingChoice.nearest,
+    backend: Annotated[BackendChoice, typer.Option(help="Of .onnx files.")] = BackendChoice.auto,
+    precision: Annotated[
+        RunPrecisionChoice, typer.Option(help="Of .onnx files; auto is never below faithful.")
+    ] = RunPrecisionChoice.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON, not the table.")] = False,
+) -> None:
+    """Score engines on data sets: PI, PSNR, SSIM, NIQE, LPIPS, beside the paper's figures."""
+    try:
+        from srtool.benchmarks import evaluate as evaluation
+        from srtool.benchmarks import scores
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"evaluation needs {error.name}, which is not installed; pip install 'srtool[bench]'"
+        ) from None
+    from srtool.cli import tables
+
+    names = scores.metrics_from_text(metrics) if metrics is not None else scores.DEFAULT_METRICS
+    config = evaluation.Config(
+        names, y_rounding.value, backend=backend.value, precision=precision.value
+    )
+    try:
+        with console.evaluation_progress() as report:
+            result = evaluation.evaluate(datasets, engine, config, out, report)
+    except KeyboardInterrupt:
+        console.say("interrupted; " + ("the same command continues" if out else "nothing is kept"))
+        raise
+    if as_json:
+        console.answer(result.record.model_dump_json())
+    else:
+        tables.print_evaluation(result, names)
+    missing = [name for name in names if name in result.record.unavailable]
+    if result.failed or (metrics and missing):
+        raise typer.Exit(1)
+
+
+def verify(
+    model: Annotated[Path, typer.Argument(help="The weights: .safetensors or .pth.")],
+    engines: Annotated[list[Path], typer.Argument(help=".onnx files exported from them.")],
+    images: Annotated[
+        Path, typer.Option(help="HR images, or a folder with HR/ and optionally LRx4/.")
+    ],
+    backend: Annotated[
+        VerifyBackendChoice, typer.Option(help="auto: the one that `infer` would choose.")
+    ] = VerifyBackendChoice.all,
+    max_delta_psnr: Annotated[
+        float, typer.Option(min=0, help="Gate: change of the mean PSNR-Y against HR, dB.")
+    ] = 0.02,
+    max_delta_pi: Annotated[float, typer.Option(min=0, help="Gate: change of PI.")] = 0.01,
+    min_psnr: Annotated[float, typer.Option(help="Gate: dB between engine and PyTorch.")] = 50.0,
+    bisect: Annotated[
+        bool,
+        typer.Option(
+            "--bisect",
+            help="Where fp16 fails: name what goes wrong and write NAME.mixed.onnx, which passes.",
+        ),
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write all figures to a file.")] = None,
+) -> None:
+    """Compare engines with PyTorch FP32 on real images, and certify those within the gates."""
+    try:
+        from srtool.benchmarks import parity
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"verify needs {error.name}, which is not installed; "
+            "pip install 'srtool[bench,export,cpu]'"
+        ) from None
+    from srtool.cli import tables
+    from srtool.files import whole_file
+    from srtool.manifest import Gates
+
+    gates = Gates(max_delta_psnr=max_delta_psnr, max_delta_pi=max_delta_pi, min_psnr=min_psnr)
+    config = parity.Config(backend.value, gates, bisect)
+    with console.evaluation_progress() as report:
+        found = parity.verify(model, engines, images, config, report)
+    tables.print_parity(found)
+    if json:
+        with whole_file(json) as temporary:
+            temporary.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    if not found.passed:
+        raise typer.Exit(1)

@@ -1,0 +1,222 @@
+"""`srtool export`: weights -> engine files."""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from srtool.cli import building, needing
+from srtool.cli import progress as console
+from srtool.errors import ExportError, UsageError
+
+if TYPE_CHECKING:
+    from srtool.export.tensorrt.plans import Certify
+    from srtool.manifest import PlanRecipe
+    from srtool.runtime.gpu.plan import Machine
+
+
+class PrecisionChoice(str, Enum):
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    both = "both"
+
+
+class IoChoice(str, Enum):
+    uint8 = "uint8"
+    float32 = "float32"
+
+
+class FlavourChoice(str, Enum):
+    auto = "auto"
+    none = "none"
+    tensorrt = "tensorrt"
+    rtx = "tensorrt-rtx"
+
+
+_PLANS = "TensorRT plans"
+
+
+def export(
+    model: Annotated[
+        Path,
+        typer.Argument(help="Weights: .safetensors or .pth. Of an .onnx file, the plan is made."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="The .onnx file (default: MODEL.onnx); x4.plan beside."),
+    ] = None,
+    precision: Annotated[
+        PrecisionChoice,
+        typer.Option(help="auto: fp32, and for a plan what suits its GPU."),
+    ] = PrecisionChoice.auto,
+    io: Annotated[
+        IoChoice, typer.Option(help="Pixels in and out: uint8 NHWC or float32 NCHW (0..1).")
+    ] = IoChoice.uint8,
+    images: Annotated[
+        Path | None, typer.Option(help="HR photographs to certify with (default: shipped).")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep a file that fails; FP16 where it is slow.")
+    ] = False,
+    flavour: Annotated[
+        FlavourChoice,
+        typer.Option(
+            help="auto: a plan for this machine's GPU, or --gpu, by what is installed.",
+            rich_help_panel=_PLANS,
+        ),
+    ] = FlavourChoice.auto,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Which GPU the plan is for: local, sm75 .. sm121, "RTX 4090". May be repeated.',
+            rich_help_panel=_PLANS,
+        ),
+    ] = None,
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="MIN,OPT,MAX as HxW or BxHxW in input pixels; may be repeated. "
+            "[default: 1x16x16,4x256x256,4x256x256]",
+            rich_help_panel=_PLANS,
+        ),
+    ] = None,
+    workspace: Annotated[
+        int | None,
+        typer.Option(min=1, help="MiB of scratch memory for kernels.", rich_help_panel=_PLANS),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(help="File that keeps what builds measured.", rich_help_panel=_PLANS),
+    ] = None,
+    opt_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Effort of the build.", rich_help_panel=_PLANS)
+    ] = None,
+    version_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--version-compatible", help="Run on later TensorRT too.", rich_help_panel=_PLANS
+        ),
+    ] = False,
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--hardware-compatible", help="Run on all GPUs from Ampere.", rich_help_panel=_PLANS
+        ),
+    ] = False,
+    strip_weights: Annotated[
+        bool,
+        typer.Option(
+            "--strip-weights",
+            help="Leave the weights out, for `srtool engine refit`.",
+            rich_help_panel=_PLANS,
+        ),
+    ] = False,
+) -> None:
+    """Write ONNX files, and a TensorRT plan, that compute what the PyTorch network computes."""
+    from srtool.export.tensorrt.choice import (
+        PlanOptions,
+        plans_of,
+        precision_from_recipe,
+        recipe_from_options,
+    )
+    from srtool.export.tensorrt.plans import certifier
+    from srtool.runtime.gpu.plan import this_machine
+
+    options = PlanOptions(
+        flavour.value,
+        tuple(gpu or ()),
+        tuple(shapes or ()),
+        workspace,
+        timing_cache,
+        opt_level,
+        version_compatible,
+        hardware_compatible,
+        strip_weights,
+    )
+    here = this_machine()
+    recipe = recipe_from_options(options, here, console.say)
+    build = partial(_build, here=here, timing_cache=timing_cache, force=force)
+    if model.suffix == ".onnx":
+        if recipe is None:
+            raise UsageError(f"{model}: is exported already; --gpu sm89 builds a plan of it")
+        _check_onnx(model, precision.value)
+        build(model, _named(out or model.with_suffix(".plan"), ".plan"), recipe)
+        return
+    target = _named(out or model.with_suffix(".onnx"), ".onnx")
+    chosen = precision_from_recipe(
+        precision.value, recipe, here, timing_cache is not None, force, console.say
+    )
+    with needing("export"):
+        import onnxscript  # noqa: F401  # torch looks for it late
+
+        from srtool.export import onnx
+        from srtool.networks.loading import load_network
+
+    network = load_network(model)
+    auto = precision.value == "auto"
+    with console.status(f"{model.name}: {network.architecture} x{network.scale}") as report:
+
+        def write(files: Literal["fp32", "fp16", "both"]) -> list[onnx.Written]:
+            return onnx.export(network, target, files, io.value, images, force, report)
+
+        try:
+            written = write("both" if auto and chosen == "fp16" else chosen)
+        except ExportError as error:
+            if not auto or chosen == "fp32":
+                raise
+            console.say(f"--precision auto: fp32 after all ({error})")
+            chosen, written = "fp32", write("fp32")
+    console.print_written(written)
+    if recipe is not None:
+        certify = certifier(network, images) if here.gpu else None
+        for source, plan in plans_of(target, auto, chosen).items():
+            build(source, plan, recipe, certify=certify)
+
+
+def _named(path: Path, suffix: str) -> Path:
+    if path.suffix != suffix:
+        raise UsageError(f"{path}: an engine file of this kind ends in {suffix}")
+    return path
+
+
+def _check_onnx(source: Path, precision: str) -> None:
+    """Of an .onnx file the plan is made, as it is: without PyTorch, and not compared with it."""
+    from srtool.export.tensorrt.plans import source_from_onnx
+
+    computes = source_from_onnx(source).facts.precision
+    if precision not in ("auto", computes):
+        raise UsageError(
+            f"--precision {precision}: {source} computes in {computes}, and so does its plan; "
+            "export the weights, or give another .onnx file"
+        )
+
+
+def _build(
+    source: Path,
+    out: Path,
+    recipe: PlanRecipe,
+    here: Machine,
+    timing_cache: Path | None,
+    force: bool,
+    certify: Certify | None = None,
+) -> None:
+    from srtool.export.tensorrt.plans import export_plan, source_from_onnx
+
+    with building.building_progress(out.name) as report:
+        written = export_plan(
+            source_from_onnx(source),
+            out,
+            recipe,
+            here,
+            timing_cache=timing_cache,
+            certify=certify,
+            force=force,
+            say=console.say,
+            report=report,
+        )
+    building.print_plan(written)

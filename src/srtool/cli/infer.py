@@ -1,0 +1,97 @@
+"""`srtool infer`: engine and images -> upscaled images."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from srtool.cli import progress as console
+from srtool.cli.choices import BackendChoice, RunPrecisionChoice
+from srtool.errors import EngineError
+
+
+class FormatChoice(str, Enum):
+    png = "png"
+    jpg = "jpg"
+    webp = "webp"
+    tif = "tif"
+    avif = "avif"
+
+
+def infer(
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders or patterns.")],
+    engine: Annotated[
+        Path, typer.Option(help="An .onnx or .plan file; .pth runs the PyTorch reference.")
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Output folder, or file for a single input.")
+    ] = Path("upscaled"),
+    backend: Annotated[BackendChoice, typer.Option()] = BackendChoice.auto,
+    precision: Annotated[
+        RunPrecisionChoice, typer.Option(help="auto never goes below faithful.")
+    ] = RunPrecisionChoice.auto,
+    fallback: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs where a plan cannot: onnxruntime, on the file that the plan was made "
+            "of, or the path of an .onnx file."
+        ),
+    ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=16, help="Tile side in input pixels, with halo (default: the plan's own, or 256)."
+        ),
+    ] = None,
+    halo: Annotated[
+        int | None, typer.Option(min=0, help="Overlap at tile edges (default: the engine's).")
+    ] = None,
+    suffix: Annotated[str, typer.Option(help="Added to each file's name.")] = "",
+    format: Annotated[
+        FormatChoice | None, typer.Option(help="Output format (default: the input's own).")
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Of JPEG, WebP and AVIF.")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=8, max=8, help="8: write 16-bit images with 8 bits.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo existing outputs.")] = False,
+    require_certified: Annotated[
+        bool, typer.Option("--require-certified", help="Refuse an engine that is not.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary line.")] = False,
+) -> None:
+    """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
+    from srtool.runtime import folder as pipeline
+    from srtool.runtime.engine import open_engine
+    from srtool.runtime.inputs import check_writable, jobs_from_inputs
+    from srtool.runtime.tiling import check_tile
+    from srtool.runtime.upscaling import Options
+
+    jobs = jobs_from_inputs(inputs, out, suffix, format.value if format else None)
+    with open_engine(engine, backend.value, precision.value, fallback) as opened:
+        if tile is not None:
+            opened.use_tile(tile)
+        check_tile(tile or min(opened.tile), opened.facts.halo if halo is None else halo)
+        check_writable(jobs)
+        console.say(f"{opened.path} on {opened.backend} ({opened.reason})")
+        if opened.doubt:
+            if require_certified:
+                raise EngineError(f"{opened.path}: is not certified: {opened.doubt}")
+            console.say(f"{opened.path}: is not certified: {opened.doubt}")
+        options = Options(tile, halo, depth, quality, overwrite)
+        summary = pipeline.Summary()
+        try:
+            with console.inference_progress(len(jobs)) as report:
+                pipeline.run(jobs, opened, options, report, summary)
+        except KeyboardInterrupt:
+            console.say(f"interrupted after {summary.files} images; the same command continues")
+            raise
+        finally:
+            console.print_summary(summary, out, opened.path, opened.backend, as_json)
+    if summary.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,74 @@
+"""The command line: each command is one call into a stage.
+
+Imports of the stages stand inside the commands (see commands/), so that `srtool --help` is
+instant and each command needs only its own extra installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from srtool import __version__
+from srtool.cli import progress as console
+from srtool.cli.assets import assets_app
+from srtool.cli.bench import bench_app
+from srtool.cli.doctor import doctor
+from srtool.cli.engine import engine_app
+from srtool.cli.evaluate import evaluate, verify
+from srtool.cli.export import export
+from srtool.cli.infer import infer
+from srtool.cli.report import report
+from srtool.cli.train import train_app
+from srtool.errors import ExportError, SrtoolError
+
+app = typer.Typer(
+    name="srtool",
+    help="Train, export, run and certify perceptual x4 super-resolution networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.add_typer(assets_app)
+app.add_typer(train_app)
+app.command()(export)
+app.command()(infer)
+app.command()(evaluate)
+app.command()(verify)
+app.command()(report)
+app.add_typer(bench_app)
+app.add_typer(engine_app)
+app.command()(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.answer(f"srtool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: a known error is one line, and an interrupt is no traceback."""
+    try:
+        app()
+    except SrtoolError as error:
+        console.say(f"srtool: {error}")
+        sys.exit(1 if isinstance(error, ExportError) else 2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,206 @@
+"""What the user sees: progress bars, tables and lines. Standard output is kept for results;
+everything else goes to standard error. rich is imported when something is drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from srtool.benchmarks.evaluate import Progress as Scored
+    from srtool.export.onnx import Written
+    from srtool.runtime.folder import Event, Summary
+    from srtool.train.data.packed import Progress as Packing
+    from srtool.train.loop import Progress
+
+
+def say(text: str) -> None:
+    """A line for the user."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def answer(text: str) -> None:
+    """A line of the result."""
+    print(text, flush=True)  # noqa: T201
+
+
+def print_summary(summary: Summary, out: Path, engine: Path, backend: str, as_json: bool) -> None:
+    """The last line of `srtool infer`."""
+    if as_json:
+        line: dict[str, Any] = {
+            "files": summary.files,
+            "skipped": summary.skipped,
+            "failed": summary.failed,
+            "pixels_in": summary.pixels_in,
+            "pixels_out": summary.pixels_out,
+            "seconds": {key: round(value, 4) for key, value in summary.seconds.items()},
+            "engine": str(engine),
+            "backend": backend,
+        }
+        answer(json.dumps(line))
+        return
+    parts = [f"{summary.files} upscaled"]
+    parts += [f"{summary.skipped} skipped (exist already)"] if summary.skipped else []
+    parts += [f"{summary.failed} failed"] if summary.failed else []
+    seconds = summary.seconds["total"]
+    rate = summary.pixels_in / 1e6 / seconds if seconds else 0.0
+    answer(f"{', '.join(parts)} in {seconds:.1f} s ({rate:.3f} LR megapixels/s) -> {out}")
+
+
+def print_written(written: list[Written]) -> None:
+    """The table of `srtool export`: each file on each backend against PyTorch."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("file", "backend", "max", "mean", "PSNR", "dPSNR-Y", "grade", box=None)
+    for item in written:
+        for name, found in item.manifest.fidelity.items():
+            table.add_row(
+                item.path.name,
+                name,
+                str(found.max_difference),
+                f"{found.mean_difference:.5f}",
+                f"{found.psnr_between:.1f} dB" if found.psnr_between else "equal",
+                "" if found.delta_psnr is None else f"{found.delta_psnr:+.4f}",
+                found.grade,
+            )
+    Console().print("Difference to PyTorch FP32, in levels of 0..255:", table, sep="\n")
+    for item in written:
+        answer(f"{item.path}  {item.path.stat().st_size / 1e6:.1f} MB")
+    for name, count in written[-1].rewrites.items() if written else ():
+        say(f"{name}: {count}")
+
+
+@contextmanager
+def status(start: str) -> Iterator[Callable[[str], None]]:
+    """A spinner whose text the stage updates; plain lines where there is no terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield say
+        return
+    with console.status(start) as spinner:
+        yield lambda line: spinner.update(f"{start}: {line}")
+
+
+@contextmanager
+def inference_progress(total: int) -> Iterator[Callable[[Event], None]]:
+    """A progress bar over files; problems are printed above it as they come."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if not console.is_terminal:  # a log gets the problems and no empty bar
+        yield lambda event: say(event.message) if event.message else None
+        return
+    columns = ("upscaling", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def report(event: Event) -> None:
+            if event.message:
+                console.print(event.message, markup=False)
+            if event.kind != "note":
+                bar.advance(task)
+
+        yield report
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[Progress], None]]:
+    """A progress bar over the steps of a stage; a line for each validation and each warning."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    text = TextColumn("loss {task.fields[loss]:.4f}  lr {task.fields[rate]:.1e}")
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn())
+    bar = Bar(*columns, console=console)
+    tasks: dict[str, TaskID] = {}
+    spent = waited = 0.0
+
+    def report(done: Progress) -> None:
+        nonlocal spent, waited
+        loss = done.losses.get("total", math.nan)  # none while discriminators warm up
+        if not tasks:  # nothing is drawn before the first step: bad input is one line
+            bar.start()
+        if done.stage not in tasks:
+            tasks[done.stage] = bar.add_task(
+                done.stage, total=done.steps, loss=loss, rate=done.learning_rate
+            )
+        bar.update(tasks[done.stage], completed=done.step, loss=loss, rate=done.learning_rate)
+        spent, waited = spent + done.seconds, waited + done.waited
+        if done.validation is None:
+            return
+        scores = {"PSNR-Y": done.validation.psnr_y, **done.validation.scores}
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        console.print(
+            f"{done.stage} step {done.step}: {figures}, loss {loss:.4f}, "
+            f"{waited / spent:.1%} of the time waiting for data"
+        )
+        for warning in warnings_of(done.validation):
+            console.print(f"warning: {warning}", style="yellow", markup=False)
+
+    try:
+        from srtool.train.validation import warnings_of
+
+        yield report
+    finally:
+        if tasks:
+            bar.stop()
+
+
+@contextmanager
+def packing_progress() -> Iterator[Callable[[Packing], None]]:
+    """A progress bar over photographs."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = ("packing", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done: bar.update(task, completed=done.done, total=done.count)
+
+
+@contextmanager
+def evaluation_progress() -> Iterator[Callable[[Scored], None]]:
+    """A progress bar over upscaled and scored images; problems are printed above it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    columns = ("scoring", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(event: Scored) -> None:
+            bar.update(task, completed=event.done, total=event.total)
+            if event.message:
+                console.print(event.message, markup=False)
+
+        yield report
+
+
+@contextmanager
+def download_progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar over the bytes of one file."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (name, BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

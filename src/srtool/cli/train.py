@@ -1,0 +1,180 @@
+"""`srtool train`: a recipe and photographs -> weights; `srtool train prepare`: one packed file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from srtool.cli import WithDefault, needing
+from srtool.cli import progress as console
+from srtool.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from srtool.train.recipe import Recipe
+
+train_app = typer.Typer(
+    name="train",
+    cls=WithDefault,
+    help="Train a generator, or prepare the photographs for it.",
+    no_args_is_help=True,
+)
+
+
+@train_app.command("run", hidden=True)
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="Training photographs: a folder (searched whole) or a packed file."),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder of checkpoints and TensorBoard logs.")
+    ] = Path("runs/train"),
+    validation: Annotated[
+        Path | None,
+        typer.Option(help="Folder to validate on: images, or HR/ and optionally LRx4/."),
+    ] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Weights to start from, of the recipe's generator.")
+    ] = None,
+    stage: Annotated[
+        int | None, typer.Option(min=1, max=2, help="Run this stage alone (default: all).")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
+    show_batch: Annotated[
+        Path | None,
+        typer.Option(help="Train nothing: write a PNG of a batch and its augmentations."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Train nothing: print sizes, memory and time from 20 steps."
+        ),
+    ] = False,
+) -> None:
+    """Train a generator. The same command again continues where it stopped.
+
+    `srtool train prepare DIR` writes photographs into one packed file first, which starts at
+    once and needs no memory; see `srtool train prepare -h`.
+    """
+    with needing("train"):
+        from srtool.train import loop
+        from srtool.train.recipes import recipe_from_file
+
+    checked = recipe_from_file(recipe)
+    if show_batch:
+        _show_batch(checked, data, show_batch)
+        return
+    run = loop.Run(data, out, validation, start_from, stage, device, _metrics(validation))
+    if dry_run:
+        from srtool.cli import tables
+        from srtool.train.estimate import estimates
+
+        with console.status(f"{recipe}: measuring") as note:
+            found = estimates(checked, run, note)
+        tables.print_estimates(found)
+        return
+    with console.training_progress() as report:
+        try:
+            weights = loop.train(checked, run, report)
+        except KeyboardInterrupt:
+            console.say(f"interrupted; the same command continues from {out}")
+            raise
+    if os.environ.get("RANK", "0") == "0":  # the first of several processes speaks for all
+        console.answer(str(weights))
+
+
+@train_app.command()
+def prepare(
+    folder: Annotated[Path, typer.Argument(help="Photographs, or HR/ and LRx4/ with pairs.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")] = Path("train.h5"),
+    side: Annotated[int, typer.Option(min=4, help="Sub-images of this side, HR pixels.")] = 480,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an old file.")] = False,
+) -> None:
+    """Pack photographs for training: LR images are made, large images cut, once for all runs."""
+    with needing("train"):
+        from srtool.train.data.packed import pack
+
+    with console.packing_progress() as report:
+        packed = pack(folder, out, side, overwrite, report)
+    console.say(f"{len(packed.photographs)} photographs, {len(packed.pairs)} sub-images")
+    console.answer(str(out))
+
+
+@train_app.command()
+def interpolate(
+    first: Annotated[Path, typer.Argument(help="Weights, of stage 1 for example.")],
+    second: Annotated[Path, typer.Argument(help="Weights of the same network, of stage 2.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")],
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="How far from the first to the second.")
+    ] = 0.5,
+) -> None:
+    """Write a network between two: a little less texture than stage 2, a little more PSNR."""
+    with needing("train"):
+        from srtool.networks.loading import interpolated, load_network, save_generator
+
+    if out.suffix != ".safetensors":
+        raise UsageError(f"{out}: weights are written as .safetensors; choose such a name")
+    networks = load_network(first), load_network(second)
+    facts = {
+        "interpolated": share,
+        "first": {"file": first.name, **networks[0].facts},
+        "second": {"file": second.name, **networks[1].facts},
+    }
+    save_generator(out, interpolated(*networks, share), facts)
+    console.answer(str(out))
+
+
+def _show_batch(recipe: Recipe, data: Path, path: Path) -> None:
+    import numpy as np
+
+    from srtool.train.data.augment import Mixture
+    from srtool.train.data.patches import Patches
+    from srtool.train.data.preview import batches_of_every_kind, save_batches
+
+    stage = recipe.stage2 or recipe.stage1
+    assert stage is not None  # the recipe has one of them
+    patches = Patches(data, stage.patch, 4, recipe.seed)
+    low, high = (x.permute(0, 2, 3, 1).numpy() for x in patches.at(1))
+    mixture = getattr(stage, "augment", None)
+    if mixture is None:
+        console.say("this recipe does not augment; shown is what augment: {} would do")
+    batches = batches_of_every_kind(
+        mixture or Mixture(), low.repeat(4, 1).repeat(4, 2), np.ascontiguousarray(high), recipe.seed
+    )
+    save_batches(path, batches)
+    console.say("rows: " + ", ".join(name for name, *_ in batches))
+    console.answer(str(path))
+
+
+def _metrics(validation: Path | None) -> dict[str, Callable[[NDArray[np.uint8]], float]]:
+    """NIQE of an upscaled image, where its parameters are installed."""
+    if validation is None:
+        return {}
+    from srtool import assets
+    from srtool.errors import AssetError, ImageError
+    from srtool.images.colour import luma
+
+    try:
+        from srtool.benchmarks.metrics.niqe import load_niqe, niqe
+
+        model = load_niqe(assets.asset_path("niqe"))
+    except (AssetError, ModuleNotFoundError) as error:
+        console.say(f"validation without NIQE: {error}")
+        return {}
+
+    def of_image(image: Any) -> float:
+        try:
+            return niqe(luma(image[4:-4, 4:-4]), model)
+        except ImageError:  # too small or too flat: not a number
+            return float("nan")
+
+    return {"niqe": of_image}

@@ -1,0 +1,309 @@
+"""Plan files: built where something changed, compared with PyTorch where there is a GPU, written
+whole or not at all, each with its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+import srtool
+from srtool.errors import EngineError
+from srtool.errors import ExportError
+from srtool.errors import UsageError
+from srtool.export.tensorrt.editions import check_precision
+from srtool.export.tensorrt.editions import check_recipe
+from srtool.export.tensorrt.editions import generation_of
+from srtool.export.tensorrt.editions import library_for
+from srtool.export.tensorrt.gpus import Target
+from srtool.export.tensorrt.gpus import target_from_text
+from srtool.export.tensorrt.builder import Report
+from srtool.export.tensorrt.builder import flags_of
+from srtool.export.tensorrt.builder import plan_from_onnx
+from srtool.files import whole_file
+from srtool.manifest import (
+    Fidelity,
+    Manifest,
+    ModelFacts,
+    PlanFacts,
+    PlanRecipe,
+    read_manifest,
+    sha256,
+    sidecar,
+    write_manifest,
+)
+from srtool.runtime.engine import Engine
+from srtool.runtime.engine import facts_from_onnx
+from srtool.runtime.gpu.plan import Library
+from srtool.runtime.gpu.plan import Machine
+from srtool.runtime.gpu.plan import load_library
+from srtool.runtime.gpu.plan import unrunnable
+
+if TYPE_CHECKING:
+    from srtool.networks.loading import Network
+
+Certify = Callable[[Engine], Fidelity]
+
+
+@dataclass(frozen=True)
+class WrittenPlan:
+    """A plan and its manifest. built: False where the one on disk was up to date."""
+
+    path: Path
+    manifest: Manifest
+    built: bool = True
+
+
+@dataclass(frozen=True)
+class Source:
+    """The .onnx file that a plan is made of. opset: 0 where it is not ours."""
+
+    path: Path
+    facts: ModelFacts
+    companion: Path | None
+    opset: int
+
+
+def source_from_onnx(path: Path) -> Source:
+    """UsageError where there is no such file; EngineError where it takes no images."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; expected an .onnx file")
+    manifest = read_manifest(path)
+    if manifest is None:
+        return Source(path, facts_from_onnx(path), None, 0)
+    companion = path.parent / manifest.companion if manifest.companion else None
+    return Source(path, manifest.model, companion, manifest.opset)
+
+
+def export_plan(
+    source: Source,
+    out: Path,
+    recipe: PlanRecipe,
+    here: Machine,
+    *,
+    timing_cache: Path | None = None,
+    certify: Certify | None = None,
+    force: bool = False,
+    again: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+    report: Report = lambda share, phase: None,
+) -> WrittenPlan:
+    """Build the plan of an .onnx file, unless `out` is just that plan already.
+
+    timing_cache: a file that keeps what builders measured; made where it is missing. certify: runs
+    the plan on real images against PyTorch, where this machine can. force: keep a plan that fails
+    that, and FP16 where it is the wrong choice. again: build even where nothing has changed.
+    UsageError where the recipe does not fit the GPU or the library; ExportError where the build or
+    the comparison fails. Nothing is written then.
+    """
+    facts = source.facts
+    library, targets = prepared(recipe, here, facts.precision, timing_cache is not None, force)
+    generation = generation_of(library)
+    for profile in recipe.profiles:
+        sides = (*profile.min[1:], *profile.opt[1:], *profile.max[1:])
+        if any(side % facts.multiple_of for side in sides):
+            raise UsageError(
+                f"--shapes {profile}: {source.path.name} takes sides that are "
+                f"multiples of {facts.multiple_of}"
+            )
+    on_gpu = not generation.cross_builds  # kernels are chosen by running them
+    plan = PlanFacts(
+        recipe=recipe,
+        onnx=os.path.relpath(source.path, out.parent),
+        onnx_sha256=sha256(source.path),
+        version=library.version,
+        cuda=library.cuda,
+        compute=tuple(target.support.compute for target in targets),
+        gpu=here.gpu if on_gpu else "",
+        driver=here.driver if on_gpu else "",
+        platform=here.platform,
+        flags=flags_of(generation, recipe, facts),
+        seconds=0,
+        key="",
+        stripped=recipe.strip_weights,
+    )
+    plan = plan.model_copy(update={"key": key_of(plan, facts.precision)})
+    with locked(out, say):
+        if not again and (found := _up_to_date(out, plan.key)):
+            return WrittenPlan(out, found, built=False)
+        measured = None
+        if timing_cache is not None:
+            measured = timing_cache.read_bytes() if timing_cache.is_file() else b""
+        module = load_library(recipe.flavour)
+        made = plan_from_onnx(
+            module, generation, source.path, facts, recipe, targets, measured, report
+        )
+        plan = plan.model_copy(update={"seconds": round(made.seconds, 2)})
+        manifest = write_plan(made.content, out, source, plan, here, certify, force)
+        if timing_cache is not None and made.timing_cache:
+            with whole_file(timing_cache) as temporary:
+                temporary.write_bytes(made.timing_cache)
+    return WrittenPlan(out, manifest)
+
+
+def prepared(
+    recipe: PlanRecipe, here: Machine, precision: str, timing_cache: bool, force: bool
+) -> tuple[Library, tuple[Target, ...]]:
+    """The library that builds a recipe here and what it builds it for; UsageError where nothing
+    does, or where the precision is the wrong choice for the GPU. Takes no time."""
+    targets = tuple(target_from_text(text, here) for text in recipe.gpus)
+    library = library_for(recipe.flavour, targets, here)
+    check_recipe(generation_of(library), library, recipe, targets, here, timing_cache)
+    if not force:
+        check_precision(precision, targets)
+    return library, targets
+
+
+def rebuild(path: Path, here: Machine, gpus: tuple[str, ...] = (), **options: Any) -> WrittenPlan:
+    """Build a plan again by the recipe in its manifest, even where the plan itself is damaged.
+
+    gpus: instead of the recorded ones. options: of `export_plan`. EngineError where the manifest
+    or the .onnx file is missing, or the latter has changed.
+    """
+    plan = recorded(path)
+    source = path.parent / plan.onnx
+    if not source.is_file():
+        raise EngineError(
+            f"{path}: was built from {source}, which is not there; copy it there, or export the "
+            "network again"
+        )
+    if sha256(source) != plan.onnx_sha256:
+        raise EngineError(
+            f"{path}: was built from another {source.name} than the one that is there now; "
+            f"`srtool export {source} -o {path}` builds a plan of that one"
+        )
+    recipe = plan.recipe.model_copy(update={"gpus": gpus}) if gpus else plan.recipe
+    return export_plan(source_from_onnx(source), path, recipe, here, again=True, **options)
+
+
+def recorded(path: Path) -> PlanFacts:
+    """What the manifest says of a plan that may be damaged or gone. EngineError where there is no
+    manifest."""
+    beside = sidecar(path)
+    if not beside.is_file():
+        raise EngineError(
+            f"{path}: its manifest {beside.name} is missing, which has the recipe; export the "
+            "network again"
+        )
+    try:
+        plan = Manifest.model_validate_json(beside.read_text(encoding="utf-8")).plan
+    except (ValidationError, UnicodeDecodeError):
+        plan = None
+    if plan is None:
+        raise EngineError(f"{beside}: is not the manifest of a plan; export the network again")
+    return plan
+
+
+def write_plan(
+    content: bytes,
+    out: Path,
+    source: Source,
+    plan: PlanFacts,
+    here: Machine,
+    certify: Certify | None,
+    force: bool,
+) -> Manifest:
+    """Write a plan and its manifest, after comparing it with PyTorch where it runs here."""
+    with whole_file(out) as temporary:
+        temporary.write_bytes(content)
+        why_not = _not_certified(plan, here, certify)
+        fidelity = {}
+        if certify is not None and not why_not:
+            fidelity = _certified(temporary, out, plan, source.facts, certify, force)
+        manifest = Manifest(
+            model=source.facts,
+            sha256=sha256(temporary),
+            opset=source.opset,
+            srtool=srtool.__version__,
+            made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            companion=source.companion and os.path.relpath(source.companion, out.parent),
+            fidelity=fidelity,
+            plan=plan.model_copy(update={"not_certified": why_not}),
+        )
+    write_manifest(out, manifest)
+    return manifest
+
+
+def _not_certified(plan: PlanFacts, here: Machine, certify: Certify | None) -> str:
+    if not here.gpu:
+        return "built without a GPU"
+    if reason := unrunnable(plan, here):
+        return f"built where it cannot run: {reason}"
+    return "" if certify else "built from an .onnx file, without the network to compare with"
+
+
+def _certified(
+    temporary: Path,
+    out: Path,
+    plan: PlanFacts,
+    facts: ModelFacts,
+    certify: Certify,
+    force: bool,
+) -> dict[str, Fidelity]:
+    from srtool.runtime.backends import tensorrt
+
+    name, flavour = f"{plan.recipe.flavour} {facts.precision}", plan.recipe.flavour
+    session = tensorrt.open_session(temporary, facts, flavour, plan.recipe.version_compatible)
+    with Engine(out, facts, name, "", session) as engine:
+        found = certify(engine)
+    missed = found.misses(found.gates)
+    if missed and not force:
+        raise ExportError(
+            f"{out}: the plan does not do what the network does: {', '.join(missed)}; nothing was "
+            "written (--force writes it all the same)"
+        )
+    return {name: found}
+
+
+def certifier(network: Network, images: Path | None) -> Certify:
+    """The comparison of a plan with PyTorch, for `export_plan`; images as in `onnx.export`."""
+    from srtool.export import certify
+
+    samples = certify.samples_from_images(network, images)
+    dataset = images.resolve().name if images else "shipped samples"
+    return lambda engine: certify.fidelity(engine, samples, dataset)
+
+
+def key_of(plan: PlanFacts, precision: str) -> str:
+    """Hash of all that decides what a plan is: two of one key are the same plan."""
+    described = plan.model_dump(
+        mode="json", exclude={"seconds", "key", "onnx", "not_certified", "recipe"}
+    )
+    # `sm89` and `RTX 4090` are one class.
+    asked = plan.recipe.model_dump(mode="json", exclude={"gpus"})
+    text = json.dumps({**described, "asked": asked, "precision": precision}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _up_to_date(out: Path, key: str) -> Manifest | None:
+    try:
+        manifest = read_manifest(out) if out.is_file() else None
+    except EngineError:  # one of the two is damaged
+        return None
+    return manifest if manifest and manifest.plan and manifest.plan.key == key else None
+
+
+@contextmanager
+def locked(out: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Keep other processes from writing a file. The system takes the lock back from a process
+    that dies; the file that stands for it says nothing by being there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out.with_name(f".srtool-{out.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another process writes {out}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

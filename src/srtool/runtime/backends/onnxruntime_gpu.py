@@ -1,0 +1,216 @@
+"""ONNX Runtime on an NVIDIA GPU, with its CUDA or its TensorRT provider, through the ring.
+
+Input and output are bound to the ring's device memory and the provider queues its work on the
+lane's stream, so that copies and computation overlap as they do for a plan.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from hashlib import sha256 as digest
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from srtool.assets import cache_folder
+from srtool.errors import EngineError
+from srtool.manifest import ModelFacts
+from srtool.manifest import Profile
+from srtool.manifest import Shape
+from srtool.manifest import sha256
+from srtool.runtime.backends.onnxruntime import read_input_name
+from srtool.runtime.gpu.cuda import Buffer
+from srtool.runtime.gpu.cuda import Cuda
+from srtool.runtime.gpu.cuda import OutOfMemory
+from srtool.runtime.gpu.cuda import find_gpu
+from srtool.runtime.gpu.cuda import open_cuda
+from srtool.runtime.gpu.layout import FEWEST_LANES
+from srtool.runtime.gpu.plan import library_of
+from srtool.runtime.gpu.scheduler import Ring
+
+Provider = Literal["cuda", "tensorrt"]
+
+_PROVIDERS: dict[Provider, str] = {
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+# CUDA kernels are chosen when a shape comes, so nothing speaks against any shape; the TensorRT
+# provider builds its engine for a range, which takes the longer the wider it is.
+_PROFILES: dict[Provider, Profile] = {
+    "cuda": Profile(min=(1, 1, 1), opt=(2, 256, 256), max=(64, 2048, 2048)),
+    "tensorrt": Profile(min=(1, 16, 16), opt=(2, 256, 256), max=(4, 256, 256)),
+}
+_NO_MEMORY = re.compile(r"out of memory|failed to allocate|bfc_?arena", re.IGNORECASE)
+
+
+def has(provider: Provider) -> bool:
+    """Whether this machine has a GPU and the installed ONNX Runtime the provider."""
+    if not importlib.util.find_spec("onnxruntime") or find_gpu() is None:
+        return False
+    import onnxruntime
+
+    return _PROVIDERS[provider] in onnxruntime.get_available_providers()
+
+
+def open_session(path: Path, facts: ModelFacts, provider: Provider) -> Ring:
+    """Load an .onnx file on the GPU. The TensorRT provider builds an engine first, which takes
+    minutes, and keeps it in the user's cache folder.
+
+    EngineError where there is no GPU, the provider is missing or does not load, or the file is no
+    ONNX model.
+    """
+    cuda = open_cuda()
+    try:
+        with cuda.current():
+            return Ring(cuda, OnnxNetwork(cuda, path, facts, provider))
+    except EngineError as error:
+        raise EngineError(f"{path}: {error}") from None
+    except RuntimeError as error:
+        raise EngineError(
+            f"{path}: ONNX Runtime fails with it on the {cuda.gpu.name} ({error})"
+        ) from None
+
+
+class OnnxNetwork:
+    """An .onnx file on one provider: the ring's `Network`."""
+
+    def __init__(self, cuda: Cuda, path: Path, facts: ModelFacts, provider: Provider) -> None:
+        self.facts, self.profiles, self.most_lanes = facts, (_PROFILES[provider],), FEWEST_LANES
+        self._cuda, self._path, self._provider = cuda, path, provider
+        self._key = engine_key(path, facts, cuda) if provider == "tensorrt" else ""
+
+    def scratch(self, shape: Shape) -> int:
+        """Not known: ONNX Runtime takes memory as it goes, and the ring shrinks where it fails."""
+        return 0
+
+    def execution(self, shape: Shape, stream: Any) -> OnnxExecution:
+        handle = self._cuda.handle(stream)
+        return OnnxExecution(self._session(handle), self.facts)
+
+    def close(self) -> None:
+        pass
+
+    def _session(self, stream: int) -> Any:
+        """A session whose work goes to a stream: the stream is an option of the provider, so that
+        each lane has a session of its own."""
+        import onnxruntime
+
+        name = _PROVIDERS[self._provider]
+        if name not in onnxruntime.get_available_providers():
+            raise EngineError(
+                f"ONNX Runtime {onnxruntime.__version__} has no {name}; "
+                "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+            )
+        if hasattr(onnxruntime, "preload_dlls"):  # CUDA and cuDNN out of their pip packages
+            onnxruntime.preload_dlls()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        providers: list[Any] = [(name, self._options(stream))]
+        if self._provider == "tensorrt":
+            providers.append((_PROVIDERS["cuda"], {"user_compute_stream": str(stream)}))
+        try:
+            session = onnxruntime.InferenceSession(str(self._path), options, providers=providers)
+        except Exception as error:  # its exception classes have no common root of their own
+            raise _error(error) from None
+        if session.get_providers()[0] != name:
+            raise EngineError(
+                f"{name} does not load, ONNX Runtime would go on without a word on "
+                "the CPU; are CUDA, cuDNN and, for TensorRT, its libraries installed?"
+            )
+        return session
+
+    def _options(self, stream: int) -> dict[str, str]:
+        if self._provider == "cuda":
+            return {
+                "user_compute_stream": str(stream),
+                # TensorFloat-32 has 10 bits of mantissa: not what float32 promises.
+                "use_tf32": "0",
+                # The exhaustive search takes seconds for each new size of an image.
+                "cudnn_conv_algo_search": "HEURISTIC",
+            }
+        folder = cache_folder() / "onnxruntime-tensorrt" / self._key
+        folder.mkdir(parents=True, exist_ok=True)
+        profile, image = _PROFILES["tensorrt"], read_input_name(self._path)
+        shapes = {
+            f"trt_profile_{name}_shapes": f"{image}:" + "x".join(map(str, tensor))
+            for name in ("min", "opt", "max")
+            if (tensor := _tensor(getattr(profile, name), self.facts))
+        }
+        return {
+            "user_compute_stream": str(stream),
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(folder),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(folder),
+            # The graph says what is float16; the network is not to be narrowed behind its back.
+            "trt_fp16_enable": "1" if self.facts.precision != "fp32" else "0",
+            **shapes,
+        }
+
+
+class OnnxExecution:
+    """A session on one stream."""
+
+    def __init__(self, session: Any, facts: ModelFacts) -> None:
+        import onnxruntime
+
+        self._session, self._facts = session, facts
+        self._given, self._made = session.get_inputs()[0].name, session.get_outputs()[0].name
+        self._options = onnxruntime.RunOptions()
+        # The ring waits for the stream itself.
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def enqueue(self, shape: Shape, source: Buffer, target: Buffer) -> None:
+        value = np.uint8 if self._facts.io == "uint8" else np.float32
+        tiles, height, width = shape
+        scale = self._facts.scale
+        large = tiles, height * scale, width * scale
+        try:
+            binding = self._session.io_binding()
+            for bind, name, sides, buffer in (
+                (binding.bind_input, self._given, shape, source),
+                (binding.bind_output, self._made, large, target),
+            ):
+                bind(name, "cuda", 0, value, _tensor(sides, self._facts), buffer.address)
+            self._session.run_with_iobinding(binding, self._options)
+        except Exception as error:  # see OnnxNetwork._session
+            raise _error(error) from None
+
+    def can_be_captured(self) -> bool:
+        """It takes memory while it runs, which a graph cannot."""
+        return False
+
+    def close(self) -> None:
+        self._session = None
+
+
+def engine_key(path: Path, facts: ModelFacts, cuda: Cuda) -> str:
+    """Name of the folder for engines made of an .onnx file: another one for each file, version of
+    ONNX Runtime and TensorRT, GPU, driver and precision."""
+    import onnxruntime
+
+    library = library_of("tensorrt")
+    gpu = cuda.gpu
+    parts = (
+        sha256(path),
+        onnxruntime.__version__,
+        library.version if library else "",
+        *map(str, gpu.compute_capability),
+        gpu.name,
+        gpu.driver or str(gpu.cuda),
+        facts.precision,
+    )
+    return digest("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _tensor(shape: Shape, facts: ModelFacts) -> tuple[int, int, int, int]:
+    tiles, height, width = shape
+    return (tiles, height, width, 3) if facts.io == "uint8" else (tiles, 3, height, width)
+
+
+def _error(error: Exception) -> RuntimeError:
+    text = " ".join(str(error).split())
+    found = OutOfMemory if _NO_MEMORY.search(text) else RuntimeError
+    return found(text.rpartition(" : ")[2][:200])

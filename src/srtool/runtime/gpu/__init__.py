@@ -1,0 +1,1 @@
+"""Tiles through an NVIDIA GPU: the scheduler, its slots, their layout, and CUDA itself."""

@@ -1,0 +1,249 @@
+"""Whether a TensorRT plan runs on this machine: answered from its manifest, the driver and the
+installed packages, before TensorRT, CUDA or an image is touched."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, get_args
+
+from srtool.errors import EngineError
+from srtool.manifest import Flavour
+from srtool.manifest import Manifest
+from srtool.manifest import PlanFacts
+from srtool.manifest import read_manifest
+from srtool.manifest import sha256
+from srtool.manifest import sidecar
+
+NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+INSTALL: dict[Flavour, str] = {
+    "tensorrt": "pip install 'srtool[gpu]'",
+    "tensorrt-rtx": "pip install 'srtool[rtx]'",
+}
+# Modules by which each library may be installed, and the packages that hold their version. The
+# libraries' own module is imported before the bindings, which look for it.
+_MODULES: dict[Flavour, tuple[tuple[str, ...], ...]] = {
+    "tensorrt": (("tensorrt",),),
+    "tensorrt-rtx": (("tensorrt_rtx_libs", "tensorrt_rtx_bindings"), ("tensorrt_rtx",)),
+}
+_PACKAGES: dict[Flavour, tuple[tuple[str, int], ...]] = {  # with the CUDA that they are built for
+    "tensorrt": (
+        ("tensorrt-cu13-bindings", 13),
+        ("tensorrt-cu12-bindings", 12),
+        ("tensorrt-cu11-bindings", 11),
+        ("tensorrt-bindings", 12),
+        ("tensorrt", 0),
+    ),
+    "tensorrt-rtx": (
+        ("tensorrt-rtx-cu13-bindings", 13),
+        ("tensorrt-rtx-cu12-bindings", 12),
+        ("tensorrt-rtx", 0),
+    ),
+}
+# The oldest driver branch that runs programs of a CUDA major version (its release notes).
+OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+
+
+@dataclass(frozen=True)
+class Library:
+    """An installed TensorRT. version: full, as in a plan's manifest. cuda: major version that it
+    is built for, 0 where its package does not say."""
+
+    flavour: Flavour
+    version: str
+    cuda: int = 0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides whether a plan runs. gpu: the name of the first GPU that CUDA sees, compute:
+    its capability, such as "8.9", driver: its version; all empty without one. memory: its, bytes.
+    libraries: installed ones, by flavour."""
+
+    gpu: str = ""
+    compute: str = ""
+    driver: str = ""
+    memory: int = 0
+    platform: str = f"{sys.platform} {platform.machine().lower()}"
+    libraries: dict[Flavour, Library] = field(default_factory=dict)
+
+
+def this_machine() -> Machine:
+    """Ask the driver's nvidia-smi and the installed packages; loads no library."""
+    found = {flavour: library_of(flavour) for flavour in get_args(Flavour)}
+    libraries = {flavour: library for flavour, library in found.items() if library}
+    gpu, compute, driver, memory = _first_gpu()
+    return Machine(gpu, compute, driver, memory, libraries=libraries)
+
+
+def _first_gpu() -> tuple[str, str, str, int]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "", "", "", 0
+    query = "name,compute_cap,driver_version,memory.total,index,uuid"
+    command = [program, f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "", "", "", 0
+    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
+    rows = [row for row in rows if len(row) == 6 and row[1].replace(".", "").isdigit()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        first = visible.split(",")[0].strip()
+        rows = [row for row in rows if first and (row[4] == first or row[5].startswith(first))]
+    if done.returncode or not rows:
+        return "", "", "", 0
+    name, compute, driver, memory = rows[0][:4]
+    return name, compute, driver, int(memory) << 20 if memory.isdigit() else 0
+
+
+def library_of(flavour: Flavour) -> Library | None:
+    """The installed library of a flavour; it is not imported where its package says enough."""
+    if not any(all(map(_importable, names)) for names in _MODULES[flavour]):
+        return None
+    for package, cuda in _PACKAGES[flavour]:
+        if version := _version_of(package):
+            return Library(flavour, version, cuda)
+    return Library(flavour, str(load_library(flavour).__version__))
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # it is loaded and has no specification
+        return name in sys.modules
+
+
+def load_library(flavour: Flavour) -> Any:
+    """Import the Python module of a flavour. EngineError where it is missing or does not load."""
+    for names in _MODULES[flavour]:
+        if all(map(_importable, names)):
+            return _loaded(flavour, names)
+    raise EngineError(f"{NAMES[flavour]} is not installed; {INSTALL[flavour]}")
+
+
+def _loaded(flavour: Flavour, names: tuple[str, ...]) -> Any:
+    try:
+        return [importlib.import_module(name) for name in names][-1]
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise EngineError(
+            f"{NAMES[flavour]} is installed and does not load ({reason}); {INSTALL[flavour]} in a "
+            "new environment"
+        ) from None
+
+
+def plan_facts(path: Path) -> tuple[Manifest, PlanFacts]:
+    """What the manifest of a plan says. EngineError where there is no such file or no manifest,
+    or where either was changed since."""
+    if not path.is_file():
+        raise EngineError(f"{path}: no such plan; `srtool export model.pth` writes one")
+    try:
+        manifest = read_manifest(path)
+    except EngineError as error:
+        if "SHA-256" not in str(error):
+            raise
+        raise EngineError(
+            f"{path}: is damaged, or another file than its manifest describes (SHA-256 "
+            f"{sha256(path)[:12]}...); `srtool engine rebuild {path}` makes it again"
+        ) from None
+    if manifest is None:
+        raise EngineError(
+            f"{path}: its manifest {sidecar(path).name} is missing, without which nobody knows "
+            "what the plan computes and where it runs; copy it beside the plan, or export the "
+            "network again"
+        )
+    if manifest.plan is None:
+        raise EngineError(f"{path}: its manifest is not that of a TensorRT plan")
+    return manifest, manifest.plan
+
+
+def unrunnable(plan: PlanFacts, here: Machine) -> str | None:
+    """Why a plan cannot run on a machine, in words; None where it can."""
+    name, library = NAMES[plan.recipe.flavour], here.libraries.get(plan.recipe.flavour)
+    if plan.stripped:
+        return "it has no weights yet; `srtool engine refit` puts them in"
+    if not here.gpu:
+        return "this machine has no NVIDIA GPU, or no driver for it"
+    if not _serves(plan, here.compute):
+        made = " and ".join(plan.compute)
+        return f"it is for compute capability {made}, and the {here.gpu} has {here.compute}"
+    if plan.recipe.flavour == "tensorrt" and plan.platform != here.platform:
+        return f"it was built on {plan.platform}, and this is {here.platform}"
+    if library is None:
+        return f"{name} is not installed; {INSTALL[plan.recipe.flavour]}"
+    if not _reads(plan, library.version):
+        return f"it is of {name} {plan.version}, and {library.version} is installed"
+    oldest = OLDEST_DRIVER.get(library.cuda or plan.cuda, 0)
+    if _numbers(here.driver)[:1] < (oldest,):
+        return (
+            f"the driver is {here.driver}, and {name} {library.version} needs {oldest} or newer "
+            f"(CUDA {library.cuda or plan.cuda})"
+        )
+    return None
+
+
+def _serves(plan: PlanFacts, compute: str) -> bool:
+    """Hardware-compatible plans of TensorRT run on Ampere and everything newer."""
+    if plan.recipe.flavour == "tensorrt" and plan.recipe.hardware_compatible:
+        return _numbers(compute) >= (8, 0)
+    return compute in plan.compute
+
+
+def _reads(plan: PlanFacts, version: str) -> bool:
+    """A plan is read by the very build that made it. Version-compatible ones by later ones, and
+    across major versions by 10 of 8 and by 11 of 10 (TensorRT's support matrix)."""
+    if version == plan.version or not plan.recipe.version_compatible:
+        return version == plan.version
+    made, runs = _numbers(plan.version), _numbers(version)
+    same = made[0] == runs[0] and runs >= made
+    return same or (made[0], runs[0]) in {(8, 10), (10, 11)}
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def rebuild_command(path: Path, plan: PlanFacts, here: Machine) -> str:
+    """What makes a plan again so that it runs on a machine."""
+    named = plan.recipe.gpus != ("local",)
+    elsewhere = bool(here.compute) and not _serves(plan, here.compute)
+    return f"srtool engine rebuild {path}" + (" --gpu local" if named and elsewhere else "")
+
+
+def rebuild_reasons(plan: PlanFacts, here: Machine, folder: Path) -> dict[str, str]:
+    """What has changed since a plan was built, by field: all that an export would rebuild it for.
+
+    folder: where the plan lies, and the .onnx file that it was made of.
+    """
+    found: dict[str, str] = {}
+    library = here.libraries.get(plan.recipe.flavour)
+    if library and library.version != plan.version:
+        found["version"] = f"made by {plan.version}, installed is {library.version}"
+    local = plan.recipe.gpus == ("local",)
+    if local and here.compute and (here.compute,) != plan.compute:
+        found["compute"] = f"made for {' and '.join(plan.compute)}, this GPU has {here.compute}"
+    if local and here.gpu and plan.gpu and here.gpu != plan.gpu:
+        found["gpu"] = f"made on {plan.gpu}, this is {here.gpu}"
+    if here.driver and plan.driver and here.driver != plan.driver:
+        found["driver"] = f"made with {plan.driver}, installed is {here.driver}"
+    source = folder / plan.onnx
+    if source.is_file() and sha256(source) != plan.onnx_sha256:
+        found["onnx"] = f"{plan.onnx} has changed"
+    return found

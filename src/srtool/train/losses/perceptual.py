@@ -1,0 +1,178 @@
+"""Perceptual terms of the generator loss: distances of deep features under a frozen network.
+
+LPIPS on AlexNet is the paper's term; features of VGG19 take its place in the ablation "without
+LPIPS". Both backbones come from the asset cache, so a missing one shows before training starts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srtool.assets import asset_named
+
+from srtool.assets import asset_path
+from srtool.errors import DataError
+from srtool.errors import UsageError
+
+LPIPS_MIN_SIDE = 31  # pixels: less leaves nothing of AlexNet's second pooling
+VGG_MIN_SIDE = 16  # pixels: less leaves nothing of VGG19's fourth pooling
+
+_ALEXNET_CONVOLUTIONS = (0, 3, 6, 8, 10)
+_VGG_LAYERS = 35  # up to conv5_4, its activation left out
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+
+
+class LpipsLoss(nn.Module):
+    """LPIPS version 0.1 on AlexNet (Zhang et al. 2018) as a loss, the mean over a batch.
+
+    forward(sr, hr): both (N, 3, H, W) RGB, nominally 0..1, sides of at least LPIPS_MIN_SIDE (else
+    UsageError). Returns a float32 scalar, 0 for equal images. Gradients reach sr alone. It runs
+    in float32 within autocast too: sums of squares overflow float16.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """model: as `load_lpips` gives it."""
+        super().__init__()
+        self.model: Any = model.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> LpipsLoss:
+        """The network stays in eval mode: its linear layers hold dropout."""
+        super().train(False)
+        return self
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        _check(sr, hr, LPIPS_MIN_SIDE, "LPIPS")
+        with torch.autocast(sr.device.type, enabled=False):
+            distances: Tensor = self.model(sr.float() * 2 - 1, hr.detach().float() * 2 - 1)
+        return distances.mean()
+
+
+class VggLoss(nn.Module):
+    """L1 distance of the features of VGG19 at conv5_4, before its activation.
+
+    forward(sr, hr): both (N, 3, H, W) RGB, nominally 0..1, sides of at least VGG_MIN_SIDE (else
+    UsageError). Returns a float32 scalar, the mean over all feature values. Gradients reach sr
+    alone; it runs in float32 within autocast too. Source: ESRGAN and SPSR, whose weight is 1.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, features: nn.Module) -> None:
+        """features: as `load_vgg` gives them."""
+        super().__init__()
+        self.features = features.requires_grad_(False).eval()
+        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(_IMAGENET_DEVIATION).view(1, 3, 1, 1))
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        _check(sr, hr, VGG_MIN_SIDE, "VGG")
+        with torch.autocast(sr.device.type, enabled=False):
+            with torch.no_grad():
+                wanted = self.features((hr.float() - self.mean) / self.deviation)
+            found = self.features((sr.float() - self.mean) / self.deviation)
+            return F.l1_loss(found, wanted)
+
+
+def lpips_loss() -> LpipsLoss:
+    """The LPIPS loss on the installed AlexNet, on the CPU. AssetError where it is not installed,
+    DataError where the file is another one, UsageError where the lpips package is not there."""
+    return LpipsLoss(load_lpips(asset_path("alexnet")))
+
+
+def vgg_loss() -> VggLoss:
+    """The VGG loss on the installed VGG19, on the CPU. AssetError where it is not installed,
+    DataError where the file is another one, UsageError where torchvision is not there."""
+    return VggLoss(load_vgg(asset_path("vgg19")))
+
+
+def load_lpips(path: str | Path) -> nn.Module:
+    """LPIPS version 0.1 on the AlexNet of a torchvision state dict (.pth), in eval mode.
+
+    The lpips package ships the linear weights; nothing is downloaded. Raises DataError where the
+    file is missing or no such state dict, UsageError where the package cannot be imported.
+    """
+    try:
+        import lpips
+    except (ImportError, RuntimeError) as error:
+        raise _not_installed("lpips", error) from None
+    needed = [f"features.{n}.{part}" for n in _ALEXNET_CONVOLUTIONS for part in ("weight", "bias")]
+    state = _backbone(path, "alexnet", needed)
+    with warnings.catch_warnings():
+        # lpips asks torchvision for an untrained network in a way that is deprecated
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        model: nn.Module = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    backbone: Any = model.net
+    # slice2.3.weight in lpips is features.3.weight in torchvision
+    names = {name: f"features.{name.partition('.')[2]}" for name in backbone.state_dict()}
+    try:
+        backbone.load_state_dict({ours: state[theirs] for ours, theirs in names.items()})
+    except RuntimeError as error:
+        raise _another_file(path, "alexnet", error) from None
+    return model.eval()
+
+
+def load_vgg(path: str | Path) -> nn.Module:
+    """The layers of VGG19 up to conv5_4, without its activation, of a torchvision state dict.
+
+    (N, 3, H, W) normalised as for ImageNet -> (N, 512, H // 16, W // 16). Raises DataError where
+    the file is missing or no such state dict, UsageError where torchvision cannot be imported.
+    """
+    try:
+        from torchvision.models import vgg19  # type: ignore[import-untyped]
+    except (ImportError, RuntimeError) as error:
+        raise _not_installed("torchvision", error) from None
+    with torch.device("meta"):  # the classifier alone would be half a gigabyte
+        features: nn.Module = vgg19(weights=None).features[:_VGG_LAYERS]
+    names = list(features.state_dict())
+    state = _backbone(path, "vgg19", [f"features.{name}" for name in names])
+    weights = {name: state[f"features.{name}"].float() for name in names}
+    try:
+        features.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise _another_file(path, "vgg19", error) from None
+    return features.eval()
+
+
+def _check(sr: Tensor, hr: Tensor, side: int, name: str) -> None:
+    if sr.shape != hr.shape or sr.ndim != 4 or sr.shape[1] != 3:
+        shapes = f"{tuple(sr.shape)} and {tuple(hr.shape)}"
+        raise ValueError(f"{name} needs two (N, 3, H, W) batches, got {shapes}")
+    if min(sr.shape[2:]) < side:
+        raise UsageError(
+            f"the {name} loss needs patches of at least {side} x {side} pixels, "
+            f"got {sr.shape[2]} x {sr.shape[3]}: raise the patch in the recipe"
+        )
+
+
+def _backbone(path: str | Path, asset: str, needed: list[str]) -> dict[str, Tensor]:
+    """Read a state dict that must hold some tensors; DataError where it does not."""
+    try:
+        state = torch.load(str(path), map_location="cpu", weights_only=True)
+    except Exception as error:  # an unpickler fails in every way there is
+        raise _another_file(path, asset, type(error).__name__) from None
+    held = state if isinstance(state, dict) else {}
+    lacking = [name for name in needed if not isinstance(held.get(name), Tensor)]
+    if lacking:
+        raise _another_file(path, asset, f"{lacking[0]} is missing")
+    return held
+
+
+def _another_file(path: str | Path, asset: str, reason: object) -> DataError:
+    network = {"alexnet": "AlexNet", "vgg19": "VGG19"}[asset]
+    return DataError(
+        f"{path}: is not torchvision's {network} ({' '.join(str(reason).split())[:80]}); expected "
+        f"{asset_named(asset).file}, which `srtool assets fetch {asset}` downloads"
+    )
+
+
+def _not_installed(package: str, error: Exception) -> UsageError:
+    reason = " ".join(str(error).split())[:80]
+    return UsageError(f"{package} cannot be imported ({reason}); pip install 'srtool[train]'")

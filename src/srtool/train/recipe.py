@@ -1,0 +1,176 @@
+"""The training recipe: a YAML file, checked as a whole before any work is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from srtool.train.data.augment import Mixture
+from srtool.train.discriminators import DIVISOR
+from srtool.train.discriminators import DiscriminatorConfig
+from srtool.train.discriminators import GradientDiscriminatorConfig
+from srtool.networks.generator import PRESETS
+from srtool.networks.generator import GeneratorConfig
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PretrainStage(Strict):
+    """Stage 1: L1 pre-training. Defaults are the paper's."""
+
+    steps: int = Field(55_000, gt=0, description="optimiser steps")
+    batch: int = Field(16, gt=0, description="patches a step, over all processes")
+    patch: int = Field(128, ge=8, multiple_of=4, description="side of the HR patch, pixels")
+    learning_rate: float = Field(2e-4, gt=0)
+    decay: Literal["halving", "cosine"] = Field("halving", description="cosine: over all steps")
+    halve_every: int = Field(5_000, gt=0, description="steps between halvings")
+    learning_rate_floor: float = Field(1e-7, ge=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a step (1-based)."""
+        if self.decay == "cosine":
+            share = 0.5 + 0.5 * math.cos(math.pi * (step - 1) / self.steps)
+            return self.learning_rate_floor + share * (
+                self.learning_rate - self.learning_rate_floor
+            )
+        halvings = (step - 1) // self.halve_every
+        return max(self.learning_rate * 0.5**halvings, self.learning_rate_floor)
+
+
+class LossWeights(Strict):
+    """The weights of L_G. The paper prints five numbers for seven terms: those of feature
+    matching and of the gradient adversarial loss are this project's reading. A term of weight 0
+    is not computed. vgg replaces lpips in the paper's ablation; squared is not the paper's."""
+
+    adversarial: Weight = 0.005
+    lpips: Weight = 0.001
+    vgg: Weight = 0.0
+    feature_matching: Weight = 1.0
+    pixel: Weight = 0.01
+    gradient_adversarial: Weight = 0.005
+    gradient_pixel: Weight = 0.01
+    gradient_branch: Weight = 0.5
+    squared: Weight = 0.0
+
+
+class CutMix(Strict):
+    """Consistency of the U-Net discriminator: how often a step mixes HR and SR."""
+
+    probability: float = Field(0.5, ge=0, le=1, description="at the end of the ramp")
+    ramp: int = Field(100_000, gt=0, description="steps until then")
+
+
+class AdversarialStage(Strict):
+    """Stage 2: all losses, generator and discriminators in turn. Defaults are the paper's."""
+
+    steps: int = Field(400_000, gt=0, description="optimiser steps")
+    batch: int = Field(16, gt=0, description="patches a step, over all processes")
+    patch: int = Field(128, ge=DIVISOR, multiple_of=DIVISOR, description="HR patch, pixels")
+    learning_rate: float = Field(1e-4, gt=0)
+    discriminator_learning_rate: float | None = Field(None, gt=0, description="if another")
+    halve_at: tuple[int, ...] = (50_000, 100_000, 200_000, 300_000)
+    warm_up: int = Field(0, ge=0, description="first steps, in which only discriminators learn")
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights")
+    weights: LossWeights = LossWeights()
+    cutmix: CutMix = CutMix()
+    augment: Mixture | None = Mixture()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    gradient_discriminator: GradientDiscriminatorConfig = GradientDiscriminatorConfig()
+
+    @field_validator("discriminator", mode="before")
+    @classmethod
+    def _known_sizes(cls, value: Any) -> Any:
+        return known_sizes(value, DiscriminatorConfig)
+
+    @field_validator("gradient_discriminator", mode="before")
+    @classmethod
+    def _known_gradient_sizes(cls, value: Any) -> Any:
+        return known_sizes(value, GradientDiscriminatorConfig)
+
+    def learning_rate_at(self, step: int) -> float:
+        """The generator's learning rate of a step (1-based)."""
+        return self.learning_rate * 0.5 ** sum(step > halving for halving in self.halve_at)
+
+    def discriminator_learning_rate_at(self, step: int) -> float:
+        """The discriminators' learning rate of a step (1-based): halved at the same steps."""
+        first = self.discriminator_learning_rate or self.learning_rate
+        return first / self.learning_rate * self.learning_rate_at(step)
+
+
+class Recipe(Strict):
+    """Everything that decides a training run but the data."""
+
+    generator: GeneratorConfig = PRESETS["full"]
+    seed: int = Field(0, ge=0, lt=2**63)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = Field(False, description="torch.compile: slow to start, faster on a GPU")
+    accumulate: int = Field(1, gt=0, description="parts that a batch is computed in")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of a gradient")
+    stage1: PretrainStage | None = PretrainStage()
+    stage2: AdversarialStage | None = None
+    validate_every: int = Field(1_000, gt=0, description="steps between validations")
+    save_every: int = Field(1_000, gt=0, description="steps between checkpoints")
+    keep: int = Field(2, gt=0, description="checkpoints kept; the best weights are beside them")
+
+    @field_validator("generator", mode="before")
+    @classmethod
+    def _preset(cls, value: Any) -> Any:
+        """A preset's name, or a mapping of sizes with an optional preset to start from."""
+        if isinstance(value, str):
+            value = {"preset": value}
+        if not isinstance(value, dict):
+            return value
+        sizes = dict(value)
+        preset = sizes.pop("preset", "full")
+        if str(preset) not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}; {nearest(preset, PRESETS)}")
+        # Values, not a GeneratorConfig: pydantic checks their types.
+        return {**PRESETS[preset].as_dict(), **known_sizes(sizes, GeneratorConfig)}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        stages = [stage for stage in (self.stage1, self.stage2) if stage]
+        if not stages:
+            raise ValueError("has neither stage1 nor stage2; give one of them")
+        for stage in stages:
+            if stage.batch % self.accumulate:
+                raise ValueError(
+                    f"accumulate {self.accumulate} does not divide the batch {stage.batch}"
+                )
+        if self.stage2 and not self.generator.taps and self.stage2.weights.gradient_branch:
+            raise ValueError(
+                "stage2.weights.gradient_branch is set, but the generator has no taps and so no "
+                "gradient branch; set it to 0"
+            )
+        return self
+
+
+def known_sizes(value: Any, config: type) -> Any:
+    """A mapping whose keys are all fields of a dataclass, which pydantic would not check."""
+    if isinstance(value, dict):
+        known = [field.name for field in fields(config)]
+        if unknown := [size for size in value if size not in known]:
+            raise ValueError(f"unknown size {unknown[0]!r}; {nearest(unknown[0], known)}")
+    return value
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """What a misspelt word may have meant, or else all that there is."""
+    names = list(known)
+    close = get_close_matches(str(word), names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"

@@ -1,0 +1,530 @@
+"""The builder of each generation of TensorRT, against modules with exactly their attributes; and
+weights put into a plan."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+
+from srtool.errors import ExportError
+
+from srtool.errors import UsageError
+from srtool.export.tensorrt.editions import Generation
+from srtool.export.tensorrt.editions import generation_of
+from srtool.export.tensorrt.gpus import target_from_text
+from srtool.export.tensorrt.refit import refitted
+from srtool.export.tensorrt.builder import Phases
+from srtool.export.tensorrt.builder import Plan
+from srtool.export.tensorrt.builder import float32_nodes
+from srtool.export.tensorrt.builder import plan_from_onnx
+from srtool.manifest import PlanRecipe
+from srtool.manifest import Profile
+from srtool.runtime.gpu.plan import Library
+from srtool.runtime.gpu.plan import Machine
+from srtool.runtime.gpu.plan import library_of
+from srtool.runtime.gpu.plan import load_library
+
+
+@dataclass(frozen=True)
+class Api:
+    """What the Python bindings of one release have, of all that differs between releases."""
+
+    version: str
+    flavour: Any
+    network_flags: str
+    builder_flags: str
+    config: str
+    layer_precision: bool = False
+    hardware_levels: str = "NONE AMPERE_PLUS"
+
+
+COMMON_FLAGS = "REFIT TF32 VERSION_COMPATIBLE"
+COMMON_CONFIG = (
+    "flags builder_optimization_level hardware_compatibility_level set_flag clear_flag "
+    "set_memory_pool_limit add_optimization_profile create_timing_cache set_timing_cache "
+    "get_timing_cache"
+)
+# Read from the bindings' sources at these releases; of RTX, from the module itself.
+APIS = [
+    Api(
+        "8.6.1",
+        "tensorrt",
+        "EXPLICIT_BATCH EXPLICIT_PRECISION",
+        f"{COMMON_FLAGS} FP16 INT8 OBEY_PRECISION_CONSTRAINTS",
+        f"{COMMON_CONFIG} set_preview_feature",
+        layer_precision=True,
+    ),
+    Api(
+        "10.13.0.35",
+        "tensorrt",
+        "EXPLICIT_BATCH STRONGLY_TYPED",
+        f"{COMMON_FLAGS} FP16 INT8 BF16 OBEY_PRECISION_CONSTRAINTS STRIP_PLAN REFIT_IDENTICAL",
+        f"{COMMON_CONFIG} progress_monitor",
+        layer_precision=True,
+        hardware_levels="NONE AMPERE_PLUS SAME_COMPUTE_CAPABILITY",
+    ),
+    Api(
+        "11.1.0.106",
+        "tensorrt",
+        "STRONGLY_TYPED",
+        f"{COMMON_FLAGS} STRIP_PLAN REFIT_IDENTICAL",
+        f"{COMMON_CONFIG} progress_monitor",
+        hardware_levels="NONE AMPERE_PLUS SAME_COMPUTE_CAPABILITY",
+    ),
+    Api(
+        "1.7.1.116",
+        "tensorrt-rtx",
+        "STRONGLY_TYPED",
+        f"{COMMON_FLAGS} STRIP_PLAN REFIT_IDENTICAL",
+        f"{COMMON_CONFIG} progress_monitor num_compute_capabilities set_compute_capability",
+    ),
+]
+each_generation = pytest.mark.parametrize("api", APIS, ids=lambda api: api.version)
+V8, V10, V11, RTX = APIS
+
+
+@dataclass
+class Calls:
+    """What a fake was told, and how it is to answer."""
+
+    network_flags: set[str] = field(default_factory=set)
+    flags: set[str] = field(default_factory=lambda: {"TF32"})
+    settings: dict[str, Any] = field(default_factory=dict)
+    profiles: list[Any] = field(default_factory=list)
+    pinned: set[str] = field(default_factory=set)
+    capabilities: dict[int, str] = field(default_factory=dict)
+    cache: bytes | None = None
+    steps: list[bool] = field(default_factory=list)
+    parses: bool = True
+    builds: bool = True
+    takes_profiles: bool = True
+    while_building: Callable[[], None] = lambda: None
+    missing_weights: list[str] = field(default_factory=list)
+
+
+def enumeration(name: str, members: str) -> Any:
+    return IntEnum(name, members.split(), start=0)
+
+
+def fake_module(api: Api, calls: Calls) -> Any:
+    """A TensorRT module. What is not in `api` is an AttributeError, reading and writing."""
+
+    class ILogger:
+        INTERNAL_ERROR, ERROR, WARNING = range(3)
+
+    class Monitor:
+        pass
+
+    class Config:
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name not in api.config.split():
+                raise AttributeError(name)
+            calls.settings[name] = value
+
+        def __getattribute__(self, name: str) -> Any:
+            if not name.startswith("_") and name not in api.config.split():
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+        def set_flag(self, flag: Any) -> None:
+            calls.flags.add(flag.name)
+
+        def clear_flag(self, flag: Any) -> None:
+            calls.flags.discard(flag.name)
+
+        def set_preview_feature(self, feature: Any, on: bool) -> None:
+            calls.settings[feature.name] = on
+
+        def set_memory_pool_limit(self, pool: Any, size: int) -> None:
+            calls.settings[pool.name] = size
+
+        def add_optimization_profile(self, profile: Any) -> int:
+            calls.profiles.append(profile.shapes)
+            return len(calls.profiles) - 1 if calls.takes_profiles else -1
+
+        def create_timing_cache(self, content: bytes) -> Any:
+            assert api.flavour == "tensorrt", "it would ask for a GPU"
+            return None if content == b"of another GPU" else content
+
+        def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+            assert not ignore_mismatch
+            calls.cache = cache
+            return True
+
+        def get_timing_cache(self) -> Any:
+            return SimpleNamespace(serialize=lambda: calls.cache + b" measured")  # type: ignore[operator]
+
+        def set_compute_capability(self, capability: Any, number: int) -> bool:
+            assert number < calls.settings["num_compute_capabilities"]
+            calls.capabilities[number] = capability.name
+            return True
+
+    class Layer:
+        def __init__(self, name: str) -> None:
+            object.__setattr__(self, "name", name)
+            object.__setattr__(self, "num_outputs", 1)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name != "precision" or not api.layer_precision:
+                raise AttributeError(name)
+            assert value == "float32"
+            calls.pinned.add(self.name)
+
+        def set_output_type(self, output: int, kind: Any) -> None:
+            assert (output, kind) == (0, "float32")
+
+    class Network:
+        def __init__(self) -> None:
+            self.layers: list[Layer] = []
+
+        @property
+        def num_layers(self) -> int:
+            return len(self.layers)
+
+        def get_layer(self, number: int) -> Layer:
+            return self.layers[number]
+
+        def get_input(self, number: int) -> Any:
+            return SimpleNamespace(name="image")
+
+    class Builder:
+        def __init__(self, log: Any) -> None:
+            self.log = log
+
+        def create_network(self, flags: int = 0) -> Network:
+            kinds = module.NetworkDefinitionCreationFlag
+            calls.network_flags = {kind.name for kind in kinds if flags >> kind.value & 1}
+            assert flags == sum(1 << kinds[name] for name in calls.network_flags)
+            return Network()
+
+        def create_builder_config(self) -> Config:
+            return Config()
+
+        def create_optimization_profile(self) -> Any:
+            shaped = SimpleNamespace()
+            shaped.set_shape = lambda *shapes: setattr(shaped, "shapes", shapes)
+            return shaped
+
+        def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
+            monitor = calls.settings.get("progress_monitor")
+            calls.while_building()
+            if monitor is not None:
+                monitor.phase_start("Building", None, 2)
+                for step in range(2):
+                    monitor.phase_start("Timing", "Building", 4)
+                    calls.steps += [monitor.step_complete("Timing", n) for n in range(4)]
+                    monitor.phase_finish("Timing")
+                    monitor.step_complete("Building", step)
+                monitor.phase_finish("Building")
+            if not calls.builds or not all(calls.steps):
+                self.log.log(ILogger.WARNING, "something harmless")
+                self.log.log(ILogger.ERROR, "no tactic\nfor node_conv")
+                self.log.log(ILogger.WARNING, "something harmless")
+                return None
+            return b"plan"
+
+    class OnnxParser:
+        num_errors = 1
+
+        def __init__(self, network: Network, log: Any) -> None:
+            self.network = network
+
+        def parse(self, content: bytes) -> bool:
+            nodes = onnx.load_from_string(content).graph.node
+            self.network.layers = [Layer(node.name) for node in nodes]
+            return calls.parses
+
+        def get_error(self, number: int) -> Any:
+            return SimpleNamespace(desc=lambda: "Unsupported operator:\nFancy")
+
+    class Runtime:
+        def __init__(self, log: Any) -> None:
+            self.log = log
+
+        def deserialize_cuda_engine(self, content: bytes) -> Any:
+            if content != b"stripped":
+                self.log.log(ILogger.ERROR, "magic tag does not match")
+                return None
+            return SimpleNamespace(
+                create_serialization_config=lambda: SimpleNamespace(
+                    clear_flag=lambda flag: calls.settings.update(cleared=flag.name)
+                ),
+                serialize_with_config=lambda config: b"plan with weights",
+            )
+
+    class Refitter:
+        def __init__(self, engine: Any, log: Any) -> None:
+            self.content = b""
+
+        def get_missing_weights(self) -> list[str]:
+            return calls.missing_weights
+
+        def refit_cuda_engine(self) -> bool:
+            return calls.builds
+
+    class OnnxParserRefitter:
+        num_errors = 1
+
+        def __init__(self, refitter: Refitter, log: Any) -> None:
+            pass
+
+        def refit_from_bytes(self, content: bytes) -> bool:
+            return calls.parses
+
+        def get_error(self, number: int) -> Any:
+            return SimpleNamespace(desc=lambda: "Failed to refit weight body.0.weight")
+
+    module = SimpleNamespace(
+        __version__=api.version,
+        ILogger=ILogger,
+        Builder=Builder,
+        OnnxParser=OnnxParser,
+        NetworkDefinitionCreationFlag=enumeration("Creation", api.network_flags),
+        BuilderFlag=enumeration("BuilderFlag", api.builder_flags),
+        MemoryPoolType=enumeration("MemoryPoolType", "WORKSPACE"),
+        HardwareCompatibilityLevel=enumeration("Level", api.hardware_levels),
+        float32="float32",
+        Runtime=Runtime,
+        Refitter=Refitter,
+    )
+    if api is not V8:
+        module.IProgressMonitor = Monitor
+        module.OnnxParserRefitter = OnnxParserRefitter
+        module.SerializationFlag = enumeration("SerializationFlag", "EXCLUDE_WEIGHTS")
+    else:
+        module.PreviewFeature = enumeration("PreviewFeature", "PROFILE_SHARING_0806")
+    if api is RTX:
+        module.ComputeCapability = enumeration("Capability", "NONE SM75 SM80 SM86 SM89 SM120")
+    return module
+
+
+Build = Callable[..., Plan]
+
+
+@pytest.fixture
+def calls() -> Calls:
+    return Calls()
+
+
+@pytest.fixture
+def build(calls: Calls, generator_export: Any) -> Build:
+    """Build a plan of the tiny generator with a fake; options are the recipe's."""
+
+    def plan(api: Api, precision: str = "fp32", **options: Any) -> Plan:
+        name = "x4.onnx" if precision == "fp32" else "x4.fp16.onnx"
+        facts = next(
+            item.manifest.model for item in generator_export.written if item.path.name == name
+        )
+        how = {key: options.pop(key) for key in ("timing_cache", "report") if key in options}
+        recipe = PlanRecipe(flavour=api.flavour, **options)
+        targets = tuple(target_from_text(text, Machine()) for text in options.get("gpus", ["sm89"]))
+        source = generator_export.folder / name
+        module = fake_module(api, calls)
+        return plan_from_onnx(module, generation(api), source, facts, recipe, targets, **how)
+
+    return plan
+
+
+def generation(api: Api) -> Generation:
+    return generation_of(Library(api.flavour, api.version))
+
+
+@each_generation
+def test_networks_are_explicit_and_typed_as_the_file_says(
+    build: Build, calls: Calls, api: Api
+) -> None:
+    assert build(api).content == b"plan"
+    expected = {
+        V8: {"EXPLICIT_BATCH"},
+        V10: {"EXPLICIT_BATCH", "STRONGLY_TYPED"},
+        V11: set(),
+        RTX: set(),
+    }
+    assert calls.network_flags == expected[api]
+    assert calls.flags == set()  # no TF32 either: fp32 is fp32
+    assert calls.pinned == set()
+
+
+@each_generation
+def test_half_precision_is_a_flag_in_8_only(
+    build: Build, calls: Calls, api: Api, generator_export: Any
+) -> None:
+    build(api, "fp16")
+    assert calls.flags == ({"FP16", "OBEY_PRECISION_CONSTRAINTS"} if api is V8 else set())
+    single = float32_nodes(generator_export.folder / "x4.fp16.onnx")
+    assert calls.pinned == (single if api is V8 else set())
+
+
+def test_which_nodes_of_a_half_precision_file_are_single(generator_export: Any) -> None:
+    path = generator_export.folder / "x4.fp16.onnx"
+    single = float32_nodes(path)
+    kinds = {node.op_type for node in onnx.load(path).graph.node if node.name in single}
+    assert kinds == {"Mul", "Sub", "Add", "Sqrt", "Round", "Clip"}
+    everything = {node.name for node in onnx.load(path).graph.node}
+    assert len(single) < len(everything) / 3
+
+
+@each_generation
+def test_profiles_and_limits(build: Build, calls: Calls, api: Api) -> None:
+    profiles = (
+        Profile(min=(1, 16, 24), opt=(4, 64, 72), max=(8, 128, 136)),
+        Profile(min=(1, 8, 8), opt=(1, 8, 8), max=(1, 8, 8)),
+    )
+    build(api, profiles=profiles, workspace=64, opt_level=5)
+    assert calls.profiles == [
+        ("image", (1, 16, 24, 3), (4, 64, 72, 3), (8, 128, 136, 3)),
+        ("image", (1, 8, 8, 3), (1, 8, 8, 3), (1, 8, 8, 3)),
+    ]
+    assert calls.settings["WORKSPACE"] == 64 << 20
+    assert calls.settings["builder_optimization_level"] == 5
+    assert "hardware_compatibility_level" not in calls.settings
+
+
+@pytest.mark.parametrize("api", [V8, V10, V11], ids=lambda api: api.version)
+def test_compatible_plans(build: Build, calls: Calls, api: Api) -> None:
+    build(api, version_compatible=True, hardware_compatible=True)
+    assert calls.flags == {"VERSION_COMPATIBLE"}
+    assert calls.settings["hardware_compatibility_level"].name == "AMPERE_PLUS"
+
+
+@pytest.mark.parametrize("api", [V10, V11, RTX], ids=lambda api: api.version)
+def test_stripped_plans_take_any_weights(build: Build, calls: Calls, api: Api) -> None:
+    build(api, strip_weights=True)
+    assert calls.flags == {"STRIP_PLAN", "REFIT"}  # and not REFIT_IDENTICAL
+
+
+def test_classes_are_named_to_rtx(build: Build, calls: Calls, complains: Any) -> None:
+    build(RTX, gpus=("sm75", "RTX 5090"))
+    assert calls.capabilities == {0: "SM75", 1: "SM120"}
+    with complains(UsageError, "sm121", "1.7.1.116", "sm75, sm80, sm86, sm89, sm120"):
+        build(RTX, gpus=("sm121",))
+
+
+@pytest.mark.parametrize("api", [V8, V10, V11], ids=lambda api: api.version)
+def test_timing_cache(build: Build, calls: Calls, api: Api, complains: Any) -> None:
+    assert build(api).timing_cache is None
+    assert calls.cache is None
+    assert build(api, timing_cache=b"").timing_cache == b" measured"
+    assert build(api, timing_cache=b"before").timing_cache == b"before measured"
+    with complains(UsageError, "--timing-cache", "delete"):
+        build(api, timing_cache=b"of another GPU")
+
+
+@each_generation
+def test_progress(build: Build, api: Api) -> None:
+    told: list[tuple[float, str]] = []
+    build(api, report=lambda share, phase: told.append((share, phase)))
+    if api is V8:
+        assert told == []
+        return
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares)
+    assert {0.125, 0.5, 0.625} <= set(shares)
+    assert told[-1] == (1.0, "Building")
+
+
+def test_phases_that_run_again_do_not_go_back() -> None:
+    told: list[float] = []
+    phases = Phases(lambda share, phase: told.append(share))
+    phases.start("all", None, 4)
+    for _ in range(2):
+        phases.start("part", "all", 2)
+        phases.step("part", 0)
+        phases.step("part", 1)
+        phases.finish("part")
+    phases.step("unknown", 3)
+    assert told == [0, 0, 0.125, 0.25, 0.25, 0.25, 0.25]
+
+
+@each_generation
+def test_an_interrupt_ends_the_build(build: Build, calls: Calls, api: Api) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    calls.while_building = lambda: os.kill(os.getpid(), signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build(api)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert calls.steps == ([] if api is V8 else [False] * 8)
+
+
+@each_generation
+def test_what_cannot_be_built_is_one_line(
+    build: Build, calls: Calls, api: Api, complains: Any
+) -> None:
+    calls.parses = False
+    with complains(ExportError, "x4.onnx", generation(api).name, "Unsupported operator: Fancy"):
+        build(api)
+    calls.parses, calls.builds = True, False
+    with complains(ExportError, "x4.onnx", generation(api).name, "no tactic for node_conv"):
+        build(api)
+    calls.takes_profiles = False
+    with complains(UsageError, "--shapes 1x16x16,4x256x256,4x256x256"):
+        build(api)
+
+
+def test_the_fake_has_what_the_real_library_has() -> None:
+    if library_of("tensorrt-rtx") is None:
+        pytest.skip("TensorRT-RTX is not installed: pip install 'srtool[rtx]'")
+    real, fake = load_library("tensorrt-rtx"), fake_module(RTX, Calls())
+    for name, value in vars(fake).items():
+        assert hasattr(real, name), name
+        if isinstance(value, type) and issubclass(value, IntEnum):
+            assert [
+                member for member in value.__members__ if not hasattr(getattr(real, name), member)
+            ] == []
+    assert [name for name in RTX.config.split() if not hasattr(real.IBuilderConfig, name)] == []
+
+
+# Weights for a stripped plan
+
+
+@pytest.fixture
+def source(generator_export: Any) -> Path:
+    path: Path = generator_export.folder / "x4.onnx"
+    return path
+
+
+@pytest.mark.parametrize("api", [V10, V11, RTX], ids=lambda api: api.version)
+def test_weights_are_put_in(calls: Calls, api: Api, source: Path) -> None:
+    assert refitted(fake_module(api, calls), b"stripped", source) == b"plan with weights"
+    assert calls.settings == {"cleared": "EXCLUDE_WEIGHTS"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"parses": False}, "body.0.weight"),
+        ({"missing_weights": ["body.1.weight"]}, "body.1.weight"),
+        ({"builds": False}, "does not say why"),
+    ],
+)
+def test_weights_that_do_not_fit(
+    calls: Calls, source: Path, complains: Any, changes: dict[str, Any], word: str
+) -> None:
+    vars(calls).update(changes)
+    with complains(ExportError, "x4.onnx", word):
+        refitted(fake_module(V10, calls), b"stripped", source)
+
+
+def test_a_plan_that_does_not_open_for_weights(calls: Calls, source: Path, complains: Any) -> None:
+    with complains(ExportError, "does not open", "magic tag"):
+        refitted(fake_module(V11, calls), b"damaged", source)
+
+
+def test_only_8_6_has_to_be_asked_to_share_profiles(build: Build, calls: Calls) -> None:
+    build(V8)
+    assert calls.settings.pop("PROFILE_SHARING_0806") is True
+    for api in (V10, V11, RTX):
+        build(api)
+        assert "PROFILE_SHARING_0806" not in calls.settings

@@ -1,0 +1,57 @@
+"""The picture of the README: details of the sample photographs by every means, side by side.
+
+python tools/comparison.py docs/comparison.png weights/x4-lite.safetensors ...
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srtool.images.files import Picture, read_image, write_image
+from srtool.images.imresize import imresize
+from srtool.runtime.engine import open_engine
+from srtool.runtime.tiling import upscale_tiled
+from srtool.train.data.preview import written
+
+Image = NDArray[np.uint8]
+
+# Top left corner in HR pixels of a detail of each photograph.
+DETAILS = {"chelsea": (70, 120), "astronaut": (50, 170), "coffee": (190, 230)}
+SIDE = 132
+GAP = 6
+HEADING = 22
+
+
+def comparison(weights: Sequence[Path]) -> Image:
+    """(H, W, 3) RGB uint8: one row a photograph; LR, bicubic, every network, HR from the left."""
+    engines = {path.stem: open_engine(path) for path in weights}
+    folder = Path(str(resources.files("srtool") / "samples"))
+    titles = ["LR", "bicubic", *engines, "HR"]
+    width = len(titles) * (SIDE + GAP) - GAP
+    picture = np.full((HEADING + len(DETAILS) * (SIDE + GAP) - GAP, width, 3), 255, np.uint8)
+    for column, title in enumerate(titles):
+        _put(picture, 2, column * (SIDE + GAP), written(title))
+    for row, (name, (top, left)) in enumerate(DETAILS.items()):
+        lr = read_image(folder / "LRx4" / f"{name}.png").pixels.astype(np.uint8)
+        hr = read_image(folder / "HR" / f"{name}.png").pixels.astype(np.uint8)
+        images = [lr.repeat(4, 0).repeat(4, 1), imresize(lr, 4.0)]
+        images += [upscale_tiled(lr, engine) for engine in engines.values()]
+        for column, image in enumerate([*images, hr]):
+            detail = image[top : top + SIDE, left : left + SIDE]
+            _put(picture, HEADING + row * (SIDE + GAP), column * (SIDE + GAP), detail)
+    return picture
+
+
+def _put(picture: Image, top: int, left: int, image: Image) -> None:
+    picture[top : top + image.shape[0], left : left + image.shape[1]] = image
+
+
+if __name__ == "__main__":
+    networks = [Path(argument) for argument in sys.argv[2:]]
+    write_image(Path(sys.argv[1]), Picture(comparison(networks)))
