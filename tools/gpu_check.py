@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from srtool.benchmarks.speed.bench import Config
     from srtool.benchmarks.speed.result import Bench, Measured, Side, Spread
-    from srtool.manifest import Fidelity
+    from srtool.parity import Fidelity
     from srtool.runtime.gpu.plan import Machine
 
 # How many times as fast as these the fastest engine is at least.

@@ -14,8 +14,9 @@ from srtool.errors import EngineError, SrtoolError
 from srtool.export import certify, onnx
 from srtool.export.tensorrt.gpus import support_of
 from srtool.export.tensorrt.plans import certifier, export_plan, source_from_onnx
-from srtool.manifest import Fidelity, Flavour, PlanRecipe
+from srtool.manifest import Flavour, PlanRecipe
 from srtool.networks.loading import load_network
+from srtool.parity import Fidelity
 from srtool.runtime.engine import Backend, open_engine
 from srtool.runtime.gpu.cuda import open_cuda
 from srtool.runtime.gpu.plan import Machine, this_machine

@@ -11,12 +11,12 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, computed_field, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from srtool.errors import EngineError
 from srtool.files import whole_file
+from srtool.parity import Fidelity
 
-Grade = Literal["exact", "faithful", "lossy"]
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 Shape = tuple[int, int, int]  # batch, and height and width in LR pixels
 METADATA_KEY = "srtool"
@@ -24,90 +24,6 @@ METADATA_KEY = "srtool"
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
-
-class Gates(Strict):
-    """What an engine must keep to be certified. max_delta_psnr, dB, and max_delta_pi: of the mean
-    against HR, either way. min_psnr: dB between its output and PyTorch's."""
-
-    max_delta_psnr: float = 0.02
-    max_delta_pi: float = 0.01
-    min_psnr: float = 50.0
-
-
-FAITHFUL = Gates()
-
-
-class WorstTile(Strict):
-    """Where the squared error of 32 x 32 LR pixels is largest: the file, the LR pixel at the
-    tile's left and top, and the dB between there."""
-
-    image: str
-    left: int
-    top: int
-    psnr: float
-
-
-class Fidelity(Strict):
-    """One engine on one backend against PyTorch FP32, over real images, uint8 output.
-
-    max_difference, mean_difference: levels of 0..255. share_over_1: share of values that differ
-    by more than one level. psnr_between: dB over all values, None when nothing differs.
-    delta_psnr, worst_delta_psnr: PSNR-Y against HR minus PyTorch's, dB: the mean, and the image
-    where it falls most; None without HR images. deltas: the same of other metrics, the means, as
-    far as they were taken: ssim, ssim_wang, niqe, ma, pi, lpips. gates: what it was held to.
-    The file also states `grade` and `passed`, which follow from the rest.
-    """
-
-    images: int
-    max_difference: int
-    mean_difference: float
-    share_different: float
-    share_over_1: float
-    psnr_between: float | None
-    delta_psnr: float | None
-    worst_delta_psnr: float | None
-    deltas: dict[str, float] = {}
-    worst_tile: WorstTile | None = None
-    dataset: str = ""
-    made: str = ""
-    gates: Gates = FAITHFUL
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_derived(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if key not in ("grade", "passed")}
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def grade(self) -> Grade:
-        """exact: at most 1 level on 0.01 % of the values. faithful: within the gates of FAITHFUL.
-        lossy: anything else."""
-        if self.max_difference <= 1 and self.share_different <= 1e-4:
-            return "exact"
-        return "lossy" if self.misses(FAITHFUL) else "faithful"
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def passed(self) -> bool:
-        """Whether this certifies the engine on the backend."""
-        return not self.misses(self.gates)
-
-    def misses(self, gates: Gates) -> list[str]:
-        """The gates that it does not keep, in words. A figure that was not taken misses none."""
-        missed = []
-        if self.psnr_between is not None and not self.psnr_between >= gates.min_psnr:
-            missed.append(f"{self.psnr_between:.1f} dB between, expected {gates.min_psnr:g}")
-        delta_pi = self.deltas.get("pi")
-        for name, delta, most in (
-            ("PSNR", self.delta_psnr, gates.max_delta_psnr),
-            ("PI", delta_pi, gates.max_delta_pi),
-        ):
-            if delta is not None and not abs(delta) <= most:
-                missed.append(f"delta {name} {delta:+.4f}, expected at most {most:g}")
-        return missed
 
 
 class ModelFacts(Strict):

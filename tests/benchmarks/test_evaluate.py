@@ -328,7 +328,7 @@ def test_metrics_without_their_files(
 ) -> None:
     result = run(photographs, "--engine", "bicubic")
     assert result.exit_code == 0
-    assert "PI is unavailable: " in result.stderr
+    assert "PI not measured: " in result.stderr
     assert "`srtool assets fetch ma`" in result.stderr
     assert "`srtool assets fetch niqe`" in result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]

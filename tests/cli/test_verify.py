@@ -54,9 +54,8 @@ def test_a_good_engine(scene: Path, run: Run, compact_weights: Path) -> None:
     assert [word for word in ("set (1 images)", "dPSNR-Y", "dSSIM") if word not in result.out] == []
     assert "dPI" not in result.out
     for title in ("PI", "NIQE", "LPIPS"):
-        (line,) = [line for line in result.lines if line.startswith(f"{title} is unavailable")]
+        (line,) = [line for line in result.lines if line.startswith(f"{title} not measured")]
         assert "srtool assets fetch" in line
-        assert ("gate is not applied" in line) is (title == "PI")
     stored = json.loads(Path("out/parity.json").read_text())
     assert (stored["rows"][0]["engine"], stored["rows"][0]["missed"]) == (ENGINE, [])
     manifest = read_manifest(Path(ENGINE))
@@ -68,7 +67,7 @@ def test_a_gate_that_is_not_kept(scene: Path, run: Run, compact_weights: Path) -
     options = ["--images", "set", "--backend", "onnxruntime"]
     result = run("verify", compact_weights, ENGINE, *options, "--min-psnr", 200)
     assert result.code == 1
-    assert "expected 200" in result.out
+    assert "expected at least 200" in result.out
     assert run("verify", compact_weights, ENGINE, *options).code == 0
 
 

@@ -20,7 +20,7 @@ from srtool.export import certify
 from srtool.export.certify import Sample
 from srtool.export.certify import fidelity
 from srtool.export.certify import measured_halo
-from srtool.manifest import Fidelity
+from srtool.parity import EXPORTED, Fidelity
 from srtool.manifest import ModelFacts
 from srtool.images.colour import psnr_y
 from srtool.runtime.engine import Engine
@@ -100,26 +100,6 @@ def figures(**changes: Any) -> Fidelity:
 
 
 @pytest.mark.parametrize(
-    ("changes", "grade"),
-    [
-        ({}, "exact"),
-        ({"max_difference": 0, "share_different": 0.0, "psnr_between": None}, "exact"),
-        ({"max_difference": 2}, "faithful"),
-        ({"share_different": 1.1e-4}, "faithful"),
-        ({"max_difference": 9, "psnr_between": 50.0, "delta_psnr": -0.02}, "faithful"),
-        ({"max_difference": 9, "psnr_between": 50.0, "delta_psnr": None}, "faithful"),
-        ({"max_difference": 2, "psnr_between": 49.99}, "lossy"),
-        ({"max_difference": 2, "delta_psnr": -0.0201}, "lossy"),
-        ({"max_difference": 2, "delta_psnr": 0.0201}, "lossy"),
-        ({"max_difference": 2, "delta_psnr": float("nan")}, "lossy"),
-        ({"max_difference": 2, "psnr_between": float("nan")}, "lossy"),
-    ],
-)
-def test_grades(changes: dict[str, Any], grade: str) -> None:
-    assert figures(**changes).grade == grade
-
-
-@pytest.mark.parametrize(
     ("precision", "changes", "passes"),
     [
         ("fp32", {}, True),
@@ -136,7 +116,7 @@ def test_gates(complains: Any, precision: str, changes: dict[str, Any], passes: 
     if passes:
         certify.check(precision, found, Path("x4.onnx"))
         return
-    with complains(ExportError, "x4.onnx", precision, f"{found.max_difference} levels", "--force"):
+    with complains(ExportError, "x4.onnx", precision, *found.misses(EXPORTED[precision])):
         certify.check(precision, found, Path("x4.onnx"))
 
 

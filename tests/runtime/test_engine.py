@@ -22,7 +22,7 @@ from srtool.errors import EngineError
 
 from srtool.errors import UsageError
 from srtool.manifest import METADATA_KEY
-from srtool.manifest import Fidelity
+from srtool.parity import Fidelity
 from srtool.manifest import Manifest
 from srtool.manifest import ModelFacts
 from srtool.manifest import sha256

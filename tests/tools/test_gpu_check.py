@@ -36,7 +36,8 @@ from srtool.benchmarks.speed.result import (
 )
 from srtool.errors import EngineError, ExportError
 from srtool.export.tensorrt.plans import Source
-from srtool.manifest import Fidelity, PlanRecipe
+from srtool.manifest import PlanRecipe
+from srtool.parity import Fidelity
 from srtool.runtime.gpu.cuda import find_gpu
 from srtool.runtime.gpu.plan import Machine as GpuMachine
 

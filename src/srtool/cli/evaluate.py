@@ -98,6 +98,9 @@ def verify(
         float, typer.Option(min=0, help="Gate: change of the mean PSNR-Y against HR, dB.")
     ] = 0.02,
     max_delta_pi: Annotated[float, typer.Option(min=0, help="Gate: change of PI.")] = 0.01,
+    max_relative_niqe: Annotated[
+        float, typer.Option(min=0, help="Gate where PI is not measured: relative change of NIQE.")
+    ] = 0.02,
     min_psnr: Annotated[float, typer.Option(help="Gate: dB between engine and PyTorch.")] = 50.0,
     bisect: Annotated[
         bool,
@@ -110,7 +113,7 @@ def verify(
 ) -> None:
     """Compare engines with PyTorch FP32 on real images, and certify those within the gates."""
     try:
-        from srtool.benchmarks import parity
+        from srtool.benchmarks import verify as verifying
     except ModuleNotFoundError as error:
         raise UsageError(
             f"verify needs {error.name}, which is not installed; "
@@ -118,12 +121,17 @@ def verify(
         ) from None
     from srtool.cli import tables
     from srtool.files import whole_file
-    from srtool.manifest import Gates
+    from srtool.parity import Gates
 
-    gates = Gates(max_delta_psnr=max_delta_psnr, max_delta_pi=max_delta_pi, min_psnr=min_psnr)
-    config = parity.Config(backend.value, gates, bisect)
+    gates = Gates(
+        max_delta_psnr=max_delta_psnr,
+        max_delta_pi=max_delta_pi,
+        max_relative_niqe=max_relative_niqe,
+        min_psnr=min_psnr,
+    )
+    config = verifying.Config(backend.value, gates, bisect)
     with console.evaluation_progress() as report:
-        found = parity.verify(model, engines, images, config, report)
+        found = verifying.verify(model, engines, images, config, report)
     tables.print_parity(found)
     if json:
         with whole_file(json) as temporary:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from srtool.benchmarks.evaluate import Result
     from srtool.benchmarks.evaluation import Evaluation
-    from srtool.benchmarks.parity import Parity, Row
+    from srtool.benchmarks.verify import Row, Verification
     from srtool.train.estimate import Estimate
 
 WIDE = 200  # columns, where the output is no terminal
@@ -59,7 +59,7 @@ _DELTAS = (
 )
 
 
-def print_parity(found: Parity) -> None:
+def print_parity(found: Verification) -> None:
     """A row per engine and backend, each change as engine minus PyTorch, and the verdict."""
     from rich.table import Table
 
@@ -84,9 +84,9 @@ def print_parity(found: Parity) -> None:
     )
     console.print(table)
     for name, why in found.unavailable.items():
-        gate = "; its gate is not applied" if name == "pi" else ""
-        say(f"{METRICS[name].title} is unavailable: {why}{gate}")
-    for mended in found.mended:
+        gate = "; the gate is on NIQE" if name == "pi" and "niqe" not in found.unavailable else ""
+        say(f"{METRICS[name].title} not measured: {why}{gate}")
+    for mended in found.mixed:
         if mended.overflow:
             node = mended.overflow
             say(
@@ -183,7 +183,7 @@ def _print_remarks(
 
     for metric in metrics:
         if metric in found.unavailable:
-            say(f"{METRICS[metric].title} is unavailable: {found.unavailable[metric]}")
+            say(f"{METRICS[metric].title} not measured: {found.unavailable[metric]}")
     names = [name for name in METRICS if name in metrics and name not in found.unavailable]
     for dataset in datasets:
         images = found.datasets[dataset]["images"]

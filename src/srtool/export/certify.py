@@ -18,7 +18,7 @@ from srtool.errors import DataError
 from srtool.errors import ExportError
 from srtool.export.compare import Compared
 from srtool.export.compare import fidelity_from_images
-from srtool.manifest import Fidelity
+from srtool.parity import EXPORTED, Fidelity
 from srtool.runtime.engine import Engine
 from srtool.networks.loading import Network
 from srtool.images.photographs import image_files
@@ -91,20 +91,11 @@ def fidelity(engine: Engine, samples: list[Sample], dataset: str = "") -> Fideli
 
 
 def check(precision: str, found: Fidelity, path: Path) -> None:
-    """ExportError unless the file does what the network does: fp32 within 1 level on 0.01 % of
-    the values, fp16 within 2 levels and at least 55 dB."""
-    between = found.psnr_between or float("inf")
-    if precision == "fp32":
-        passed = found.max_difference <= 1 and found.share_different <= 1e-4
-        bar = "at most 1 level on 0.01 % of the values"
-    else:
-        passed = found.max_difference <= 2 and between >= 55
-        bar = "at most 2 levels and at least 55 dB"
-    if not passed:
+    """ExportError unless the file keeps what is asked of files of its precision."""
+    if missed := found.misses(EXPORTED[precision]):
         raise ExportError(
-            f"{path}: the {precision} file does not do what the network does: up to "
-            f"{found.max_difference} levels, {100 * found.share_different:.3f} % of the values "
-            f"differ, {between:.1f} dB between; expected {bar}; {_next_step(precision, path)}"
+            f"{path}: the {precision} file does not do what the network does: "
+            f"{', '.join(missed)}; {_next_step(precision, path)}"
         )
 
 

@@ -10,13 +10,13 @@ from datetime import datetime, timezone
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.manifest import FAITHFUL
+from srtool.parity import FAITHFUL
 
-from srtool.manifest import Fidelity
+from srtool.parity import Fidelity
 
-from srtool.manifest import Gates
+from srtool.parity import Gates
 
-from srtool.manifest import WorstTile
+from srtool.parity import WorstTile
 from srtool.images.colour import psnr_y
 
 TILE = 32  # LR pixels: the side of the tiles among which the worst is named

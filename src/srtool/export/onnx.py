@@ -25,14 +25,8 @@ from srtool.networks.deployed import (
     shape_dimensions,
 )
 from srtool.files import whole_file
-from srtool.manifest import (
-    METADATA_KEY,
-    Fidelity,
-    Manifest,
-    ModelFacts,
-    sha256,
-    write_manifest,
-)
+from srtool.manifest import (METADATA_KEY, Manifest, ModelFacts, sha256, write_manifest)
+from srtool.parity import Fidelity
 from srtool.runtime.engine import Engine
 from srtool.runtime.engine import installed_backends
 from srtool.runtime.engine import open_session

@@ -18,13 +18,7 @@ from numpy.typing import NDArray
 from srtool.errors import EngineError
 
 from srtool.errors import UsageError
-from srtool.manifest import (
-    Manifest,
-    ModelFacts,
-    doubt_about,
-    facts_from_metadata,
-    read_manifest,
-)
+from srtool.manifest import (Manifest, ModelFacts, doubt_about, facts_from_metadata, read_manifest)
 from srtool.runtime.backends import DEFAULT_HALO
 from srtool.runtime.backends import Foresighted
 from srtool.runtime.backends import Session

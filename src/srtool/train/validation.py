@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from srtool.manifest import FAITHFUL
+from srtool.parity import FAITHFUL
 from srtool.images.colour import psnr_y
 from srtool.images.photographs import Pair
 from srtool.networks.generator import (

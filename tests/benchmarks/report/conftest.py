@@ -199,11 +199,11 @@ def evaluation_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def parity() -> Any:
-    from srtool.benchmarks.parity import Parity
-    from srtool.benchmarks.parity import Row
-    from srtool.manifest import FAITHFUL
-    from srtool.manifest import Fidelity
-    from srtool.manifest import WorstTile
+    from srtool.benchmarks.verify import Verification
+    from srtool.benchmarks.verify import Row
+    from srtool.parity import FAITHFUL
+    from srtool.parity import Fidelity
+    from srtool.parity import WorstTile
 
     near = Fidelity(
         images=4,
@@ -217,7 +217,7 @@ def parity() -> Any:
         deltas={"ssim": -0.00001, "niqe": 0.0012},
         worst_tile=WorstTile(image="astronaut.png", left=32, top=64, psnr=88.5),
     )
-    return Parity(
+    return Verification(
         made="2026-11-23T16:00:00+00:00",
         versions={"srtool": "0.1.0"},
         model="weights/x4-lite.safetensors",

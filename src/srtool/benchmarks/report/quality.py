@@ -21,8 +21,8 @@ from srtool.benchmarks.scores import METRICS
 from srtool.benchmarks.scores import Metric
 
 if TYPE_CHECKING:
-    from srtool.benchmarks.parity import Parity
-    from srtool.benchmarks.parity import Row
+    from srtool.benchmarks.verify import Verification
+    from srtool.benchmarks.verify import Row
 
 LOWER_IS_BETTER = {"pi", "niqe", "lpips"}
 
@@ -132,7 +132,7 @@ _DELTAS = (
 )
 
 
-def parity_table(name: str, found: Parity) -> Table:
+def parity_table(name: str, found: Verification) -> Table:
     """A row per engine and backend, each change as engine minus PyTorch, and the verdict."""
     columns = (
         "engine",

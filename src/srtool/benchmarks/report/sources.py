@@ -20,7 +20,7 @@ from srtool.errors import DataError
 from srtool.errors import UsageError
 
 if TYPE_CHECKING:
-    from srtool.benchmarks.parity import Parity
+    from srtool.benchmarks.verify import Verification
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -33,7 +33,7 @@ class Sources:
 
     benches: list[tuple[str, Bench]] = field(default_factory=list)
     evaluations: list[tuple[str, Evaluation]] = field(default_factory=list)
-    parities: list[tuple[str, Parity]] = field(default_factory=list)
+    parities: list[tuple[str, Verification]] = field(default_factory=list)
 
     @property
     def networks(self) -> list[tuple[Bench, Measured]]:
@@ -104,13 +104,13 @@ def _add(found: Sources, path: Path, content: Any) -> None:
         found.evaluations.append((name, _parsed(Evaluation, path, "evaluate")))
     elif kind == "parity":
         try:
-            from srtool.benchmarks.parity import Parity
+            from srtool.benchmarks.verify import Verification
         except ModuleNotFoundError as error:
             raise UsageError(
                 f"{path}: is a result of `srtool verify`; reading it needs {error.name}, which is "
                 "not installed; pip install 'srtool[bench,export,cpu]'"
             ) from None
-        found.parities.append((name, _parsed(Parity, path, "verify")))
+        found.parities.append((name, _parsed(Verification, path, "verify")))
     else:
         raise DataError(
             f"{path}: is no result that a report is made of; expected a JSON file of "

@@ -21,7 +21,7 @@ from srtool.benchmarks.speed.result import Bench
 from srtool.benchmarks.speed.result import Measured
 
 if TYPE_CHECKING:
-    from srtool.benchmarks.parity import Parity
+    from srtool.benchmarks.verify import Verification
 
 BASELINE = "bicubic"
 
@@ -122,7 +122,7 @@ def _others(figures: dict[str, float | None], left_out: str) -> str:
     )
 
 
-def _parity(found: Parity) -> Headline | None:
+def _parity(found: Verification) -> Headline | None:
     if not found.rows:
         return None
     passed = sum(not row.missed for row in found.rows)

@@ -22,7 +22,7 @@ import srtool
 from srtool.errors import ExportError
 from srtool.files import whole_file
 from srtool.manifest import METADATA_KEY
-from srtool.manifest import Fidelity
+from srtool.parity import Fidelity
 from srtool.manifest import Manifest
 from srtool.manifest import sha256
 from srtool.manifest import write_manifest

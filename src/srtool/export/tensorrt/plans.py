@@ -30,17 +30,8 @@ from srtool.export.tensorrt.builder import Report
 from srtool.export.tensorrt.builder import flags_of
 from srtool.export.tensorrt.builder import plan_from_onnx
 from srtool.files import whole_file
-from srtool.manifest import (
-    Fidelity,
-    Manifest,
-    ModelFacts,
-    PlanFacts,
-    PlanRecipe,
-    read_manifest,
-    sha256,
-    sidecar,
-    write_manifest,
-)
+from srtool.manifest import (Manifest, ModelFacts, PlanFacts, PlanRecipe, read_manifest, sha256, sidecar, write_manifest)
+from srtool.parity import Fidelity
 from srtool.runtime.engine import Engine
 from srtool.runtime.engine import facts_from_onnx
 from srtool.runtime.gpu.plan import Library

@@ -1,4 +1,4 @@
-"""Parity: every engine against PyTorch FP32 on the same images, which certifies it or does not."""
+"""Verification: every engine against PyTorch FP32 on the same images, which certifies it or does not."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from srtool.images.datasets import SCALE
 from srtool.images.datasets import dataset_from_folder
 from srtool.benchmarks.evaluate import Report
 from srtool.benchmarks.evaluation import versions
-from srtool.benchmarks.mend import Mended
-from srtool.benchmarks.mend import mend
+from srtool.benchmarks.mixed import Mixed
+from srtool.benchmarks.mixed import mix
 from srtool.benchmarks.scores import assets_of
 from srtool.benchmarks.scores import with_parts
-from srtool.benchmarks.yardstick import Yardstick
-from srtool.benchmarks.yardstick import yardstick
+from srtool.benchmarks.reference import References
+from srtool.benchmarks.reference import open_references
 from srtool.errors import CheckpointError
 from srtool.errors import EngineError
 from srtool.errors import ExportError
@@ -27,16 +27,8 @@ from srtool.errors import UsageError
 from srtool.export.mixed.graph import EMULATED
 from srtool.export.mixed.graph import emulated_session
 from srtool.export.mixed.graph import model_from_file
-from srtool.manifest import (
-    FAITHFUL,
-    Fidelity,
-    Gates,
-    Manifest,
-    read_manifest,
-    sha256,
-    sidecar,
-    write_manifest,
-)
+from srtool.manifest import (Manifest, read_manifest, sha256, sidecar, write_manifest)
+from srtool.parity import (FAITHFUL, Fidelity, Gates)
 from srtool.runtime.engine import (
     CHECKPOINTS,
     Engine,
@@ -54,7 +46,7 @@ Backends = Literal["all", "auto", "onnxruntime", "openvino"]
 @dataclass(frozen=True)
 class Config:
     """backend: all the installed ones, the one that `infer` would choose, or those of a library.
-    gates: what an engine is held to. bisect: find out what fails in float16, and mend it.
+    gates: what an engine is held to. bisect: find out what fails in float16, and write a mixed file.
     workers: processes that score, None for one per core."""
 
     backend: Backends = "all"
@@ -75,8 +67,8 @@ class Row(BaseModel):
     missed: list[str]
 
 
-class Parity(BaseModel):
-    """unavailable: metric -> why, and what installs it. mended: what --bisect found."""
+class Verification(BaseModel):
+    """unavailable: metric -> why, and what installs it. mixed: what bisection found."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -90,7 +82,7 @@ class Parity(BaseModel):
     gates: Gates
     unavailable: dict[str, str]
     rows: list[Row] = []
-    mended: list[Mended] = []
+    mixed: list[Mixed] = []
 
     @property
     def passed(self) -> bool:
@@ -103,7 +95,7 @@ def verify(
     folder: Path,
     config: Config = Config(),
     report: Report = lambda progress: None,
-) -> Parity:
+) -> Verification:
     """Compare engine files with the checkpoint that they were exported from, and write the result
     into their manifests as their certification, in place of what was known of that backend.
 
@@ -125,7 +117,7 @@ def verify(
     backends = {path: _backends(path, manifests[path], config.backend) for path in manifests}
     assets, unavailable = assets_of(ASKED)
     metrics = tuple(name for name in with_parts(ASKED) if name not in unavailable)
-    record = Parity(
+    record = Verification(
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=versions(),
         model=str(model),
@@ -137,45 +129,45 @@ def verify(
     )
     halo = max(manifest.model.halo for manifest in manifests.values())
     planned = sum(map(len, backends.values()))
-    with yardstick(
+    with open_references(
         model, dataset, halo, metrics, assets, config.gates, planned, config.workers, report
-    ) as ruler:
+    ) as references:
         for path, manifest in manifests.items():
             if manifest.model.weights_sha256 != record.model_sha256:
                 weights = manifest.model.weights
-                ruler.say(f"{path}: was exported from {weights}, another file than {model}")
-            rows = _check(path, manifest, backends[path], ruler)
+                references.say(f"{path}: was exported from {weights}, another file than {model}")
+            rows = _check(path, manifest, backends[path], references)
             record.rows += rows
             half = next((row.fidelity for row in rows if row.backend == EMULATED), None)
             if config.bisect and half and half.passed:
-                ruler.say(f"{path}: passes in float16; there is nothing to bisect")
+                references.say(f"{path}: passes in float16; there is nothing to bisect")
             elif config.bisect and half:
-                _mend(path, manifest, half, model, ruler, record, backends[path])
-        for line in ruler.problems:
-            ruler.say(line)
+                _mix(path, manifest, half, model, references, record, backends[path])
+        for line in references.problems:
+            references.say(line)
     return record
 
 
-def _mend(
+def _mix(
     path: Path,
     manifest: Manifest,
     failed: Fidelity,
     model: Path,
-    ruler: Yardstick,
-    record: Parity,
+    references: References,
+    record: Verification,
     backends: list[str],
 ) -> None:
     """Write the mixed file and check it like any other; where there is none, say why."""
     try:
-        mended, written = mend(path, manifest, failed, model, ruler)
+        mixed, written = mix(path, manifest, failed, model, references)
     except ExportError as error:
-        ruler.say(str(error))
+        references.say(str(error))
         return
-    record.mended.append(mended)
+    record.mixed.append(mixed)
     known = written.fidelity[EMULATED]
-    record.rows.append(Row(engine=mended.engine, backend=EMULATED, fidelity=known, missed=[]))
+    record.rows.append(Row(engine=mixed.engine, backend=EMULATED, fidelity=known, missed=[]))
     names = [name for name in backends if name != EMULATED]
-    record.rows += _check(Path(mended.engine), written, names, ruler)
+    record.rows += _check(Path(mixed.engine), written, names, references)
 
 
 def _manifest(path: Path) -> Manifest:
@@ -213,7 +205,7 @@ def _backends(path: Path, manifest: Manifest, choice: Backends) -> list[str]:
     return names if manifest.model.precision == "fp32" else [*names, EMULATED]
 
 
-def _check(path: Path, manifest: Manifest, backends: list[str], ruler: Yardstick) -> list[Row]:
+def _check(path: Path, manifest: Manifest, backends: list[str], references: References) -> list[Row]:
     """Compare one engine on its backends, and write what was found into its manifest."""
     rows = []
     known = dict(manifest.fidelity)
@@ -221,7 +213,7 @@ def _check(path: Path, manifest: Manifest, backends: list[str], ruler: Yardstick
         known.pop(name, None)
         try:
             with _opened(path, manifest, name) as engine:
-                found = ruler.compare(engine)
+                found = references.compare(engine)
         except (EngineError, RuntimeError, MemoryError) as error:
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             rows.append(

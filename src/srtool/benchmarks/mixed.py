@@ -10,7 +10,7 @@ from onnx import ModelProto, numpy_helper
 from pydantic import BaseModel, ConfigDict
 
 from srtool.images.datasets import Image
-from srtool.benchmarks.yardstick import Yardstick
+from srtool.benchmarks.reference import References
 from srtool.errors import ExportError
 from srtool.export.mixed.bisect import Bisection
 from srtool.export.mixed.bisect import Overflow
@@ -27,17 +27,17 @@ from srtool.export.mixed.graph import (
     model_from_file,
     write_mixed,
 )
-from srtool.manifest import Fidelity
+from srtool.parity import Fidelity
 from srtool.manifest import Manifest
-from srtool.manifest import WorstTile
+from srtool.parity import WorstTile
 from srtool.runtime.engine import Engine
 from srtool.networks.loading import Network
 from srtool.networks.loading import load_network
 
-ROUNDS = 8  # tiles to mend one after the other, each the worst that the last round left
+ROUNDS = 8  # tiles to look at one after the other, each the worst that the last round left
 
 
-class Mended(BaseModel):
+class Mixed(BaseModel):
     """overflow: None where rounding alone does the harm. blocks: that went wrong. float32_nodes:
     of so many nodes, those that must not be float16."""
 
@@ -51,9 +51,9 @@ class Mended(BaseModel):
     nodes: int
 
 
-def mend(
-    path: Path, manifest: Manifest, found: Fidelity, checkpoint: Path, ruler: Yardstick
-) -> tuple[Mended, Manifest]:
+def mix(
+    path: Path, manifest: Manifest, found: Fidelity, checkpoint: Path, references: References
+) -> tuple[Mixed, Manifest]:
     """Write NAME.mixed.onnx beside NAME.fp16.onnx, with the fewest nodes in float32 that let it
     pass, and its manifest.
 
@@ -73,8 +73,8 @@ def mend(
                 f"({', '.join(found.misses(found.gates))}); use the fp32 file"
             )
         where = found.worst_tile
-        ruler.say(f"{path}: looking at {where.image} around {where.left},{where.top}")
-        tile = _around(ruler.lr(where.image), where, manifest.model.halo)
+        references.say(f"{path}: looking at {where.image} around {where.left},{where.top}")
+        tile = _around(references.lr(where.image), where, manifest.model.halo)
         rounds.append(
             bisect(
                 model,
@@ -82,19 +82,19 @@ def mend(
                 modules,
                 tile,
                 reference(network, tile),
-                ruler.gates.min_psnr,
+                references.gates.min_psnr,
                 nodes,
-                lambda line: ruler.say(f"{path}: {line}"),
+                lambda line: references.say(f"{path}: {line}"),
             )
         )
         nodes = rounds[-1].float32_nodes
         mixed = mixed_from_half(model, weights, nodes)
         engine = Engine(target, manifest.model, EMULATED, "", emulated_session(mixed))
-        found = ruler.compare(engine)
+        found = references.compare(engine)
     widened = [node.name for node in half_nodes(model) if node.name in nodes]
     named = tuple(dict.fromkeys(modules[name] for name in widened))
     written = write_mixed(target, mixed, manifest, named, found)
-    mended = Mended(
+    made = Mixed(
         source=str(path),
         engine=str(target),
         overflow=rounds[0].overflow,
@@ -102,7 +102,7 @@ def mend(
         float32_nodes=widened,
         nodes=len(half_nodes(model)),
     )
-    return mended, written
+    return made, written
 
 
 def _weights(

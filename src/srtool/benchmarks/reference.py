@@ -33,8 +33,8 @@ from srtool.errors import ExportError
 from srtool.errors import SrtoolError
 from srtool.export.compare import Compared
 from srtool.export.compare import fidelity_from_images
-from srtool.manifest import Fidelity
-from srtool.manifest import Gates
+from srtool.parity import Fidelity
+from srtool.parity import Gates
 from srtool.runtime.engine import Engine
 from srtool.runtime.engine import open_engine
 from srtool.runtime.guard import is_finite
@@ -45,7 +45,7 @@ Figures = dict[str, dict[str, float | str]]  # image -> metric -> figure, or why
 
 
 @contextmanager
-def yardstick(
+def open_references(
     model: Path,
     dataset: Dataset,
     halo: int,
@@ -55,7 +55,7 @@ def yardstick(
     planned: int,
     workers: int | None,
     report: Report,
-) -> Iterator[Yardstick]:
+) -> Iterator[References]:
     """Run the PyTorch reference over a data set once; engines can then be compared with it.
 
     halo: of the tiles of large images, the same for everyone, so that no cut is taken for a
@@ -65,11 +65,11 @@ def yardstick(
     workers = workers or cores()
     try:
         with tempfile.TemporaryDirectory() as folder, process_pool(workers) as pool:
-            ruler = Yardstick(dataset, Path(folder), halo, gates, planned, report)
-            ruler.scorer = _Scorer(pool, workers, metrics, assets)
-            ruler.prepare(reference)
+            references = References(dataset, Path(folder), halo, gates, planned, report)
+            references.scorer = _Scorer(pool, workers, metrics, assets)
+            references.prepare(reference)
             del reference
-            yield ruler
+            yield references
     except BrokenProcessPool:
         raise SrtoolError(
             "a process that scores images was ended by the system, most likely for want of "
@@ -77,7 +77,7 @@ def yardstick(
         ) from None
 
 
-class Yardstick:
+class References:
     """Images and their references on disk, and the figures of the references."""
 
     scorer: _Scorer
@@ -121,7 +121,9 @@ class Yardstick:
             self._outputs(engine, figures), SCALE, self.dataset.name, self.gates
         )
         self.scorer.finish()
-        return found.model_copy(update={"deltas": deltas(figures, self._figures)})
+        changes = deltas(figures, self._figures)
+        relative = relative_niqe(figures, self._figures)
+        return found.model_copy(update={"deltas": changes, "relative_niqe": relative})
 
     def lr(self, name: str) -> Image:
         """The LR image of a file, (H, W, 3) RGB uint8."""
@@ -196,3 +198,12 @@ def deltas(engine: Figures, reference: Figures) -> dict[str, float]:
     if both := niqe.keys() & ma.keys():
         found["pi"] = statistics.fmean((niqe[image] - ma[image]) / 2 for image in sorted(both))
     return found
+
+
+def relative_niqe(engine: Figures, reference: Figures) -> float | None:
+    """The change of the mean NIQE over the reference's own, over the images of which both have
+    one; None without any."""
+    pairs = [(figures.get("niqe"), reference[image].get("niqe")) for image, figures in engine.items()]
+    both = [(a, b) for a, b in pairs if isinstance(a, float) and isinstance(b, float)]
+    own = sum(b for _, b in both)
+    return sum(a for a, _ in both) / own - 1 if own else None

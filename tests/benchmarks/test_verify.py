@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from srtool.benchmarks import parity as module
-from srtool.benchmarks import yardstick as yardstick_module
+from srtool.benchmarks import verify as module
+from srtool.benchmarks import reference as reference_module
 from srtool.benchmarks.metrics.ssim import ssim
-from srtool.benchmarks.parity import Config
-from srtool.benchmarks.parity import Parity
-from srtool.benchmarks.parity import verify
-from srtool.benchmarks.yardstick import deltas
+from srtool.benchmarks.verify import Config
+from srtool.benchmarks.verify import Verification
+from srtool.benchmarks.verify import verify
+from srtool.benchmarks.reference import deltas, relative_niqe
 from srtool.errors import DataError
 from srtool.errors import EngineError
 from srtool.errors import ExportError
 from srtool.errors import ImageError
 from srtool.errors import UsageError
 from srtool.export.mixed.graph import EMULATED
-from srtool.manifest import FAITHFUL
-from srtool.manifest import Gates
+from srtool.parity import FAITHFUL
+from srtool.parity import Gates
 from srtool.manifest import doubt_about
 from srtool.manifest import read_manifest
 from srtool.manifest import sidecar
@@ -50,7 +50,7 @@ def no_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def inline(score_inline: Callable[[Any], None]) -> None:
     """Score in this process; that the pool works is for the tests of evaluate."""
-    score_inline(yardstick_module)
+    score_inline(reference_module)
 
 
 def photograph(height: int, width: int) -> NDArray[np.uint8]:
@@ -86,7 +86,7 @@ def damaged(monkeypatch: pytest.MonkeyPatch) -> Callable[[Damage], None]:
     return use
 
 
-def only(found: Parity) -> Any:
+def only(found: Verification) -> Any:
     (row,) = found.rows
     return row
 
@@ -106,7 +106,7 @@ def test_an_exact_engine_passes_everywhere(
     assert row.fidelity.max_difference <= 1
     assert abs(row.fidelity.delta_psnr) < 1e-3
     assert row.fidelity.deltas.keys() == {"ssim", "ssim_wang"}
-    assert Parity.model_validate_json(found.model_dump_json()) == found
+    assert Verification.model_validate_json(found.model_dump_json()) == found
 
 
 def test_figures_of_a_known_difference(
@@ -190,7 +190,7 @@ def test_large_images_are_cut_alike(
     compact_weights: Path, compact_engine: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cut changes both sides in the same way, even with tiles too small for the network."""
-    monkeypatch.setattr(yardstick_module, "DEFAULT_TILE", 33)
+    monkeypatch.setattr(reference_module, "DEFAULT_TILE", 33)
     found = only(verify(compact_weights, [compact_engine], images, ORT)).fidelity
     assert found.max_difference <= 1
 
@@ -280,7 +280,7 @@ def test_the_result_replaces_the_entry_of_its_backend(
     written = json.loads(sidecar(compact_engine).read_text())["fidelity"]["onnxruntime fp32"]
     assert (written["dataset"], written["images"], written["passed"]) == ("Set2", 2, True)
     assert written["made"].startswith("20")
-    assert written["gates"] == {"max_delta_psnr": 0.02, "max_delta_pi": 0.01, "min_psnr": 50.0}
+    assert written["gates"] == FAITHFUL.model_dump()
     assert written["deltas"].keys() == {"ssim", "ssim_wang"}
     assert doubt_about(after, "onnxruntime fp32") == ""
 
@@ -384,7 +384,7 @@ def test_bisect_writes_a_mixed_file_that_passes(
     found = verify(
         overflowing_weights, [half_engine], images, config, lambda p: messages.append(p.message)
     )
-    (mended,) = found.mended
+    (mended,) = found.mixed
     mixed = half_engine.with_name("x4.mixed.onnx")
     assert (mended.source, mended.engine) == (str(half_engine), str(mixed))
     assert mended.overflow is not None
@@ -400,7 +400,7 @@ def test_bisect_writes_a_mixed_file_that_passes(
     assert manifest.fidelity.keys() == {EMULATED, "onnxruntime fp32"}
     assert doubt_about(manifest, "onnxruntime fp32") == ""
     again = verify(overflowing_weights, [mixed], images, config)
-    assert (again.passed, again.mended) == (True, [])
+    assert (again.passed, again.mixed) == (True, [])
     assert all("\n" not in line for line in messages)
 
 
@@ -410,7 +410,14 @@ def test_bisect_with_other_weights(half_engine: Path, compact_weights: Path, ima
     found = verify(
         compact_weights, [half_engine], images, config, lambda p: messages.append(p.message)
     )
-    assert (found.passed, found.mended, len(found.rows)) == (False, [], 2)
+    assert (found.passed, found.mixed, len(found.rows)) == (False, [], 2)
     line = messages[-1]
     words = [str(half_engine), "other weights", str(compact_weights), "overflowing.pth"]
     assert [word for word in words if word not in line] == []
+
+
+def test_niqe_changes_relative_to_the_references_own() -> None:
+    engine: Any = {"a": {"niqe": 5.5}, "b": {"niqe": 4.1}, "c": {"niqe": "too small"}, "d": {}}
+    reference: Any = {"a": {"niqe": 5.0}, "b": {"niqe": 4.0}, "c": {"niqe": 9.0}, "d": {"niqe": 9.0}}
+    assert relative_niqe(engine, reference) == pytest.approx(0.6 / 9)
+    assert relative_niqe({"a": {"psnr": 30.0}}, {"a": {"psnr": 30.0}}) is None
