@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow-test results readme gpu-check check format clean
+.PHONY: demo test slow-test models results readme gpu-check check format clean
 
 # TensorRT-RTX builds plans for GPUs that are elsewhere; it has wheels for this platform.
 PLAN := $(if $(findstring Linux x86_64,$(shell uname -sm)),--gpu "RTX 4090")
@@ -22,6 +22,10 @@ test: .venv/dev.stamp
 ## slow-test: the tests that take minutes
 slow-test: .venv/dev.stamp
 	$(BIN)/pytest -m slow
+
+## models: write the networks that ship in the wheel from weights/
+models: .venv/dev.stamp
+	$(BIN)/python tools/models.py
 
 # Part of the names of the results: each machine keeps its own.
 MACHINE ?= cpu

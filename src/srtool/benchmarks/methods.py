@@ -25,6 +25,7 @@ from srtool.errors import ImageError
 from srtool.errors import UsageError
 from srtool.manifest import read_manifest
 from srtool.manifest import sha256
+from srtool.models import engine_path, model_names
 from srtool.runtime.engine import Backend
 from srtool.runtime.engine import Precision
 from srtool.runtime.engine import open_engine
@@ -72,14 +73,14 @@ def methods_from_arguments(
             method = baseline_method(name or text, text)
         elif path.is_dir():
             method = results_method(name or path.resolve().name, path, datasets)
-        elif path.is_file():
-            name = name or path.name
+        elif path.is_file() or text in model_names():
+            name, path = name or path.name, engine_path(text)
             before = (recorded or {}).get(name, {})
             method = engine_method(name, path, backend, precision, before)
         else:
             raise UsageError(
                 f"{text}: no such engine; expected a .pth, .safetensors or .onnx file, a folder of "
-                f"upscaled images, or {' or '.join(BASELINES)}"
+                f"upscaled images, or one of {', '.join((*BASELINES, *model_names()))}"
             )
         if method.name in methods:
             raise UsageError(

@@ -24,8 +24,12 @@ class FormatChoice(str, Enum):
 def infer(
     inputs: Annotated[list[str], typer.Argument(help="Files, folders or patterns.")],
     engine: Annotated[
-        Path, typer.Option(help="An .onnx or .plan file; .pth runs the PyTorch reference.")
-    ],
+        str | None,
+        typer.Option(
+            help="A network that ships (`srtool models`), or an .onnx or .plan file; .pth runs "
+            "the PyTorch reference. [default: x4-lite]"
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Output folder, or file for a single input.")
     ] = Path("upscaled"),
@@ -66,6 +70,7 @@ def infer(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary line.")] = False,
 ) -> None:
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
+    from srtool.models import engine_path
     from srtool.runtime import folder as pipeline
     from srtool.runtime.engine import open_engine
     from srtool.runtime.inputs import check_writable, jobs_from_inputs
@@ -73,7 +78,7 @@ def infer(
     from srtool.runtime.upscaling import Options
 
     jobs = jobs_from_inputs(inputs, out, suffix, format.value if format else None)
-    with open_engine(engine, backend.value, precision.value, fallback) as opened:
+    with open_engine(engine_path(engine), backend.value, precision.value, fallback) as opened:
         if tile is not None:
             opened.use_tile(tile)
         check_tile(tile or min(opened.tile), opened.facts.halo if halo is None else halo)

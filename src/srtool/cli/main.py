@@ -20,6 +20,7 @@ from srtool.cli.engine import engine_app
 from srtool.cli.evaluate import evaluate, verify
 from srtool.cli.export import export
 from srtool.cli.infer import infer
+from srtool.cli.models import models
 from srtool.cli.report import report
 from srtool.cli.train import train_app
 from srtool.errors import ExportError, SrtoolError
@@ -37,6 +38,7 @@ app.add_typer(assets_app)
 app.add_typer(train_app)
 app.command()(export)
 app.command()(infer)
+app.command()(models)
 app.command()(evaluate)
 app.command()(verify)
 app.command()(report)

@@ -29,7 +29,8 @@ def report(
         ),
     ] = None,
     engine: Annotated[
-        Path | None, typer.Option(help="An engine file that upscales the pictures.")
+        str | None,
+        typer.Option(help="What upscales the pictures: a shipped network, or an engine file."),
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Its weights, that PyTorch upscales the pictures with.")
@@ -46,11 +47,15 @@ def report(
         from srtool.benchmarks.report.pictures import pictures_from_images
         from srtool.benchmarks.report.sources import sources_from_paths
 
+    from srtool.models import engine_path
+
     sources = sources_from_paths(results)
     pictures = []
     if images or engine or model:
         with console.status("upscaling") as show, needing("cpu,export"):
-            pictures = pictures_from_images(images, engine, model, count, show)
+            pictures = pictures_from_images(
+                images, engine_path(engine) if engine else None, model, count, show
+            )
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
     page = page_from_sources(sources, pictures, made)
     if plots:
