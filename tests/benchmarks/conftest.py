@@ -36,8 +36,7 @@ def reference(shared: Path) -> dict[str, Any]:
 def bicubic(shared: Path) -> Bicubic:
     """(method, set, n) -> shaved luma of the upscaled image and of the HR image, n from 1."""
     from srtool.images.colour import luma
-    from srtool.images.imresize import imresize
-    from srtool.images.imresize import mod_crop
+    from srtool.images.imresize import imresize, mod_crop
 
     def upscaled(method: str, name: str, number: int) -> tuple[Array, Array]:
         folder, file = shared / "data" / name, f"img_{number:03}.png"

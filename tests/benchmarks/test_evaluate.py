@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from srtool.benchmarks.paper import paper_figures
-
 import csv
 import json
 from collections.abc import Callable
@@ -16,24 +14,18 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from srtool.benchmarks import evaluate as module
-from srtool.images.datasets import dataset_from_folder
-from srtool.benchmarks.evaluate import Config
-from srtool.benchmarks.evaluate import Progress
-from srtool.benchmarks.evaluate import Result
-from srtool.benchmarks.evaluate import evaluate
-from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.evaluation import evaluation_in
+from srtool.benchmarks.evaluate import Config, Progress, Result, evaluate
+from srtool.benchmarks.evaluation import Evaluation, evaluation_in
 from srtool.benchmarks.methods import results_for
+from srtool.benchmarks.paper import paper_figures
 from srtool.benchmarks.scores import metrics_from_text
 from srtool.cli.main import app
-from srtool.errors import AssetError
-from srtool.errors import DataError
-from srtool.errors import EngineError
-from srtool.errors import UsageError
-from srtool.manifest import ModelFacts
-from srtool.images.colour import psnr_y
-from srtool.runtime.engine import Engine
 from srtool.cli.tables import print_evaluation
+from srtool.errors import AssetError, DataError, EngineError, UsageError
+from srtool.images.colour import psnr_y
+from srtool.images.datasets import dataset_from_folder
+from srtool.manifest import ModelFacts
+from srtool.runtime.engine import Engine
 
 Complains = Callable[..., Any]
 WritePng = Callable[[Path, NDArray[Any]], Path]

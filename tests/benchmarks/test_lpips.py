@@ -13,9 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from srtool.assets import asset_path
-from srtool.benchmarks.metrics.lpips import MIN_SIDE
-from srtool.benchmarks.metrics.lpips import load_lpips
-from srtool.benchmarks.metrics.lpips import lpips
+from srtool.benchmarks.metrics.lpips import MIN_SIDE, load_lpips, lpips
 from srtool.errors import ImageError
 
 Complains = Callable[..., Any]

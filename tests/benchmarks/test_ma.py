@@ -12,18 +12,10 @@ from numpy.typing import NDArray
 from scipy.fft import dctn
 from scipy.io import savemat
 
-from srtool.benchmarks.metrics.ma import forest_mean
-
-from srtool.benchmarks.metrics.ma import load_ma
-
-from srtool.benchmarks.metrics.ma import ma
-
-from srtool.benchmarks.metrics.ma import ma_features
-from srtool.benchmarks.metrics.ma_features import block_dct
-from srtool.benchmarks.metrics.ma_features import gaussian_shape
+from srtool.benchmarks.metrics.ma import forest_mean, load_ma, ma, ma_features
+from srtool.benchmarks.metrics.ma_features import block_dct, gaussian_shape
 from srtool.benchmarks.metrics.steerable import pyramid_from_image
-from srtool.errors import DataError
-from srtool.errors import ImageError
+from srtool.errors import DataError, ImageError
 
 Array = NDArray[Any]
 Complains = Callable[..., Any]

@@ -20,8 +20,7 @@ from srtool.benchmarks.metrics.niqe import (
     load_niqe,
     niqe,
 )
-from srtool.errors import DataError
-from srtool.errors import ImageError
+from srtool.errors import DataError, ImageError
 
 Array = NDArray[Any]
 Complains = Callable[..., Any]

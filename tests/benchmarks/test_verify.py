@@ -12,31 +12,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from srtool.benchmarks import verify as module
 from srtool.benchmarks import reference as reference_module
+from srtool.benchmarks import verify as module
 from srtool.benchmarks.metrics.ssim import ssim
-from srtool.benchmarks.verify import Config
-from srtool.benchmarks.verify import Verification
-from srtool.benchmarks.verify import verify
 from srtool.benchmarks.reference import deltas, relative_niqe
-from srtool.errors import DataError
-from srtool.errors import EngineError
-from srtool.errors import ExportError
-from srtool.errors import ImageError
-from srtool.errors import UsageError
+from srtool.benchmarks.verify import Config, Verification, verify
+from srtool.errors import DataError, EngineError, ExportError, ImageError, UsageError
 from srtool.export.mixed.graph import EMULATED
-from srtool.parity import FAITHFUL
-from srtool.parity import Gates
-from srtool.manifest import doubt_about
-from srtool.manifest import read_manifest
-from srtool.manifest import sidecar
-from srtool.manifest import write_manifest
-from srtool.images.colour import luma
-from srtool.images.colour import psnr
-from srtool.images.colour import psnr_y
-from srtool.runtime.engine import installed_backends
-from srtool.runtime.engine import open_engine
+from srtool.images.colour import luma, psnr, psnr_y
 from srtool.images.imresize import make_lr
+from srtool.manifest import doubt_about, read_manifest, sidecar, write_manifest
+from srtool.parity import FAITHFUL, Gates
+from srtool.runtime.engine import installed_backends, open_engine
 
 ORT = Config("onnxruntime", workers=1)
 Complains = Callable[..., Any]
@@ -418,6 +405,11 @@ def test_bisect_with_other_weights(half_engine: Path, compact_weights: Path, ima
 
 def test_niqe_changes_relative_to_the_references_own() -> None:
     engine: Any = {"a": {"niqe": 5.5}, "b": {"niqe": 4.1}, "c": {"niqe": "too small"}, "d": {}}
-    reference: Any = {"a": {"niqe": 5.0}, "b": {"niqe": 4.0}, "c": {"niqe": 9.0}, "d": {"niqe": 9.0}}
+    reference: Any = {
+        "a": {"niqe": 5.0},
+        "b": {"niqe": 4.0},
+        "c": {"niqe": 9.0},
+        "d": {"niqe": 9.0},
+    }
     assert relative_niqe(engine, reference) == pytest.approx(0.6 / 9)
     assert relative_niqe({"a": {"psnr": 30.0}}, {"a": {"psnr": 30.0}}) is None

@@ -34,10 +34,8 @@ class Exported:
 def generator_export(hr_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Our generator, as small as it gets, in fp32 and fp16 with uint8 pixels."""
     from srtool.export import onnx
-    from srtool.networks.loading import load_network
-    from srtool.networks.loading import save_generator
-    from srtool.networks.generator import Generator
-    from srtool.networks.generator import GeneratorConfig
+    from srtool.networks.generator import Generator, GeneratorConfig
+    from srtool.networks.loading import load_network, save_generator
 
     config = GeneratorConfig(
         features=4,

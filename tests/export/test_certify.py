@@ -13,18 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from srtool.errors import DataError
-
-from srtool.errors import ExportError
+from srtool.errors import DataError, ExportError
 from srtool.export import certify
-from srtool.export.certify import Sample
-from srtool.export.certify import fidelity
-from srtool.export.certify import measured_halo
-from srtool.parity import EXPORTED, Fidelity
-from srtool.manifest import ModelFacts
+from srtool.export.certify import Sample, fidelity, measured_halo
 from srtool.images.colour import psnr_y
-from srtool.runtime.engine import Engine
+from srtool.manifest import ModelFacts
 from srtool.networks.loading import Network
+from srtool.parity import EXPORTED, Fidelity
+from srtool.runtime.engine import Engine
 
 FACTS = ModelFacts(scale=4, io="uint8", precision="fp32", architecture="test", halo=0)
 

@@ -18,20 +18,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from srtool.errors import DataError
-
-from srtool.errors import ExportError
+from srtool.errors import DataError, ExportError
 from srtool.export import onnx as onnx_export
 from srtool.export.onnx import onnx_from_network
-from srtool.manifest import METADATA_KEY
-from srtool.manifest import read_manifest
-from srtool.manifest import sidecar
+from srtool.manifest import METADATA_KEY, read_manifest, sidecar
+from srtool.networks.generator import Generator, GeneratorConfig
+from srtool.networks.loading import Network, load_network, save_generator
 from srtool.runtime.engine import open_engine
-from srtool.networks.loading import Network
-from srtool.networks.loading import load_network
-from srtool.networks.loading import save_generator
-from srtool.networks.generator import Generator
-from srtool.networks.generator import GeneratorConfig
 
 SIZES = [(1, 5, 3), (1, 24, 40), (3, 17, 9)]
 

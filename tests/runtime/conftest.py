@@ -176,18 +176,9 @@ def make_plan(
     def make(generation: str = "11", name: str = "x4.plan", **wanted: Any) -> Any:
         from types import SimpleNamespace
 
-        from srtool.manifest import Manifest
-
-        from srtool.manifest import PlanFacts
-
-        from srtool.manifest import PlanRecipe
-
-        from srtool.manifest import sha256
-
-        from srtool.manifest import write_manifest
+        from srtool.manifest import Manifest, PlanFacts, PlanRecipe, sha256, write_manifest
         from srtool.runtime import opening as fallback
-        from srtool.runtime.gpu.plan import Library
-        from srtool.runtime.gpu.plan import Machine
+        from srtool.runtime.gpu.plan import Library, Machine
 
         chosen = {key: wanted.pop(key) for key in ("library", "capacity", "seed") if key in wanted}
         gpu = wanted.pop("gpu", None) or make_gpu(**chosen)

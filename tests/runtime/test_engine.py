@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from srtool.images.colour import to_levels
-
 import json
 import shutil
 import subprocess
@@ -16,22 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from srtool.errors import CheckpointError
-
-from srtool.errors import EngineError
-
-from srtool.errors import UsageError
-from srtool.manifest import METADATA_KEY
+from srtool.errors import CheckpointError, EngineError, UsageError
+from srtool.images.colour import to_levels
+from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sha256, write_manifest
 from srtool.parity import Fidelity
-from srtool.manifest import Manifest
-from srtool.manifest import ModelFacts
-from srtool.manifest import sha256
-from srtool.manifest import write_manifest
 from srtool.runtime import engine as engine_module
 from srtool.runtime.backends import onnxruntime
-from srtool.runtime.engine import Engine
-from srtool.runtime.engine import facts_from_onnx
-from srtool.runtime.engine import open_engine
+from srtool.runtime.engine import Engine, facts_from_onnx, open_engine
 
 FACTS = ModelFacts(scale=4, io="uint8", precision="fp32", architecture="test", halo=5)
 

@@ -13,16 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError
+from srtool.images.files import Picture, read_image, write_image
 from srtool.runtime import folder as pipeline
-from srtool.images.files import Picture
-from srtool.images.files import read_image
-from srtool.images.files import write_image
+from srtool.runtime.folder import Event, Summary, run
 from srtool.runtime.inputs import Job
-from srtool.runtime.folder import Event
-from srtool.runtime.folder import Summary
-from srtool.runtime.folder import run
-from srtool.runtime.upscaling import Options
-from srtool.runtime.upscaling import upscale_picture
+from srtool.runtime.upscaling import Options, upscale_picture
 
 
 def photograph(height: int, width: int, dtype: Any = np.uint8, channels: int = 3) -> NDArray[Any]:

@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError
-
-from srtool.errors import UsageError
-from srtool.manifest import Flavour
-from srtool.manifest import PlanRecipe
-from srtool.manifest import Profile
-from srtool.runtime.gpu import cuda as cuda_module
-from srtool.runtime.gpu.cuda import Cuda
-from srtool.runtime.gpu.cuda import find_gpu
-from srtool.runtime.gpu.cuda import open_cuda
+from srtool.errors import EngineError, UsageError
+from srtool.manifest import Flavour, PlanRecipe, Profile
 from srtool.runtime.engine import open_engine
+from srtool.runtime.gpu import cuda as cuda_module
+from srtool.runtime.gpu.cuda import Cuda, find_gpu, open_cuda
 from srtool.runtime.gpu.plan import this_machine
 
 pytestmark = [
@@ -114,8 +108,7 @@ PROFILE = Profile(min=(1, 16, 16), opt=(4, 64, 96), max=(4, 128, 128))
 
 @pytest.mark.parametrize("flavour", get_args(Flavour))
 def test_plans(nearest_onnx: Any, tmp_path: Path, flavour: Flavour) -> None:
-    from srtool.export.tensorrt.plans import export_plan
-    from srtool.export.tensorrt.plans import source_from_onnx
+    from srtool.export.tensorrt.plans import export_plan, source_from_onnx
 
     here = this_machine()
     if flavour not in here.libraries:

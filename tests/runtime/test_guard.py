@@ -11,19 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from srtool.errors import ImageError
-from srtool.manifest import Manifest
-from srtool.manifest import ModelFacts
-from srtool.manifest import sha256
-from srtool.manifest import write_manifest
+from srtool.manifest import Manifest, ModelFacts, sha256, write_manifest
 from srtool.runtime import guard as module
 from srtool.runtime.engine import Engine
-from srtool.runtime.guard import Guard
-from srtool.runtime.guard import float32_engine
-from srtool.runtime.guard import is_finite
-from srtool.runtime.guard import is_garbage
+from srtool.runtime.folder import Event, run
+from srtool.runtime.guard import Guard, float32_engine, is_finite, is_garbage
 from srtool.runtime.inputs import Job
-from srtool.runtime.folder import Event
-from srtool.runtime.folder import run
 from srtool.runtime.upscaling import Options
 
 FACTS = ModelFacts(scale=4, io="uint8", precision="fp16", architecture="test", halo=2)
@@ -362,9 +355,7 @@ def test_a_real_graph_that_overflows(nearest_onnx: Any, fallback: Any, backend: 
     """inf - inf is NaN, which a uint8 graph turns into some level: the rule must see it."""
     from onnx import helper, numpy_helper
 
-    from srtool.runtime.engine import installed_backends
-
-    from srtool.runtime.engine import open_session
+    from srtool.runtime.engine import installed_backends, open_session
 
     if backend not in installed_backends():
         pytest.skip(f"{backend} is not installed")

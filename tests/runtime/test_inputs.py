@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from srtool.errors import UsageError
-from srtool.runtime.inputs import Job
-from srtool.runtime.inputs import check_writable
-from srtool.runtime.inputs import jobs_from_inputs
+from srtool.runtime.inputs import Job, check_writable, jobs_from_inputs
 
 Touch = Callable[..., None]
 

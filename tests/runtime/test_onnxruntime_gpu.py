@@ -12,16 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError
-from srtool.manifest import Manifest
-from srtool.manifest import ModelFacts
-from srtool.manifest import sha256
-from srtool.manifest import write_manifest
+from srtool.manifest import Manifest, ModelFacts, sha256, write_manifest
 from srtool.runtime import engine as engine_module
 from srtool.runtime.backends import onnxruntime_gpu as backend
+from srtool.runtime.engine import installed_backends, open_engine, open_session
 from srtool.runtime.gpu.cuda import open_cuda
-from srtool.runtime.engine import installed_backends
-from srtool.runtime.engine import open_engine
-from srtool.runtime.engine import open_session
 from srtool.runtime.gpu.plan import Library
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"

@@ -13,19 +13,14 @@ import pytest
 from numpy.typing import NDArray
 
 from srtool.cli.main import app
-from srtool.errors import EngineError
-from srtool.errors import UsageError
-from srtool.manifest import read_manifest
-from srtool.manifest import sha256
-from srtool.manifest import sidecar
-from srtool.manifest import write_manifest
-from srtool.runtime import opening as module
-from srtool.runtime import folder as pipeline
-from srtool.runtime.engine import open_engine
+from srtool.errors import EngineError, UsageError
 from srtool.images.files import read_image
+from srtool.manifest import read_manifest, sha256, sidecar, write_manifest
+from srtool.runtime import folder as pipeline
+from srtool.runtime import opening as module
+from srtool.runtime.engine import open_engine
+from srtool.runtime.folder import Event, run
 from srtool.runtime.inputs import Job
-from srtool.runtime.folder import Event
-from srtool.runtime.folder import run
 from srtool.runtime.upscaling import Options
 
 WritePng = Callable[[Path, NDArray[Any]], Path]

@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from srtool.runtime.backends import Foresighted
-
-from srtool.runtime.backends import onnxruntime
-
-from srtool.runtime.backends import openvino
-from srtool.runtime.backends.openvino import KEPT
-from srtool.runtime.backends.openvino import OpenvinoSession
-from srtool.runtime.backends.openvino import open_session
+from srtool.runtime.backends import Foresighted, onnxruntime, openvino
+from srtool.runtime.backends.openvino import KEPT, OpenvinoSession, open_session
 from srtool.runtime.engine import open_engine
 from srtool.runtime.tiling import upscale_tiled
 

@@ -15,12 +15,7 @@ from srtool.errors import UsageError
 from srtool.manifest import ModelFacts
 from srtool.runtime.engine import Engine
 from srtool.runtime.gpu.scheduler import TooLarge
-from srtool.runtime.tiling import Canvas
-from srtool.runtime.tiling import Span
-from srtool.runtime.tiling import fitted
-from srtool.runtime.tiling import pieces
-from srtool.runtime.tiling import spans
-from srtool.runtime.tiling import upscale_tiled
+from srtool.runtime.tiling import Canvas, Span, fitted, pieces, spans, upscale_tiled
 
 
 def test_spans_by_hand() -> None:

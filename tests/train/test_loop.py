@@ -15,20 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from srtool.errors import CheckpointError
-
-from srtool.errors import DataError
-
-from srtool.errors import SrtoolError
-
-from srtool.errors import UsageError
+from srtool.errors import CheckpointError, DataError, SrtoolError, UsageError
 from srtool.networks.loading import load_network
-from srtool.train.loop import Progress
-from srtool.train.loop import Run
-from srtool.train.loop import train
+from srtool.train.loop import Progress, Run, train
 from srtool.train.recipe import Recipe
-from srtool.train.states import load_state
-from srtool.train.states import states_below
+from srtool.train.states import load_state, states_below
 from srtool.train.trainer import Training
 
 

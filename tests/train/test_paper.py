@@ -12,8 +12,7 @@ import torch
 from srtool.train.data.patches import Patches
 from srtool.train.loop import accelerator_from_recipe
 from srtool.train.recipe import Recipe
-from srtool.train.recipes import recipe_from_file
-from srtool.train.recipes import shipped_recipes
+from srtool.train.recipes import recipe_from_file, shipped_recipes
 from srtool.train.trainer import Training
 
 TERMS = {

@@ -9,14 +9,9 @@ from typing import Any
 import pytest
 
 from srtool.errors import UsageError
-from srtool.networks.generator import PRESETS
-from srtool.networks.generator import GeneratorConfig
-from srtool.train.recipe import AdversarialStage
-from srtool.train.recipe import LossWeights
-from srtool.train.recipe import PretrainStage
-from srtool.train.recipe import Recipe
-from srtool.train.recipes import recipe_from_file
-from srtool.train.recipes import shipped_recipes
+from srtool.networks.generator import PRESETS, GeneratorConfig
+from srtool.train.recipe import AdversarialStage, LossWeights, PretrainStage, Recipe
+from srtool.train.recipes import recipe_from_file, shipped_recipes
 
 
 def written(folder: Path, text: str) -> Path:

@@ -11,13 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from srtool.errors import AssetError
-
-from srtool.errors import SrtoolError
-
-from srtool.errors import UsageError
-from srtool.train.data.patches import Patches
+from srtool.errors import AssetError, SrtoolError, UsageError
 from srtool.networks.gradient import gradient_map
+from srtool.train.data.patches import Patches
 from srtool.train.loop import accelerator_from_recipe
 from srtool.train.recipe import Recipe
 from srtool.train.trainer import Training

@@ -13,15 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from srtool.images.colour import psnr
-
-from srtool.images.colour import psnr_y
-from srtool.images.photographs import Pair
-from srtool.images.photographs import load_dataset
-from srtool.networks.generator import DenseBlock
-from srtool.networks.generator import Generator
-from srtool.networks.generator import GeneratorConfig
-from srtool.networks.generator import fold_head
+from srtool.images.colour import psnr, psnr_y
+from srtool.images.photographs import Pair, load_dataset
+from srtool.networks.generator import DenseBlock, Generator, GeneratorConfig, fold_head
 from srtool.train.validation import (
     PICTURES,
     PIXEL_UNIT,
@@ -197,11 +191,10 @@ def test_computes_what_the_exported_float16_graph_computes(
     """Sums of another order round differently now and then; that is all that may differ."""
     import onnx
 
-    from srtool.networks import rewrite
     from srtool.export.mixed.graph import emulated_session
     from srtool.export.onnx import onnx_from_network
-    from srtool.networks.loading import load_network
-    from srtool.networks.loading import save_generator
+    from srtool.networks import rewrite
+    from srtool.networks.loading import load_network, save_generator
 
     assert PIXEL_UNIT == rewrite.PIXEL_UNIT
     generator = made(tiny_config, blocks=1, taps=(1,))

@@ -11,6 +11,17 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from srtool.benchmarks.evaluation import (
+    Evaluation,
+    evaluation_in,
+    versions,
+    write_csv,
+    write_evaluation,
+)
+from srtool.benchmarks.methods import Method, Upscale, methods_from_arguments
+from srtool.benchmarks.scores import DEFAULT_METRICS, METRICS, assets_of, score, with_parts
+from srtool.benchmarks.workers import cores, process_pool
+from srtool.errors import AssetError, SrtoolError
 from srtool.images.datasets import (
     BORDER,
     SCALE,
@@ -20,28 +31,8 @@ from srtool.images.datasets import (
     fingerprint,
     load_pair,
 )
-from srtool.benchmarks.evaluation import (
-    Evaluation,
-    evaluation_in,
-    versions,
-    write_csv,
-    write_evaluation,
-)
-from srtool.benchmarks.methods import Method
-from srtool.benchmarks.methods import Upscale
-from srtool.benchmarks.methods import methods_from_arguments
-from srtool.benchmarks.scores import DEFAULT_METRICS
-from srtool.benchmarks.scores import METRICS
-from srtool.benchmarks.scores import assets_of
-from srtool.benchmarks.scores import score
-from srtool.benchmarks.scores import with_parts
-from srtool.benchmarks.workers import cores
-from srtool.benchmarks.workers import process_pool
-from srtool.errors import AssetError
-from srtool.errors import SrtoolError
 from srtool.manifest import sha256
-from srtool.runtime.engine import Backend
-from srtool.runtime.engine import Precision
+from srtool.runtime.engine import Backend, Precision
 
 YRounding = Literal["nearest", "none"]
 

@@ -14,9 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from srtool.errors import DataError
-
-from srtool.errors import UsageError
+from srtool.errors import DataError, UsageError
 from srtool.files import whole_file
 
 JSON, CSV = "evaluation.json", "images.csv"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from srtool.errors import ImageError, UsageError
 from srtool.images.datasets import (
     SCALE,
     Dataset,
@@ -21,18 +22,11 @@ from srtool.images.datasets import (
     image_files,
     read_rgb,
 )
-from srtool.errors import ImageError
-from srtool.errors import UsageError
-from srtool.manifest import read_manifest
-from srtool.manifest import sha256
+from srtool.images.imresize import imresize, mod_crop
+from srtool.manifest import read_manifest, sha256
 from srtool.models import engine_path, model_names
-from srtool.runtime.engine import Backend
-from srtool.runtime.engine import Precision
-from srtool.runtime.engine import open_engine
-from srtool.runtime.tiling import DEFAULT_TILE
-from srtool.runtime.tiling import upscale_tiled
-from srtool.images.imresize import imresize
-from srtool.images.imresize import mod_crop
+from srtool.runtime.engine import Backend, Precision, open_engine
+from srtool.runtime.tiling import DEFAULT_TILE, upscale_tiled
 
 Upscale = Callable[[Sample, Pair], Image]
 

@@ -9,16 +9,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from pydantic import BaseModel, ConfigDict
 
-from srtool.images.datasets import Image
 from srtool.benchmarks.reference import References
 from srtool.errors import ExportError
-from srtool.export.mixed.bisect import Bisection
-from srtool.export.mixed.bisect import Overflow
-from srtool.export.mixed.bisect import bisect
-from srtool.export.mixed.blocks import modules_from_graph
 from srtool.export.certify import reference
 from srtool.export.compare import TILE
-from srtool.networks.deployed import deployed_from_network
+from srtool.export.mixed.bisect import Bisection, Overflow, bisect
+from srtool.export.mixed.blocks import modules_from_graph
 from srtool.export.mixed.graph import (
     EMULATED,
     emulated_session,
@@ -27,12 +23,12 @@ from srtool.export.mixed.graph import (
     model_from_file,
     write_mixed,
 )
-from srtool.parity import Fidelity
+from srtool.images.datasets import Image
 from srtool.manifest import Manifest
-from srtool.parity import WorstTile
+from srtool.networks.deployed import deployed_from_network
+from srtool.networks.loading import Network, load_network
+from srtool.parity import Fidelity, WorstTile
 from srtool.runtime.engine import Engine
-from srtool.networks.loading import Network
-from srtool.networks.loading import load_network
 
 ROUNDS = 8  # tiles to look at one after the other, each the worst that the last round left
 

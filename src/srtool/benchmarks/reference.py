@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from srtool.images.colour import to_levels
-
 import statistics
 import tempfile
 from collections import deque
@@ -15,31 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from srtool.images.datasets import BORDER
-
-from srtool.images.datasets import SCALE
-
-from srtool.images.datasets import Dataset
-
-from srtool.images.datasets import Image
-
-from srtool.images.datasets import load_pair
-from srtool.benchmarks.evaluate import Progress
-from srtool.benchmarks.evaluate import Report
+from srtool.benchmarks.evaluate import Progress, Report
 from srtool.benchmarks.scores import score
-from srtool.benchmarks.workers import cores
-from srtool.benchmarks.workers import process_pool
-from srtool.errors import ExportError
-from srtool.errors import SrtoolError
-from srtool.export.compare import Compared
-from srtool.export.compare import fidelity_from_images
-from srtool.parity import Fidelity
-from srtool.parity import Gates
-from srtool.runtime.engine import Engine
-from srtool.runtime.engine import open_engine
+from srtool.benchmarks.workers import cores, process_pool
+from srtool.errors import ExportError, SrtoolError
+from srtool.export.compare import Compared, fidelity_from_images
+from srtool.images.colour import to_levels
+from srtool.images.datasets import BORDER, SCALE, Dataset, Image, load_pair
+from srtool.parity import Fidelity, Gates
+from srtool.runtime.engine import Engine, open_engine
 from srtool.runtime.guard import is_finite
-from srtool.runtime.tiling import DEFAULT_TILE
-from srtool.runtime.tiling import upscale_tiled
+from srtool.runtime.tiling import DEFAULT_TILE, upscale_tiled
 
 Figures = dict[str, dict[str, float | str]]  # image -> metric -> figure, or why there is none
 
@@ -203,7 +187,9 @@ def deltas(engine: Figures, reference: Figures) -> dict[str, float]:
 def relative_niqe(engine: Figures, reference: Figures) -> float | None:
     """The change of the mean NIQE over the reference's own, over the images of which both have
     one; None without any."""
-    pairs = [(figures.get("niqe"), reference[image].get("niqe")) for image, figures in engine.items()]
+    pairs = [
+        (figures.get("niqe"), reference[image].get("niqe")) for image, figures in engine.items()
+    ]
     both = [(a, b) for a, b in pairs if isinstance(a, float) and isinstance(b, float)]
     own = sum(b for _, b in both)
     return sum(a for a, _ in both) / own - 1 if own else None

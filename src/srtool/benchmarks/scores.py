@@ -14,17 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.assets import asset_path
-from srtool.benchmarks.metrics.ma import load_ma
-from srtool.benchmarks.metrics.ma import ma
-from srtool.benchmarks.metrics.niqe import load_niqe
-from srtool.benchmarks.metrics.niqe import niqe
-from srtool.benchmarks.metrics.ssim import ssim
-from srtool.benchmarks.metrics.ssim import ssim_wang
-from srtool.errors import AssetError
-from srtool.errors import SrtoolError
-from srtool.errors import UsageError
-from srtool.images.colour import luma
-from srtool.images.colour import psnr
+from srtool.benchmarks.metrics.ma import load_ma, ma
+from srtool.benchmarks.metrics.niqe import load_niqe, niqe
+from srtool.benchmarks.metrics.ssim import ssim, ssim_wang
+from srtool.errors import AssetError, SrtoolError, UsageError
+from srtool.images.colour import luma, psnr
 
 Image = NDArray[np.uint8]
 

@@ -1,4 +1,4 @@
-"""Verification: every engine against PyTorch FP32 on the same images, which certifies it or does not."""
+"""Verification: every engine against PyTorch FP32 on the same images: certified, or not."""
 
 from __future__ import annotations
 
@@ -9,26 +9,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from srtool.images.datasets import SCALE
-
-from srtool.images.datasets import dataset_from_folder
 from srtool.benchmarks.evaluate import Report
 from srtool.benchmarks.evaluation import versions
-from srtool.benchmarks.mixed import Mixed
-from srtool.benchmarks.mixed import mix
-from srtool.benchmarks.scores import assets_of
-from srtool.benchmarks.scores import with_parts
-from srtool.benchmarks.reference import References
-from srtool.benchmarks.reference import open_references
-from srtool.errors import CheckpointError
-from srtool.errors import EngineError
-from srtool.errors import ExportError
-from srtool.errors import UsageError
-from srtool.export.mixed.graph import EMULATED
-from srtool.export.mixed.graph import emulated_session
-from srtool.export.mixed.graph import model_from_file
-from srtool.manifest import (Manifest, read_manifest, sha256, sidecar, write_manifest)
-from srtool.parity import (FAITHFUL, Fidelity, Gates)
+from srtool.benchmarks.mixed import Mixed, mix
+from srtool.benchmarks.reference import References, open_references
+from srtool.benchmarks.scores import assets_of, with_parts
+from srtool.errors import CheckpointError, EngineError, ExportError, UsageError
+from srtool.export.mixed.graph import EMULATED, emulated_session, model_from_file
+from srtool.images.datasets import SCALE, dataset_from_folder
+from srtool.manifest import Manifest, read_manifest, sha256, sidecar, write_manifest
+from srtool.parity import FAITHFUL, Fidelity, Gates
 from srtool.runtime.engine import (
     CHECKPOINTS,
     Engine,
@@ -46,8 +36,8 @@ Backends = Literal["all", "auto", "onnxruntime", "openvino"]
 @dataclass(frozen=True)
 class Config:
     """backend: all the installed ones, the one that `infer` would choose, or those of a library.
-    gates: what an engine is held to. bisect: find out what fails in float16, and write a mixed file.
-    workers: processes that score, None for one per core."""
+    gates: what an engine is held to. bisect: find out what fails in float16, and write a mixed
+    file. workers: processes that score, None for one per core."""
 
     backend: Backends = "all"
     gates: Gates = FAITHFUL
@@ -205,7 +195,9 @@ def _backends(path: Path, manifest: Manifest, choice: Backends) -> list[str]:
     return names if manifest.model.precision == "fp32" else [*names, EMULATED]
 
 
-def _check(path: Path, manifest: Manifest, backends: list[str], references: References) -> list[Row]:
+def _check(
+    path: Path, manifest: Manifest, backends: list[str], references: References
+) -> list[Row]:
     """Compare one engine on its backends, and write what was found into its manifest."""
     rows = []
     known = dict(manifest.fidelity)

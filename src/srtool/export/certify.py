@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from srtool.images.colour import to_levels
-
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,18 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from srtool.errors import DataError
-
-from srtool.errors import ExportError
-from srtool.export.compare import Compared
-from srtool.export.compare import fidelity_from_images
+from srtool.errors import DataError, ExportError
+from srtool.export.compare import Compared, fidelity_from_images
+from srtool.images.colour import to_levels
+from srtool.images.imresize import make_lr, mod_crop
+from srtool.images.photographs import image_files, read_rgb
+from srtool.networks.loading import Network
 from srtool.parity import EXPORTED, Fidelity
 from srtool.runtime.engine import Engine
-from srtool.networks.loading import Network
-from srtool.images.photographs import image_files
-from srtool.images.photographs import read_rgb
-from srtool.images.imresize import make_lr
-from srtool.images.imresize import mod_crop
 
 CROP = 256  # HR pixels of each shipped sample: seconds, not minutes, for the largest networks
 MIN_SIDE = 32  # HR pixels of a certification image

@@ -10,14 +10,8 @@ from datetime import datetime, timezone
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.parity import FAITHFUL
-
-from srtool.parity import Fidelity
-
-from srtool.parity import Gates
-
-from srtool.parity import WorstTile
 from srtool.images.colour import psnr_y
+from srtool.parity import FAITHFUL, Fidelity, Gates, WorstTile
 
 TILE = 32  # LR pixels: the side of the tiles among which the worst is named
 

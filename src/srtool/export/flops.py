@@ -7,9 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from srtool.errors import ExportError
-
-from srtool.errors import UsageError
+from srtool.errors import ExportError, UsageError
 from srtool.export.tensorrt.gpus import Gpu
 
 if TYPE_CHECKING:

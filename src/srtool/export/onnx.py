@@ -17,6 +17,8 @@ import torch
 import srtool
 from srtool.errors import ExportError
 from srtool.export import certify
+from srtool.files import whole_file
+from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sha256, write_manifest
 from srtool.networks.deployed import (
     EXAMPLE_SIZE,
     Io,
@@ -24,13 +26,9 @@ from srtool.networks.deployed import (
     deployed_from_network,
     shape_dimensions,
 )
-from srtool.files import whole_file
-from srtool.manifest import (METADATA_KEY, Manifest, ModelFacts, sha256, write_manifest)
-from srtool.parity import Fidelity
-from srtool.runtime.engine import Engine
-from srtool.runtime.engine import installed_backends
-from srtool.runtime.engine import open_session
 from srtool.networks.loading import Network
+from srtool.parity import Fidelity
+from srtool.runtime.engine import Engine, installed_backends, open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -122,9 +120,7 @@ def _write(
     """
     import onnx
 
-    from srtool.export.mixed.graph import EMULATED
-
-    from srtool.export.mixed.graph import emulated_session
+    from srtool.export.mixed.graph import EMULATED, emulated_session
 
     report(f"{path.name}: tracing the network")
     assert facts.precision != "mixed"  # that is what `verify --bisect` makes

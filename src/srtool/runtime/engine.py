@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from srtool.images.colour import to_levels
-
 import importlib.util
 import time
 from collections.abc import Callable
@@ -15,17 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError
-
-from srtool.errors import UsageError
-from srtool.manifest import (Manifest, ModelFacts, doubt_about, facts_from_metadata, read_manifest)
-from srtool.runtime.backends import DEFAULT_HALO
-from srtool.runtime.backends import Foresighted
-from srtool.runtime.backends import Session
-from srtool.runtime.gpu.scheduler import Deliver
-from srtool.runtime.gpu.scheduler import Ring
-from srtool.runtime.tiling import DEFAULT_TILE
-from srtool.runtime.tiling import upscale_tiled
+from srtool.errors import EngineError, UsageError
+from srtool.images.colour import to_levels
+from srtool.manifest import Manifest, ModelFacts, doubt_about, facts_from_metadata, read_manifest
+from srtool.runtime.backends import DEFAULT_HALO, Foresighted, Session
+from srtool.runtime.gpu.scheduler import Deliver, Ring
+from srtool.runtime.tiling import DEFAULT_TILE, upscale_tiled
 
 Backend = Literal[
     "auto", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch"
@@ -240,9 +233,7 @@ def _open_companion(path: Path, name: str) -> Session:
 def open_session(path: Path, name: str) -> Session:
     """Load an .onnx file on a backend by name, as `installed_backends` gives it, or on
     "onnxruntime-tensorrt"."""
-    from srtool.runtime.backends import onnxruntime
-    from srtool.runtime.backends import onnxruntime_gpu
-    from srtool.runtime.backends import openvino
+    from srtool.runtime.backends import onnxruntime, onnxruntime_gpu, openvino
 
     if name == "onnxruntime fp32":
         return onnxruntime.open_session(path)
@@ -257,8 +248,7 @@ def open_session(path: Path, name: str) -> Session:
 def installed_backends() -> list[str]:
     """Names of the ways to run an .onnx file here, that take no more than opening it. On a GPU
     the precision is that of the file."""
-    from srtool.runtime.backends import onnxruntime_gpu
-    from srtool.runtime.backends import openvino
+    from srtool.runtime.backends import onnxruntime_gpu, openvino
 
     names = []
     if importlib.util.find_spec("onnxruntime"):

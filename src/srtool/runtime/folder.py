@@ -10,17 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from srtool.errors import ImageError
-
-from srtool.errors import SrtoolError
+from srtool.errors import ImageError, SrtoolError
+from srtool.images.files import Picture, read_image, write_image
 from srtool.runtime.engine import Engine
 from srtool.runtime.guard import Guard
-from srtool.images.files import Picture
-from srtool.images.files import read_image
-from srtool.images.files import write_image
 from srtool.runtime.inputs import Job
-from srtool.runtime.upscaling import Options
-from srtool.runtime.upscaling import Upscaling
+from srtool.runtime.upscaling import Options, Upscaling
 
 MANY = 8  # threads that decode, and that encode, for a GPU
 _FAILURES = (SrtoolError, RuntimeError, MemoryError, ValueError)  # of one image, not of the run

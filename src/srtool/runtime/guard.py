@@ -13,8 +13,6 @@ tile in doubt is not discarded but computed again, so a wrong suspicion only cos
 
 from __future__ import annotations
 
-from srtool.images.colour import to_levels
-
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -24,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import ImageError
+from srtool.images.colour import to_levels
 from srtool.manifest import read_manifest
-from srtool.runtime.engine import Engine
-from srtool.runtime.engine import installed_backends
-from srtool.runtime.engine import open_session
+from srtool.runtime.engine import Engine, installed_backends, open_session
 from srtool.runtime.gpu.scheduler import Deliver
 
 BLOCK = 4  # LR pixels

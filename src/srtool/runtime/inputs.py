@@ -10,9 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from srtool.errors import UsageError
-from srtool.images.files import FORMATS
-from srtool.images.files import READABLE
-from srtool.images.files import WRITABLE
+from srtool.images.files import FORMATS, READABLE, WRITABLE
 
 
 @dataclass(frozen=True)

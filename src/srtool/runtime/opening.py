@@ -8,26 +8,12 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from srtool.errors import EngineError
-
-from srtool.errors import UsageError
-from srtool.manifest import Manifest
-from srtool.manifest import PlanFacts
-from srtool.manifest import doubt_about
-from srtool.manifest import sidecar
-from srtool.runtime.backends import Session
-from srtool.runtime.backends import tensorrt
-from srtool.runtime.engine import Backend
-from srtool.runtime.engine import Engine
-from srtool.runtime.engine import Precision
-from srtool.runtime.engine import installed_backends
-from srtool.runtime.engine import open_engine
+from srtool.errors import EngineError, UsageError
+from srtool.manifest import Manifest, PlanFacts, doubt_about, sidecar
+from srtool.runtime.backends import Session, tensorrt
+from srtool.runtime.engine import Backend, Engine, Precision, installed_backends, open_engine
 from srtool.runtime.engine import open_session as open_onnx
-from srtool.runtime.gpu.plan import NAMES
-from srtool.runtime.gpu.plan import plan_facts
-from srtool.runtime.gpu.plan import rebuild_command
-from srtool.runtime.gpu.plan import this_machine
-from srtool.runtime.gpu.plan import unrunnable
+from srtool.runtime.gpu.plan import NAMES, plan_facts, rebuild_command, this_machine, unrunnable
 
 # As a fallback: the .onnx file that the plan was made of, on the GPU where that can be.
 ONNXRUNTIME: Literal["onnxruntime"] = "onnxruntime"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from srtool.images.colour import to_levels
-
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.runtime.engine import Engine
-
-from srtool.runtime.guard import Guard
+from srtool.images.colour import to_levels
 from srtool.images.files import Picture
+from srtool.runtime.engine import Engine
+from srtool.runtime.guard import Guard
 from srtool.runtime.tiling import Canvas
 
 

@@ -11,15 +11,7 @@ from statistics import median
 
 import torch
 
-from srtool.train.loop import Run
-
-from srtool.train.loop import accelerator_from_recipe
-
-from srtool.train.loop import first_weights
-
-from srtool.train.loop import patches_of
-
-from srtool.train.loop import stages_of
+from srtool.train.loop import Run, accelerator_from_recipe, first_weights, patches_of, stages_of
 from srtool.train.recipe import Recipe
 from srtool.train.trainer import Training
 

@@ -22,32 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from srtool.errors import CheckpointError
-
-from srtool.errors import DataError
-
-from srtool.errors import SrtoolError
-
-from srtool.errors import UsageError
-from srtool.networks.loading import load_network
-from srtool.networks.loading import save_generator
-from srtool.train.data.patches import Patches
-from srtool.images.photographs import digest
-from srtool.images.photographs import load_dataset
+from srtool.errors import CheckpointError, DataError, SrtoolError, UsageError
+from srtool.images.photographs import digest, load_dataset
 from srtool.networks.generator import Generator
-from srtool.train.recipe import AdversarialStage
-from srtool.train.recipe import Recipe
-from srtool.train.states import check_space
-from srtool.train.states import load_state
-from srtool.train.states import save_state
-from srtool.train.states import state_size
-from srtool.train.states import states_below
-from srtool.train.trainer import DIVERGED
-from srtool.train.trainer import Stage
-from srtool.train.trainer import Training
-from srtool.train.trainer import perceptual_losses
-from srtool.train.validation import Validation
-from srtool.train.validation import validate
+from srtool.networks.loading import load_network, save_generator
+from srtool.train.data.patches import Patches
+from srtool.train.recipe import AdversarialStage, Recipe
+from srtool.train.states import check_space, load_state, save_state, state_size, states_below
+from srtool.train.trainer import DIVERGED, Stage, Training, perceptual_losses
+from srtool.train.validation import Validation, validate
 
 WEIGHTS = "generator.safetensors"
 STAGE1 = "stage1.safetensors"

@@ -10,12 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from srtool.networks.generator import PRESETS, GeneratorConfig
 from srtool.train.data.augment import Mixture
-from srtool.train.discriminators import DIVISOR
-from srtool.train.discriminators import DiscriminatorConfig
-from srtool.train.discriminators import GradientDiscriminatorConfig
-from srtool.networks.generator import PRESETS
-from srtool.networks.generator import GeneratorConfig
+from srtool.train.discriminators import DIVISOR, DiscriminatorConfig, GradientDiscriminatorConfig
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]

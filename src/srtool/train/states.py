@@ -11,11 +11,7 @@ from typing import Any
 
 import torch
 
-from srtool.errors import CheckpointError
-
-from srtool.errors import SrtoolError
-
-from srtool.errors import UsageError
+from srtool.errors import CheckpointError, SrtoolError, UsageError
 from srtool.files import whole_file
 
 FORMAT = 2

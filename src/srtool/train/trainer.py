@@ -22,14 +22,9 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from srtool.errors import SrtoolError
-
-from srtool.errors import UsageError
-from srtool.train.discriminators import Discriminator
-from srtool.train.discriminators import GradientDiscriminator
-from srtool.networks.generator import SCALE
-from srtool.networks.generator import Generator
-from srtool.networks.generator import GeneratorOutput
+from srtool.errors import SrtoolError, UsageError
+from srtool.networks.generator import SCALE, Generator, GeneratorOutput
+from srtool.train.discriminators import Discriminator, GradientDiscriminator
 from srtool.train.losses import terms as losses
 from srtool.train.losses.objective import (
     PRETRAIN,
@@ -38,9 +33,7 @@ from srtool.train.losses.objective import (
     discriminator_terms,
     generator_terms,
 )
-from srtool.train.recipe import AdversarialStage
-from srtool.train.recipe import PretrainStage
-from srtool.train.recipe import Recipe
+from srtool.train.recipe import AdversarialStage, PretrainStage, Recipe
 
 Stage: TypeAlias = PretrainStage | AdversarialStage
 
@@ -322,8 +315,7 @@ def _discriminators(stage: AdversarialStage) -> Discriminators:
 def perceptual_losses(stage: Stage, device: torch.device) -> dict[str, nn.Module]:
     """The perceptual losses that have a weight, by name; AssetError, with the command that
     installs it, where the network behind one is missing."""
-    from srtool.train.losses.perceptual import lpips_loss
-    from srtool.train.losses.perceptual import vgg_loss
+    from srtool.train.losses.perceptual import lpips_loss, vgg_loss
 
     if isinstance(stage, PretrainStage):
         return {}

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from srtool.parity import FAITHFUL
 from srtool.images.colour import psnr_y
 from srtool.images.photographs import Pair
 from srtool.networks.generator import (
@@ -33,6 +32,7 @@ from srtool.networks.generator import (
     leaky,
 )
 from srtool.networks.gradient import gradient_map
+from srtool.parity import FAITHFUL
 
 Image = NDArray[np.uint8]
 

@@ -199,11 +199,8 @@ def evaluation_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def parity() -> Any:
-    from srtool.benchmarks.verify import Verification
-    from srtool.benchmarks.verify import Row
-    from srtool.parity import FAITHFUL
-    from srtool.parity import Fidelity
-    from srtool.parity import WorstTile
+    from srtool.benchmarks.verify import Row, Verification
+    from srtool.parity import FAITHFUL, Fidelity, WorstTile
 
     near = Fidelity(
         images=4,

@@ -16,12 +16,8 @@ import numpy as np
 import pytest
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.report.page import page_from_sources
-from srtool.benchmarks.report.page import write_page
-from srtool.benchmarks.report.pictures import Box
-from srtool.benchmarks.report.pictures import Picture
-from srtool.benchmarks.report.pictures import Version
-from srtool.benchmarks.report.pictures import difference_between
+from srtool.benchmarks.report.page import page_from_sources, write_page
+from srtool.benchmarks.report.pictures import Box, Picture, Version, difference_between
 from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.speed.result import Bench
 

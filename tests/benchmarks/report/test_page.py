@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.report.page import page_from_sources
-from srtool.benchmarks.report.page import write_page
+from srtool.benchmarks.report.page import page_from_sources, write_page
 from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.report.tables import figure
-from srtool.benchmarks.speed.result import Bench
-from srtool.benchmarks.speed.result import Measured
+from srtool.benchmarks.speed.result import Bench, Measured
 from srtool.errors import DataError
 
 MADE = "2026-11-23T18:40:00+00:00"

@@ -10,21 +10,16 @@ import numpy as np
 import pytest
 
 from srtool.benchmarks.report import pictures
-from srtool.benchmarks.report.embedding import colour_scale
-from srtool.benchmarks.report.embedding import difference_map
-from srtool.benchmarks.report.embedding import png_uri
+from srtool.benchmarks.report.embedding import colour_scale, difference_map, png_uri
 from srtool.benchmarks.report.pictures import (
     Box,
     busiest,
     difference_between,
     pictures_from_images,
 )
-from srtool.errors import DataError
-from srtool.errors import EngineError
-from srtool.errors import UsageError
+from srtool.errors import DataError, EngineError, UsageError
 from srtool.images.colour import psnr_y
-from srtool.images.imresize import imresize
-from srtool.images.imresize import make_lr
+from srtool.images.imresize import imresize, make_lr
 
 
 @pytest.fixture(autouse=True)

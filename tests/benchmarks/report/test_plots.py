@@ -12,12 +12,9 @@ import matplotlib as mpl
 import pytest
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.report import charts
-from srtool.benchmarks.report import drawing
-from srtool.benchmarks.report import plots
+from srtool.benchmarks.report import charts, drawing, plots
 from srtool.benchmarks.report.sources import Sources
-from srtool.benchmarks.speed.result import Bench
-from srtool.benchmarks.speed.result import Measured
+from srtool.benchmarks.speed.result import Bench, Measured
 from srtool.errors import DataError
 
 

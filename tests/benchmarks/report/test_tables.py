@@ -8,15 +8,8 @@ from typing import Any
 import pytest
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.report.quality import best_of
-from srtool.benchmarks.report.quality import parity_table
-from srtool.benchmarks.report.quality import quality_table
-from srtool.benchmarks.report.tables import EMPTY
-from srtool.benchmarks.report.tables import Cell
-from srtool.benchmarks.report.tables import Group
-from srtool.benchmarks.report.tables import Table
-from srtool.benchmarks.report.tables import date_text
-from srtool.benchmarks.report.tables import figure
+from srtool.benchmarks.report.quality import best_of, parity_table, quality_table
+from srtool.benchmarks.report.tables import EMPTY, Cell, Group, Table, date_text, figure
 from srtool.benchmarks.report.timings import timing_table
 from srtool.benchmarks.speed.result import Measured
 

@@ -10,20 +10,12 @@ from typing import Any
 import pytest
 
 from srtool.benchmarks.speed import bench as module
-from srtool.benchmarks.speed.bench import Config
-from srtool.benchmarks.speed.bench import bench
-from srtool.benchmarks.speed.networks import networks_from_files
-from srtool.benchmarks.speed.networks import random_weights
-from srtool.benchmarks.speed.result import Bench
-from srtool.benchmarks.speed.result import Roofline
-from srtool.benchmarks.speed.result import read_bench
-from srtool.benchmarks.speed.result import write_bench
+from srtool.benchmarks.speed.bench import Config, bench
+from srtool.benchmarks.speed.networks import networks_from_files, random_weights
+from srtool.benchmarks.speed.result import Bench, Roofline, read_bench, write_bench
 from srtool.benchmarks.speed.runner import Runner
-from srtool.benchmarks.speed.worker import Folder
-from srtool.benchmarks.speed.worker import Worker
-from srtool.benchmarks.speed.worker import WorkerError
-from srtool.errors import EngineError
-from srtool.errors import UsageError
+from srtool.benchmarks.speed.worker import Folder, Worker, WorkerError
+from srtool.errors import EngineError, UsageError
 from srtool.manifest import sha256
 from srtool.networks.loading import load_network
 

@@ -12,10 +12,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from srtool.benchmarks.speed import machine as machine_module
-from srtool.benchmarks.speed.machine import INSTRUCTIONS
-from srtool.benchmarks.speed.machine import Sensors
-from srtool.benchmarks.speed.machine import busy_cores
-from srtool.benchmarks.speed.machine import this_machine
+from srtool.benchmarks.speed.machine import INSTRUCTIONS, Sensors, busy_cores, this_machine
 from srtool.runtime.gpu.plan import Library
 from srtool.runtime.gpu.plan import Machine as Plans
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from srtool.benchmarks.speed.timing import interleaved
-
-from srtool.benchmarks.speed.timing import ratios
-
-from srtool.benchmarks.speed.timing import rotated
-
-from srtool.benchmarks.speed.timing import warm_up
+from srtool.benchmarks.speed.timing import interleaved, ratios, rotated, warm_up
 from srtool.errors import EngineError
 
 

@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 
 from srtool.benchmarks.speed.engine_side import open_engine_side
-from srtool.benchmarks.speed.worker import Worker
-from srtool.benchmarks.speed.worker import WorkerError
-from srtool.benchmarks.speed.worker import _Side
+from srtool.benchmarks.speed.worker import Worker, WorkerError, _Side
 
 # What a worker opens is pickled by name, and pickle does not know this file's: builtins do.
 NEAREST = partial(
@@ -44,8 +42,7 @@ def test_it_runs_what_it_opened(images: Path) -> None:
 
 
 def test_an_engine_upscales_pixels_and_files(compact_engine: Path, tmp_path: Path) -> None:
-    from srtool.benchmarks.speed.images import pieces
-    from srtool.benchmarks.speed.images import write_files
+    from srtool.benchmarks.speed.images import pieces, write_files
     from srtool.runtime.engine import open_engine
 
     image = tmp_path / "image.npy"

@@ -14,12 +14,9 @@ from onnx import ModelProto, TensorProto
 
 from srtool.errors import ExportError
 from srtool.export import onnx as onnx_export
-from srtool.export.mixed.bisect import Bisection
-from srtool.export.mixed.bisect import bisect
-from srtool.export.mixed.blocks import blocks_from_nodes
-from srtool.export.mixed.blocks import modules_from_graph
 from srtool.export.certify import reference
-from srtool.networks.deployed import deployed_from_network
+from srtool.export.mixed.bisect import Bisection, bisect
+from srtool.export.mixed.blocks import blocks_from_nodes, modules_from_graph
 from srtool.export.mixed.graph import (
     EMULATED,
     emulated,
@@ -31,14 +28,12 @@ from srtool.export.mixed.graph import (
     write_mixed,
 )
 from srtool.export.onnx import onnx_from_network
-from srtool.manifest import read_manifest
 from srtool.images.colour import psnr
+from srtool.manifest import read_manifest
+from srtool.networks.deployed import deployed_from_network
+from srtool.networks.generator import Generator, GeneratorConfig
+from srtool.networks.loading import Network, load_network, save_generator
 from srtool.runtime.engine import open_session
-from srtool.networks.loading import Network
-from srtool.networks.loading import load_network
-from srtool.networks.loading import save_generator
-from srtool.networks.generator import Generator
-from srtool.networks.generator import GeneratorConfig
 
 if TYPE_CHECKING:
     from srtool.networks.generator import DenseBlock

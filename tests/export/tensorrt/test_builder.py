@@ -15,23 +15,13 @@ from typing import Any
 import onnx
 import pytest
 
-from srtool.errors import ExportError
-
-from srtool.errors import UsageError
-from srtool.export.tensorrt.editions import Generation
-from srtool.export.tensorrt.editions import generation_of
+from srtool.errors import ExportError, UsageError
+from srtool.export.tensorrt.builder import Phases, Plan, float32_nodes, plan_from_onnx
+from srtool.export.tensorrt.editions import Generation, generation_of
 from srtool.export.tensorrt.gpus import target_from_text
 from srtool.export.tensorrt.refit import refitted
-from srtool.export.tensorrt.builder import Phases
-from srtool.export.tensorrt.builder import Plan
-from srtool.export.tensorrt.builder import float32_nodes
-from srtool.export.tensorrt.builder import plan_from_onnx
-from srtool.manifest import PlanRecipe
-from srtool.manifest import Profile
-from srtool.runtime.gpu.plan import Library
-from srtool.runtime.gpu.plan import Machine
-from srtool.runtime.gpu.plan import library_of
-from srtool.runtime.gpu.plan import load_library
+from srtool.manifest import PlanRecipe, Profile
+from srtool.runtime.gpu.plan import Library, Machine, library_of, load_library
 
 
 @dataclass(frozen=True)

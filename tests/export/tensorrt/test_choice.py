@@ -15,14 +15,10 @@ from srtool.export.tensorrt.choice import (
     profile_from_text,
     recipe_from_options,
 )
-from srtool.export.tensorrt.editions import check_recipe
-from srtool.export.tensorrt.editions import generation_of
+from srtool.export.tensorrt.editions import check_recipe, generation_of
 from srtool.export.tensorrt.gpus import target_from_text
-from srtool.manifest import DEFAULT_PROFILE
-from srtool.manifest import PlanRecipe
-from srtool.manifest import Profile
-from srtool.runtime.gpu.plan import Library
-from srtool.runtime.gpu.plan import Machine
+from srtool.manifest import DEFAULT_PROFILE, PlanRecipe, Profile
+from srtool.runtime.gpu.plan import Library, Machine
 
 TRT, RTX = Library("tensorrt", "10.9.0.34", 12), Library("tensorrt-rtx", "1.7.1.116", 13)
 ADA = ("NVIDIA GeForce RTX 4090", "8.9", "580.65.06")

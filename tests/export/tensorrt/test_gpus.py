@@ -11,14 +11,7 @@ import torch
 from onnx import TensorProto, helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from srtool.errors import ExportError
-
-from srtool.errors import UsageError
-from srtool.networks.deployed import plain_module
-from srtool.export.tensorrt.editions import GENERATIONS
-from srtool.export.tensorrt.editions import PINNED
-from srtool.export.tensorrt.editions import precision_for
-from srtool.export.tensorrt.editions import serves
+from srtool.errors import ExportError, UsageError
 from srtool.export.flops import (
     GENERATORS,
     Cost,
@@ -27,6 +20,7 @@ from srtool.export.flops import (
     megapixels_per_second,
     memory_of,
 )
+from srtool.export.tensorrt.editions import GENERATIONS, PINNED, precision_for, serves
 from srtool.export.tensorrt.gpus import (
     GPUS,
     SUPPORT,
@@ -36,11 +30,10 @@ from srtool.export.tensorrt.gpus import (
     support_of,
     target_from_text,
 )
-from srtool.runtime.gpu.plan import Library
-from srtool.runtime.gpu.plan import Machine
+from srtool.networks.deployed import plain_module
+from srtool.networks.generator import PRESETS, Generator
 from srtool.networks.loading import Network
-from srtool.networks.generator import PRESETS
-from srtool.networks.generator import Generator
+from srtool.runtime.gpu.plan import Library, Machine
 
 NOWHERE = Machine()
 

@@ -16,30 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from srtool.errors import EngineError
-
-from srtool.errors import ExportError
-
-from srtool.errors import UsageError
-from srtool.export.tensorrt import plans
-from srtool.export.tensorrt import refit
-from srtool.export.certify import fidelity
-from srtool.export.certify import samples_from_images
-from srtool.export.tensorrt.plans import WrittenPlan
-from srtool.export.tensorrt.plans import export_plan
-from srtool.export.tensorrt.plans import locked
-from srtool.export.tensorrt.plans import rebuild
-from srtool.export.tensorrt.plans import source_from_onnx
-from srtool.manifest import DEFAULT_PROFILE
-from srtool.manifest import PlanRecipe
-from srtool.manifest import Profile
-from srtool.manifest import read_manifest
-from srtool.manifest import sha256
-from srtool.manifest import sidecar
+from srtool.errors import EngineError, ExportError, UsageError
+from srtool.export.certify import fidelity, samples_from_images
+from srtool.export.tensorrt import plans, refit
+from srtool.export.tensorrt.plans import WrittenPlan, export_plan, locked, rebuild, source_from_onnx
+from srtool.manifest import DEFAULT_PROFILE, PlanRecipe, Profile, read_manifest, sha256, sidecar
 from srtool.runtime.engine import open_session
-from srtool.runtime.gpu.plan import Library
-from srtool.runtime.gpu.plan import Machine
-from srtool.runtime.gpu.plan import library_of
+from srtool.runtime.gpu.plan import Library, Machine, library_of
 
 SMALL = Profile(min=(1, 16, 16), opt=(1, 32, 32), max=(2, 32, 32))
 Build = Callable[..., WrittenPlan]
@@ -232,7 +215,8 @@ def test_a_second_process_waits(build: Build, folder: Path) -> None:
 
 def test_a_process_that_died_keeps_nobody_waiting(build: Build, folder: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from srtool.export.tensorrt.plans import locked\n"
+        "import sys, time; from pathlib import Path\n"
+        "from srtool.export.tensorrt.plans import locked\n"
         "with locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", code, str(folder / "x4.plan")]

@@ -12,10 +12,7 @@ import pytest
 
 from srtool.errors import EngineError
 from srtool.runtime.gpu import cuda as module
-from srtool.runtime.gpu.cuda import CudaError
-from srtool.runtime.gpu.cuda import OutOfMemory
-from srtool.runtime.gpu.cuda import find_gpu
-from srtool.runtime.gpu.cuda import open_cuda
+from srtool.runtime.gpu.cuda import CudaError, OutOfMemory, find_gpu, open_cuda
 
 LIBRARIES = ["cuda-python", "PyCUDA"]
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from srtool.manifest import ModelFacts
-
-from srtool.manifest import Profile
-
-from srtool.manifest import Shape
+from srtool.manifest import ModelFacts, Profile, Shape
 from srtool.runtime.gpu.layout import (
     Layout,
     buffer_bytes,

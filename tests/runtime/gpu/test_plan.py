@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from srtool.errors import EngineError
-from srtool.manifest import (Manifest, ModelFacts, PlanFacts, PlanRecipe, Profile, doubt_about, sha256, sidecar, write_manifest)
+from srtool.manifest import (
+    Manifest,
+    ModelFacts,
+    PlanFacts,
+    PlanRecipe,
+    Profile,
+    doubt_about,
+    sha256,
+    sidecar,
+    write_manifest,
+)
 from srtool.runtime.gpu.plan import (
     Library,
     Machine,

@@ -9,15 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError
-
-from srtool.errors import UsageError
+from srtool.errors import EngineError, UsageError
 from srtool.runtime.backends import tensorrt
 from srtool.runtime.engine import Engine
-from srtool.runtime.gpu.scheduler import Ring
-from srtool.runtime.gpu.scheduler import TooLarge
-from srtool.runtime.tiling import Canvas
-from srtool.runtime.tiling import upscale_tiled
+from srtool.runtime.gpu.scheduler import Ring, TooLarge
+from srtool.runtime.tiling import Canvas, upscale_tiled
 
 Opened = Callable[..., tuple[Ring, Any]]
 # One main shape of 4 tiles of 24x16, other sizes from 4x4 to 32x32.

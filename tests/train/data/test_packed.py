@@ -11,20 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from srtool.errors import DataError
-
-from srtool.errors import UsageError
+from srtool.errors import DataError, UsageError
+from srtool.images.photographs import Pair, digest, load_dataset
 from srtool.train.data import packed
-from srtool.train.data.packed import LR_GIVEN
-from srtool.train.data.packed import LR_MADE
-from srtool.train.data.packed import Packed
-from srtool.train.data.packed import Progress
-from srtool.train.data.packed import open_packed
-from srtool.train.data.packed import pack
-from srtool.train.data.packed import starts
-from srtool.images.photographs import Pair
-from srtool.images.photographs import digest
-from srtool.images.photographs import load_dataset
+from srtool.train.data.packed import LR_GIVEN, LR_MADE, Packed, Progress, open_packed, pack, starts
 
 
 @pytest.fixture

@@ -13,15 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from srtool.errors import DataError
-from srtool.train.data.augment import KINDS
-from srtool.train.data.augment import Mixture
-from srtool.train.data.augment import forced
+from srtool.images.imresize import make_lr
+from srtool.images.photographs import Pair, digest, load_dataset
+from srtool.train.data.augment import KINDS, Mixture, forced
 from srtool.train.data.packed import pack
 from srtool.train.data.patches import Patches
-from srtool.images.photographs import Pair
-from srtool.images.photographs import digest
-from srtool.images.photographs import load_dataset
-from srtool.images.imresize import make_lr
 
 
 @pytest.fixture(params=["folder", "packed"])

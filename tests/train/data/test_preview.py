@@ -11,8 +11,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from srtool.errors import ImageError
-from srtool.train.data.augment import KINDS
-from srtool.train.data.augment import Mixture
+from srtool.train.data.augment import KINDS, Mixture
 from srtool.train.data.preview import (
     batches_of_every_kind,
     picture_of_batches,

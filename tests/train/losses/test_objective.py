@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from srtool.networks.generator import GeneratorOutput
+from srtool.networks.gradient import gradient_map
 from srtool.train.discriminators import (
     Discriminator,
     DiscriminatorConfig,
@@ -17,8 +19,6 @@ from srtool.train.discriminators import (
     GradientDiscriminatorConfig,
     Judgement,
 )
-from srtool.networks.generator import GeneratorOutput
-from srtool.networks.gradient import gradient_map
 from srtool.train.losses.objective import (
     PRETRAIN,
     Discriminators,

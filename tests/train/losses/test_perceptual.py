@@ -14,11 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srtool.errors import AssetError
-
-from srtool.errors import DataError
-
-from srtool.errors import UsageError
+from srtool.errors import AssetError, DataError, UsageError
 from srtool.train.losses.perceptual import (
     LPIPS_MIN_SIDE,
     VGG_MIN_SIDE,

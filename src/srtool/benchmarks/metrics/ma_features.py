@@ -10,9 +10,7 @@ from scipy.fft import dct
 from scipy.ndimage import correlate1d
 from scipy.special import gammaln
 
-from srtool.benchmarks.metrics.ssim import gaussian
-
-from srtool.benchmarks.metrics.ssim import ssim_terms
+from srtool.benchmarks.metrics.ssim import gaussian, ssim_terms
 from srtool.benchmarks.metrics.steerable import (
     normalised_bands,
     pyramid_from_image,

@@ -12,9 +12,7 @@ from scipy.io.matlab import MatReadError
 from scipy.ndimage import correlate
 from scipy.special import gammaln
 
-from srtool.errors import DataError
-
-from srtool.errors import ImageError
+from srtool.errors import DataError, ImageError
 from srtool.images.imresize import imresize
 
 Array = NDArray[np.float64]

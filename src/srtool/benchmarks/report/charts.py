@@ -11,18 +11,11 @@ from pathlib import Path
 from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.report import plots
 from srtool.benchmarks.report.drawing import Plot
-from srtool.benchmarks.report.sources import Sources
-from srtool.benchmarks.report.sources import by_machine
-from srtool.benchmarks.report.tables import figure
-from srtool.benchmarks.report.tables import percent
-from srtool.benchmarks.report.tables import size_text
-from srtool.benchmarks.report.timings import AXES
-from srtool.benchmarks.report.timings import sizes_of
+from srtool.benchmarks.report.sources import Sources, by_machine
+from srtool.benchmarks.report.tables import figure, percent, size_text
+from srtool.benchmarks.report.timings import AXES, sizes_of
 from srtool.benchmarks.scores import METRICS
-from srtool.benchmarks.speed.result import Measured
-from srtool.benchmarks.speed.result import Place
-from srtool.benchmarks.speed.result import Side
-from srtool.benchmarks.speed.result import Timing
+from srtool.benchmarks.speed.result import Measured, Place, Side, Timing
 
 PLOTTED = ("psnr", "pi", "niqe")  # against speed: PSNR, and the first of the others there is
 

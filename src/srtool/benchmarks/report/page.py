@@ -15,35 +15,21 @@ import jinja2
 from markupsafe import Markup
 
 from srtool import __version__
-from srtool.benchmarks.report.charts import Slugs
-from srtool.benchmarks.report.charts import plots_of_network
-from srtool.benchmarks.report.charts import quality_plots
-from srtool.benchmarks.report.drawing import Plot
-from srtool.benchmarks.report.drawing import inline_svg
-from srtool.benchmarks.report.embedding import colour_scale
-from srtool.benchmarks.report.embedding import difference_map
-from srtool.benchmarks.report.embedding import png_uri
-from srtool.benchmarks.report.pictures import Box
-from srtool.benchmarks.report.pictures import Picture
-from srtool.benchmarks.report.pictures import Version
-from srtool.benchmarks.report.quality import parity_table
-from srtool.benchmarks.report.quality import quality_table
+from srtool.benchmarks.report.charts import Slugs, plots_of_network, quality_plots
+from srtool.benchmarks.report.drawing import Plot, inline_svg
+from srtool.benchmarks.report.embedding import colour_scale, difference_map, png_uri
+from srtool.benchmarks.report.pictures import Box, Picture, Version
+from srtool.benchmarks.report.quality import parity_table, quality_table
 from srtool.benchmarks.report.sources import Sources
-from srtool.benchmarks.report.summary import headlines
-from srtool.benchmarks.report.summary import not_run
-from srtool.benchmarks.report.summary import origins
-from srtool.benchmarks.report.tables import Table
-from srtool.benchmarks.report.tables import date_text
-from srtool.benchmarks.report.tables import figure
-from srtool.benchmarks.report.tables import fixed
+from srtool.benchmarks.report.summary import headlines, not_run, origins
+from srtool.benchmarks.report.tables import Table, date_text, figure, fixed
 from srtool.benchmarks.report.timings import (
     end_to_end_table,
     scaling_table,
     side_table,
     timing_table,
 )
-from srtool.benchmarks.speed.result import Bench
-from srtool.benchmarks.speed.result import Measured
+from srtool.benchmarks.speed.result import Bench, Measured
 from srtool.errors import DataError
 from srtool.files import whole_file
 

@@ -12,6 +12,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from srtool.benchmarks.scores import assets_of, score
+from srtool.errors import DataError, EngineError, UsageError
+from srtool.images.colour import luma, psnr
 from srtool.images.datasets import (
     BORDER,
     SCALE,
@@ -21,20 +24,10 @@ from srtool.images.datasets import (
     image_files,
     load_pair,
 )
-from srtool.benchmarks.scores import assets_of
-from srtool.benchmarks.scores import score
-from srtool.errors import DataError
-from srtool.errors import EngineError
-from srtool.errors import UsageError
-from srtool.manifest import read_manifest
-from srtool.manifest import sha256
-from srtool.images.colour import luma
-from srtool.images.colour import psnr
-from srtool.runtime.engine import CHECKPOINTS
-from srtool.runtime.engine import Engine
-from srtool.runtime.engine import open_engine
-from srtool.runtime.tiling import upscale_tiled
 from srtool.images.imresize import imresize
+from srtool.manifest import read_manifest, sha256
+from srtool.runtime.engine import CHECKPOINTS, Engine, open_engine
+from srtool.runtime.tiling import upscale_tiled
 
 Value = TypeVar("Value", bound=np.generic)
 

@@ -23,10 +23,7 @@ from srtool.benchmarks.report.drawing import (
 from srtool.benchmarks.report.tables import figure as digits
 from srtool.benchmarks.report.tables import size_text
 from srtool.benchmarks.report.timings import AXES
-from srtool.benchmarks.speed.result import Measured
-from srtool.benchmarks.speed.result import Scaling
-from srtool.benchmarks.speed.result import Side
-from srtool.benchmarks.speed.result import Timing
+from srtool.benchmarks.speed.result import Measured, Scaling, Side, Timing
 
 ROW = 0.34  # inches of a row of a horizontal plot
 LONGEST = 36  # letters of a name; the tables have the whole of it

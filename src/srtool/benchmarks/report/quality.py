@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from srtool.benchmarks.paper import paper_figures
-
 import math
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.report.tables import EMPTY
-from srtool.benchmarks.report.tables import Cell
-from srtool.benchmarks.report.tables import Group
-from srtool.benchmarks.report.tables import Table
-from srtool.benchmarks.report.tables import date_text
-from srtool.benchmarks.report.tables import figure
-from srtool.benchmarks.report.tables import fixed
-from srtool.benchmarks.scores import METRICS
-from srtool.benchmarks.scores import Metric
+from srtool.benchmarks.paper import paper_figures
+from srtool.benchmarks.report.tables import EMPTY, Cell, Group, Table, date_text, figure, fixed
+from srtool.benchmarks.scores import METRICS, Metric
 
 if TYPE_CHECKING:
-    from srtool.benchmarks.verify import Verification
-    from srtool.benchmarks.verify import Row
+    from srtool.benchmarks.verify import Row, Verification
 
 LOWER_IS_BETTER = {"pi", "niqe", "lpips"}
 

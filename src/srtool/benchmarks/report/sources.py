@@ -10,14 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from srtool.benchmarks.evaluation import JSON
-
-from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.speed.result import Bench
-from srtool.benchmarks.speed.result import Measured
-from srtool.benchmarks.speed.result import read_bench
-from srtool.errors import DataError
-from srtool.errors import UsageError
+from srtool.benchmarks.evaluation import JSON, Evaluation
+from srtool.benchmarks.speed.result import Bench, Measured, read_bench
+from srtool.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from srtool.benchmarks.verify import Verification

@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING
 
 from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.report.charts import best_of
-from srtool.benchmarks.report.sources import Sources
-from srtool.benchmarks.report.sources import by_machine
-from srtool.benchmarks.report.tables import bytes_text
-from srtool.benchmarks.report.tables import date_text
-from srtool.benchmarks.report.tables import figure
-from srtool.benchmarks.report.tables import fixed
-from srtool.benchmarks.report.tables import size_text
+from srtool.benchmarks.report.sources import Sources, by_machine
+from srtool.benchmarks.report.tables import bytes_text, date_text, figure, fixed, size_text
 from srtool.benchmarks.scores import METRICS
-from srtool.benchmarks.speed.result import Bench
-from srtool.benchmarks.speed.result import Measured
+from srtool.benchmarks.speed.result import Bench, Measured
 
 if TYPE_CHECKING:
     from srtool.benchmarks.verify import Verification

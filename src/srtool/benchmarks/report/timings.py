@@ -13,10 +13,7 @@ from srtool.benchmarks.report.tables import (
     percent,
     size_text,
 )
-from srtool.benchmarks.speed.result import Measured
-from srtool.benchmarks.speed.result import Side
-from srtool.benchmarks.speed.result import Spread
-from srtool.benchmarks.speed.result import Timing
+from srtool.benchmarks.speed.result import Measured, Side, Spread, Timing
 
 AXES = {
     "size": ("LR pixels of the image", "image size"),

@@ -22,17 +22,9 @@ from pathlib import Path
 import psutil
 
 from srtool.benchmarks.speed.baselines import Device
-from srtool.benchmarks.speed.machine import Sensors
-from srtool.benchmarks.speed.machine import busy_cores
-from srtool.benchmarks.speed.machine import this_machine
+from srtool.benchmarks.speed.machine import Sensors, busy_cores, this_machine
 from srtool.benchmarks.speed.networks import Network
-from srtool.benchmarks.speed.result import Axis
-from srtool.benchmarks.speed.result import Bench
-from srtool.benchmarks.speed.result import Measured
-from srtool.benchmarks.speed.result import Place
-from srtool.benchmarks.speed.result import Roofline
-from srtool.benchmarks.speed.result import Scaling
-from srtool.benchmarks.speed.result import place_of
+from srtool.benchmarks.speed.result import Axis, Bench, Measured, Place, Roofline, Scaling, place_of
 from srtool.benchmarks.speed.roofline import measured_roofline
 from srtool.benchmarks.speed.runner import (
     Runner,
@@ -43,13 +35,9 @@ from srtool.benchmarks.speed.runner import (
     side_of,
 )
 from srtool.benchmarks.speed.scaling import scaling_of
-from srtool.benchmarks.speed.sides import Contestant
-from srtool.benchmarks.speed.sides import contestants
-from srtool.benchmarks.speed.timing import FEWEST
-from srtool.benchmarks.speed.timing import interleaved
-from srtool.benchmarks.speed.timing import warm_up
-from srtool.benchmarks.speed.worker import WorkerError
-from srtool.benchmarks.speed.worker import run_apart
+from srtool.benchmarks.speed.sides import Contestant, contestants
+from srtool.benchmarks.speed.timing import FEWEST, interleaved, warm_up
+from srtool.benchmarks.speed.worker import WorkerError, run_apart
 from srtool.errors import EngineError
 from srtool.export.flops import BYTES
 

@@ -9,11 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.images.files import Picture
-
-from srtool.images.files import read_image
-
-from srtool.images.files import write_image
+from srtool.images.files import Picture, read_image, write_image
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 

@@ -6,20 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from srtool.errors import EngineError
-
-from srtool.errors import ExportError
-
-from srtool.errors import UsageError
-from srtool.export.flops import Cost
-from srtool.export.flops import cost_from_file
-from srtool.manifest import ModelFacts
-from srtool.manifest import read_manifest
-from srtool.manifest import sha256
-from srtool.runtime.engine import CHECKPOINTS
-from srtool.runtime.engine import PLAN
-from srtool.runtime.engine import facts_from_onnx
+from srtool.errors import EngineError, ExportError, UsageError
+from srtool.export.flops import Cost, cost_from_file
+from srtool.manifest import ModelFacts, read_manifest, sha256
 from srtool.networks.generator import PRESETS
+from srtool.runtime.engine import CHECKPOINTS, PLAN, facts_from_onnx
 
 
 @dataclass
@@ -78,8 +69,8 @@ def random_weights(preset: str, folder: Path) -> Path:
     """A preset's checkpoint with seeded random weights, whose output lies around mid-gray."""
     import torch
 
-    from srtool.networks.loading import save_generator
     from srtool.networks.generator import Generator
+    from srtool.networks.loading import save_generator
 
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")

@@ -13,12 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from srtool.benchmarks.speed.baselines.pytorch import Device
-
-from srtool.benchmarks.speed.baselines.pytorch import has_half
+from srtool.benchmarks.speed.baselines.pytorch import Device, has_half
 from srtool.benchmarks.speed.result import Roofline
-from srtool.benchmarks.speed.worker import launch
-from srtool.benchmarks.speed.worker import limit_threads
+from srtool.benchmarks.speed.worker import launch, limit_threads
 from srtool.benchmarks.workers import cores
 from srtool.errors import EngineError
 

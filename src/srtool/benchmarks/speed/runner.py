@@ -11,9 +11,7 @@ from statistics import median
 
 import numpy as np
 
-from srtool.benchmarks.speed.images import pieces
-
-from srtool.benchmarks.speed.images import write_files
+from srtool.benchmarks.speed.images import pieces, write_files
 from srtool.benchmarks.speed.machine import Sensors
 from srtool.benchmarks.speed.networks import Network
 from srtool.benchmarks.speed.result import (
@@ -27,8 +25,7 @@ from srtool.benchmarks.speed.result import (
 )
 from srtool.benchmarks.speed.sides import Contestant
 from srtool.benchmarks.speed.timing import ratios
-from srtool.benchmarks.speed.worker import Worker
-from srtool.benchmarks.speed.worker import WorkerError
+from srtool.benchmarks.speed.worker import Worker, WorkerError
 from srtool.images.colour import psnr
 
 Size = tuple[int, int]  # width, height in LR pixels

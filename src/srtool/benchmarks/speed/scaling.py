@@ -15,9 +15,7 @@ from pathlib import Path
 
 from srtool.benchmarks.speed.images import write_files
 from srtool.benchmarks.speed.opened import Opened
-from srtool.benchmarks.speed.result import Axis
-from srtool.benchmarks.speed.result import Point
-from srtool.benchmarks.speed.result import Scaling
+from srtool.benchmarks.speed.result import Axis, Point, Scaling
 from srtool.benchmarks.speed.runner import images_file
 from srtool.benchmarks.speed.worker import Worker
 from srtool.benchmarks.workers import cores

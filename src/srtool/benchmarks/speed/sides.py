@@ -8,19 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from srtool.benchmarks.speed.baselines import REFERENCE
-
-from srtool.benchmarks.speed.baselines import Baseline
-
-from srtool.benchmarks.speed.baselines import Device
-
-from srtool.benchmarks.speed.baselines import baselines
+from srtool.benchmarks.speed.baselines import REFERENCE, Baseline, Device, baselines
 from srtool.benchmarks.speed.engine_side import open_engine_side
 from srtool.benchmarks.speed.networks import Network
 from srtool.benchmarks.speed.opened import Opened
 from srtool.errors import UsageError
-from srtool.runtime.engine import PLAN
-from srtool.runtime.engine import installed_backends
+from srtool.runtime.engine import PLAN, installed_backends
 
 
 @dataclass(frozen=True)

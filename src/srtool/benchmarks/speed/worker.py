@@ -24,11 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.benchmarks.speed.opened import Opened
-
-from srtool.benchmarks.speed.opened import one_line
-from srtool.errors import EngineError
-from srtool.errors import SrtoolError
+from srtool.benchmarks.speed.opened import Opened, one_line
+from srtool.errors import EngineError, SrtoolError
 
 MANY = 1_000_000
 _NOT_MINE = (SrtoolError, RuntimeError, MemoryError, ImportError, OSError, ValueError)
@@ -264,8 +261,8 @@ class _Side:
         self._tile = side
 
     def folder(self, sources: list[Path], out: Path) -> Folder:
-        from srtool.runtime.inputs import Job
         from srtool.runtime.folder import run
+        from srtool.runtime.inputs import Job
 
         assert self._opened.engine is not None
         jobs = [Job(source, out / source.name) for source in sources]

@@ -6,8 +6,6 @@ memory than a run does. `mixed.emulated` makes the CPU round as a GPU does.
 
 from __future__ import annotations
 
-from srtool.images.colour import to_levels
-
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -17,11 +15,8 @@ from onnx import ModelProto, NodeProto
 
 from srtool.errors import ExportError
 from srtool.export.mixed.blocks import blocks_from_nodes
-from srtool.export.mixed.graph import emulated
-from srtool.export.mixed.graph import half_nodes
-from srtool.export.mixed.graph import mixed_from_half
-from srtool.export.mixed.graph import open_model
-from srtool.images.colour import psnr
+from srtool.export.mixed.graph import emulated, half_nodes, mixed_from_half, open_model
+from srtool.images.colour import psnr, to_levels
 
 AT_ONCE = 8  # intermediate values held at the same time
 

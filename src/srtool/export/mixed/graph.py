@@ -21,11 +21,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 import srtool
 from srtool.errors import ExportError
 from srtool.files import whole_file
-from srtool.manifest import METADATA_KEY
+from srtool.manifest import METADATA_KEY, Manifest, sha256, write_manifest
 from srtool.parity import Fidelity
-from srtool.manifest import Manifest
-from srtool.manifest import sha256
-from srtool.manifest import write_manifest
 from srtool.runtime.backends import Session
 
 EMULATED = "float16 emulated"  # beside "onnxruntime fp32" and so on in a manifest

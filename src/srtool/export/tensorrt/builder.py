@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srtool.errors import ExportError
-
-from srtool.errors import UsageError
+from srtool.errors import ExportError, UsageError
 from srtool.export.tensorrt.editions import Generation
 from srtool.export.tensorrt.gpus import Target
-from srtool.manifest import ModelFacts
-from srtool.manifest import PlanRecipe
+from srtool.manifest import ModelFacts, PlanRecipe
 
 Report = Callable[[float, str], None]  # share of the build that is done, and the phase
 

@@ -10,14 +10,10 @@ from typing import Literal
 from pydantic import ValidationError
 
 from srtool.errors import UsageError
-from srtool.export.tensorrt.editions import library_for
-from srtool.export.tensorrt.editions import precision_for
+from srtool.export.tensorrt.editions import library_for, precision_for
 from srtool.export.tensorrt.gpus import target_from_text
 from srtool.export.tensorrt.plans import prepared
-from srtool.manifest import DEFAULT_PROFILE
-from srtool.manifest import Flavour
-from srtool.manifest import PlanRecipe
-from srtool.manifest import Profile
+from srtool.manifest import DEFAULT_PROFILE, Flavour, PlanRecipe, Profile
 from srtool.runtime.gpu.plan import Machine
 
 Precision = Literal["fp32", "fp16", "both"]

@@ -6,26 +6,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
-from srtool.export.tensorrt.editions import PINNED
-
-from srtool.export.tensorrt.editions import install
-
-from srtool.export.tensorrt.editions import precision_for
-
-from srtool.export.tensorrt.editions import serves
-from srtool.export.flops import GENERATORS
-from srtool.export.flops import Cost
-from srtool.export.flops import megapixels_per_second
-from srtool.export.flops import memory_of
-from srtool.export.tensorrt.gpus import SUPPORT
-from srtool.export.tensorrt.gpus import Gpu
-from srtool.export.tensorrt.gpus import Support
-from srtool.export.tensorrt.gpus import Target
-from srtool.manifest import DEFAULT_PROFILE
-from srtool.manifest import Profile
-from srtool.runtime.gpu.plan import NAMES
-from srtool.runtime.gpu.plan import OLDEST_DRIVER
-from srtool.runtime.gpu.plan import Machine
+from srtool.export.flops import GENERATORS, Cost, megapixels_per_second, memory_of
+from srtool.export.tensorrt.editions import PINNED, install, precision_for, serves
+from srtool.export.tensorrt.gpus import SUPPORT, Gpu, Support, Target
+from srtool.manifest import DEFAULT_PROFILE, Profile
+from srtool.runtime.gpu.plan import NAMES, OLDEST_DRIVER, Machine
 
 _SHARE = 0.8  # of a GPU's memory: the driver, the library and the pixels take some
 _TILES = ((4, 256), (2, 256), (1, 256), (1, 192), (1, 128), (1, 64))  # batch, side

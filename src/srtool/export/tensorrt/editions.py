@@ -10,15 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from srtool.errors import UsageError
-from srtool.export.tensorrt.gpus import SUPPORT
-from srtool.export.tensorrt.gpus import Support
-from srtool.export.tensorrt.gpus import Target
-from srtool.manifest import Flavour
-from srtool.manifest import PlanRecipe
-from srtool.runtime.gpu.plan import INSTALL
-from srtool.runtime.gpu.plan import NAMES
-from srtool.runtime.gpu.plan import Library
-from srtool.runtime.gpu.plan import Machine
+from srtool.export.tensorrt.gpus import SUPPORT, Support, Target
+from srtool.manifest import Flavour, PlanRecipe
+from srtool.runtime.gpu.plan import INSTALL, NAMES, Library, Machine
 
 # Packages of the last versions for older GPUs, and the Python that they have wheels for.
 PINNED = {

@@ -12,8 +12,7 @@ import re
 from dataclasses import dataclass
 
 from srtool.errors import UsageError
-from srtool.runtime.gpu.plan import OLDEST_DRIVER
-from srtool.runtime.gpu.plan import Machine
+from srtool.runtime.gpu.plan import OLDEST_DRIVER, Machine
 
 # FP16 on Pascal, in words for the user: why `--precision auto` takes FP32 there.
 _RATE_64 = "FP16 arithmetic runs at 1/64 of the FP32 rate on compute capability 6.1"

@@ -17,27 +17,29 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 import srtool
-from srtool.errors import EngineError
-from srtool.errors import ExportError
-from srtool.errors import UsageError
-from srtool.export.tensorrt.editions import check_precision
-from srtool.export.tensorrt.editions import check_recipe
-from srtool.export.tensorrt.editions import generation_of
-from srtool.export.tensorrt.editions import library_for
-from srtool.export.tensorrt.gpus import Target
-from srtool.export.tensorrt.gpus import target_from_text
-from srtool.export.tensorrt.builder import Report
-from srtool.export.tensorrt.builder import flags_of
-from srtool.export.tensorrt.builder import plan_from_onnx
+from srtool.errors import EngineError, ExportError, UsageError
+from srtool.export.tensorrt.builder import Report, flags_of, plan_from_onnx
+from srtool.export.tensorrt.editions import (
+    check_precision,
+    check_recipe,
+    generation_of,
+    library_for,
+)
+from srtool.export.tensorrt.gpus import Target, target_from_text
 from srtool.files import whole_file
-from srtool.manifest import (Manifest, ModelFacts, PlanFacts, PlanRecipe, read_manifest, sha256, sidecar, write_manifest)
+from srtool.manifest import (
+    Manifest,
+    ModelFacts,
+    PlanFacts,
+    PlanRecipe,
+    read_manifest,
+    sha256,
+    sidecar,
+    write_manifest,
+)
 from srtool.parity import Fidelity
-from srtool.runtime.engine import Engine
-from srtool.runtime.engine import facts_from_onnx
-from srtool.runtime.gpu.plan import Library
-from srtool.runtime.gpu.plan import Machine
-from srtool.runtime.gpu.plan import load_library
-from srtool.runtime.gpu.plan import unrunnable
+from srtool.runtime.engine import Engine, facts_from_onnx
+from srtool.runtime.gpu.plan import Library, Machine, load_library, unrunnable
 
 if TYPE_CHECKING:
     from srtool.networks.loading import Network

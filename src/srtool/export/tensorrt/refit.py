@@ -7,26 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from srtool.errors import EngineError
-
-from srtool.errors import ExportError
-
-from srtool.errors import UsageError
-from srtool.export.tensorrt.plans import Certify
-from srtool.export.tensorrt.plans import Source
-from srtool.export.tensorrt.plans import WrittenPlan
-from srtool.export.tensorrt.plans import key_of
-from srtool.export.tensorrt.plans import locked
-from srtool.export.tensorrt.plans import write_plan
-from srtool.export.tensorrt.builder import last_line
-from srtool.export.tensorrt.builder import log_of
-from srtool.manifest import ModelFacts
-from srtool.manifest import PlanFacts
-from srtool.manifest import sha256
-from srtool.runtime.gpu.plan import Machine
-from srtool.runtime.gpu.plan import load_library
-from srtool.runtime.gpu.plan import plan_facts
-from srtool.runtime.gpu.plan import unrunnable
+from srtool.errors import EngineError, ExportError, UsageError
+from srtool.export.tensorrt.builder import last_line, log_of
+from srtool.export.tensorrt.plans import Certify, Source, WrittenPlan, key_of, locked, write_plan
+from srtool.manifest import ModelFacts, PlanFacts, sha256
+from srtool.runtime.gpu.plan import Machine, load_library, plan_facts, unrunnable
 
 
 def refit(

@@ -16,16 +16,9 @@ import numpy as np
 
 from srtool.assets import cache_folder
 from srtool.errors import EngineError
-from srtool.manifest import ModelFacts
-from srtool.manifest import Profile
-from srtool.manifest import Shape
-from srtool.manifest import sha256
+from srtool.manifest import ModelFacts, Profile, Shape, sha256
 from srtool.runtime.backends.onnxruntime import read_input_name
-from srtool.runtime.gpu.cuda import Buffer
-from srtool.runtime.gpu.cuda import Cuda
-from srtool.runtime.gpu.cuda import OutOfMemory
-from srtool.runtime.gpu.cuda import find_gpu
-from srtool.runtime.gpu.cuda import open_cuda
+from srtool.runtime.gpu.cuda import Buffer, Cuda, OutOfMemory, find_gpu, open_cuda
 from srtool.runtime.gpu.layout import FEWEST_LANES
 from srtool.runtime.gpu.plan import library_of
 from srtool.runtime.gpu.scheduler import Ring

@@ -16,18 +16,10 @@ from typing import Any
 
 from srtool.errors import EngineError
 from srtool.files import whole_file
-from srtool.manifest import Flavour
-from srtool.manifest import ModelFacts
-from srtool.manifest import Profile
-from srtool.manifest import Shape
-from srtool.runtime.gpu.cuda import Buffer
-from srtool.runtime.gpu.cuda import Cuda
-from srtool.runtime.gpu.cuda import CudaError
-from srtool.runtime.gpu.cuda import OutOfMemory
-from srtool.runtime.gpu.cuda import open_cuda
+from srtool.manifest import Flavour, ModelFacts, Profile, Shape
+from srtool.runtime.gpu.cuda import Buffer, Cuda, CudaError, OutOfMemory, open_cuda
 from srtool.runtime.gpu.layout import LANES
-from srtool.runtime.gpu.plan import NAMES
-from srtool.runtime.gpu.plan import load_library
+from srtool.runtime.gpu.plan import NAMES, load_library
 from srtool.runtime.gpu.scheduler import Ring
 
 _NO_MEMORY = re.compile(r"out ?of ?memory|allocat|insufficient memory|cudaMalloc", re.IGNORECASE)

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from srtool.errors import EngineError
 from srtool.manifest import ModelFacts
-from srtool.runtime.backends import DEFAULT_HALO
-from srtool.runtime.backends import Session
+from srtool.runtime.backends import DEFAULT_HALO, Session
 
 
 def open_session(path: Path) -> tuple[Session, ModelFacts]:

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from srtool.manifest import ModelFacts
-
-from srtool.manifest import Profile
-
-from srtool.manifest import Shape
+from srtool.manifest import ModelFacts, Profile, Shape
 
 LANES = 3  # one computes, one waits with its upload done, one is emptied and filled by the CPU
 FEWEST_LANES = 2  # so that the GPU computes while the CPU empties and fills

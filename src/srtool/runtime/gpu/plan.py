@@ -16,12 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from srtool.errors import EngineError
-from srtool.manifest import Flavour
-from srtool.manifest import Manifest
-from srtool.manifest import PlanFacts
-from srtool.manifest import read_manifest
-from srtool.manifest import sha256
-from srtool.manifest import sidecar
+from srtool.manifest import Flavour, Manifest, PlanFacts, read_manifest, sha256, sidecar
 
 NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 INSTALL: dict[Flavour, str] = {

@@ -15,19 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError
-
-from srtool.errors import UsageError
+from srtool.errors import EngineError, UsageError
 from srtool.manifest import Shape
-from srtool.runtime.gpu.cuda import Cuda
-from srtool.runtime.gpu.cuda import CudaError
-from srtool.runtime.gpu.cuda import OutOfMemory
-from srtool.runtime.gpu.slots import Lane
-from srtool.runtime.gpu.slots import Network
-from srtool.runtime.gpu.layout import Layout
-from srtool.runtime.gpu.layout import fitting
-from srtool.runtime.gpu.layout import layouts_from_profiles
-from srtool.runtime.gpu.layout import shape_in
+from srtool.runtime.gpu.cuda import Cuda, CudaError, OutOfMemory
+from srtool.runtime.gpu.layout import Layout, fitting, layouts_from_profiles, shape_in
+from srtool.runtime.gpu.slots import Lane, Network
 
 # Gets the upscaled tile, (sH, sW, 3), a view that holds until it returns; or what went wrong.
 Deliver = Callable[[NDArray[Any] | Exception], None]

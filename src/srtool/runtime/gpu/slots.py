@@ -9,15 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.manifest import ModelFacts
-
-from srtool.manifest import Profile
-
-from srtool.manifest import Shape
-from srtool.runtime.gpu.cuda import Buffer
-from srtool.runtime.gpu.cuda import Cuda
-from srtool.runtime.gpu.cuda import CudaError
-from srtool.runtime.gpu.cuda import OutOfMemory
+from srtool.manifest import ModelFacts, Profile, Shape
+from srtool.runtime.gpu.cuda import Buffer, Cuda, CudaError, OutOfMemory
 from srtool.runtime.gpu.layout import buffer_bytes
 
 

@@ -27,9 +27,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.errors import DataError
-
-from srtool.errors import UsageError
+from srtool.errors import DataError, UsageError
 from srtool.files import whole_file
 from srtool.images.photographs import (
     SCALE,

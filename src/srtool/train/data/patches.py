@@ -15,12 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from srtool.errors import DataError
-from srtool.train.data.augment import Mixing
-from srtool.train.data.augment import Mixture
-from srtool.train.data.augment import mixing_from_random
+from srtool.images.photographs import SCALE, load_photographs
+from srtool.train.data.augment import Mixing, Mixture, mixing_from_random
 from srtool.train.data.packed import open_packed
-from srtool.images.photographs import SCALE
-from srtool.images.photographs import load_photographs
 
 AHEAD = 8  # batches
 THREADS = 2

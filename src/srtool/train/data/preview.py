@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 
 from srtool.errors import ImageError
 from srtool.files import whole_file
-from srtool.train.data.augment import KINDS
-from srtool.train.data.augment import Image
-from srtool.train.data.augment import Kind
-from srtool.train.data.augment import Mixture
-from srtool.train.data.augment import forced
-from srtool.train.data.augment import mixing_from_random
+from srtool.train.data.augment import KINDS, Image, Kind, Mixture, forced, mixing_from_random
 
 Sample = tuple[str, Image, Image]
 

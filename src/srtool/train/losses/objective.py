@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from srtool.train.discriminators import Judgement
 from srtool.networks.generator import GeneratorOutput
 from srtool.networks.gradient import gradient_map
+from srtool.train.discriminators import Judgement
 from srtool.train.losses import terms as losses
 from srtool.train.recipe import LossWeights
 

@@ -14,11 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srtool.assets import asset_named
-
-from srtool.assets import asset_path
-from srtool.errors import DataError
-from srtool.errors import UsageError
+from srtool.assets import asset_named, asset_path
+from srtool.errors import DataError, UsageError
 
 LPIPS_MIN_SIDE = 31  # pixels: less leaves nothing of AlexNet's second pooling
 VGG_MIN_SIDE = 16  # pixels: less leaves nothing of VGG19's fourth pooling

@@ -14,8 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from srtool.errors import UsageError
-from srtool.train.recipe import Recipe
-from srtool.train.recipe import nearest
+from srtool.train.recipe import Recipe, nearest
 
 
 def recipe_from_file(name: str | Path) -> Recipe:

@@ -53,9 +53,8 @@ def generator_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     import torch.nn.functional as F
 
+    from srtool.networks.generator import Generator, GeneratorConfig
     from srtool.networks.loading import save_generator
-    from srtool.networks.generator import Generator
-    from srtool.networks.generator import GeneratorConfig
 
     torch.manual_seed(0)
     config = GeneratorConfig(
@@ -233,8 +232,7 @@ def test_tensorrt_gets_the_float16_file_and_its_plan_is_run(
 ) -> None:
     """With everything that takes a GPU replaced: what is handed from one to the next."""
     from srtool.export.tensorrt.builder import Plan
-    from srtool.runtime.gpu.plan import Library
-    from srtool.runtime.gpu.plan import Machine
+    from srtool.runtime.gpu.plan import Library, Machine
 
     library = Library("tensorrt", "10.13.0.35", 13)
     here = Machine("NVIDIA H100", "9.0", libraries={"tensorrt": library})

@@ -15,12 +15,9 @@ from srtool.benchmarks.speed.history.catalogue import (
     gpu_class_rows,
     published,
 )
-from srtool.benchmarks.speed.result import Machine
-from srtool.benchmarks.speed.result import write_bench
-from srtool.errors import DataError
-from srtool.errors import UsageError
-from srtool.export.flops import GENERATORS
-from srtool.export.flops import Cost
+from srtool.benchmarks.speed.result import Machine, write_bench
+from srtool.errors import DataError, UsageError
+from srtool.export.flops import GENERATORS, Cost
 from srtool.export.tensorrt.gpus import gpu_named
 
 RRDB = {"RRDB-23": GENERATORS["RRDB-23"]}

@@ -11,14 +11,9 @@ import pytest
 
 from srtool.benchmarks.speed.history import noise
 from srtool.benchmarks.speed.history.changes import Change
-from srtool.benchmarks.speed.history.compare import Row
-from srtool.benchmarks.speed.history.compare import compare
-from srtool.benchmarks.speed.history.noise import DRAWS
-from srtool.benchmarks.speed.history.noise import ratio_of
-from srtool.benchmarks.speed.history.noise import speeds
-from srtool.benchmarks.speed.result import EndToEnd
-from srtool.benchmarks.speed.result import Machine
-from srtool.benchmarks.speed.result import Timing
+from srtool.benchmarks.speed.history.compare import Row, compare
+from srtool.benchmarks.speed.history.noise import DRAWS, ratio_of, speeds
+from srtool.benchmarks.speed.result import EndToEnd, Machine, Timing
 from srtool.errors import UsageError
 
 REFERENCE = "PyTorch eager fp32"

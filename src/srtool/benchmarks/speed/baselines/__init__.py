@@ -12,11 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from srtool.benchmarks.speed.baselines import ncnn
-
-from srtool.benchmarks.speed.baselines import pytorch
-
-from srtool.benchmarks.speed.baselines import tensorrt
+from srtool.benchmarks.speed.baselines import ncnn, pytorch, tensorrt
 from srtool.benchmarks.speed.baselines.plain_onnx import (
     Provider,
     open_onnxruntime,

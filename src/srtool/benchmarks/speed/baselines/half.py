@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srtool.networks.deployed import ImageOnly
-
-from srtool.networks.deployed import plain_module
-from srtool.networks.loading import Network
+from srtool.networks.deployed import ImageOnly, plain_module
 from srtool.networks.generator import SCALE
 from srtool.networks.gradient import gradient_map
+from srtool.networks.loading import Network
 
 
 class HalfGenerator(nn.Module):

@@ -44,12 +44,8 @@ def write_plain_onnx(weights: Path, folder: Path, half: bool = False) -> Path:
     try:
         import torch
 
-        from srtool.benchmarks.speed.baselines.half import FloatEnds
-
-        from srtool.benchmarks.speed.baselines.half import half_module
-        from srtool.networks.deployed import EXAMPLE_SIZE
-        from srtool.networks.deployed import plain_module
-        from srtool.networks.deployed import shape_dimensions
+        from srtool.benchmarks.speed.baselines.half import FloatEnds, half_module
+        from srtool.networks.deployed import EXAMPLE_SIZE, plain_module, shape_dimensions
         from srtool.networks.loading import load_network
     except ImportError:
         raise missing("PyTorch, which makes the ONNX file,", "export") from None

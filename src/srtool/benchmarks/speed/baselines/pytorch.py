@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.benchmarks.speed.opened import Opened
-
-from srtool.benchmarks.speed.opened import missing
-
-from srtool.benchmarks.speed.opened import one_line
+from srtool.benchmarks.speed.opened import Opened, missing, one_line
 from srtool.benchmarks.workers import cores
 from srtool.errors import EngineError
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from srtool.benchmarks.speed.baselines.plain_onnx import check_gpu
-
-from srtool.benchmarks.speed.baselines.plain_onnx import write_plain_onnx
-from srtool.benchmarks.speed.opened import Opened
-from srtool.benchmarks.speed.opened import missing
-from srtool.errors import EngineError
-from srtool.errors import SrtoolError
+from srtool.benchmarks.speed.baselines.plain_onnx import check_gpu, write_plain_onnx
+from srtool.benchmarks.speed.opened import Opened, missing
+from srtool.errors import EngineError, SrtoolError
 from srtool.files import whole_file
 
 PLAN, FACTS = "plain.plan", "plain.json"
@@ -22,15 +18,13 @@ def build(weights: Path, folder: Path) -> None:
     check_gpu()
     if (folder / PLAN).is_file():
         return
+    from srtool.export.tensorrt.builder import plan_from_onnx
     from srtool.export.tensorrt.editions import generation_of
     from srtool.export.tensorrt.gpus import local_target
-    from srtool.export.tensorrt.builder import plan_from_onnx
-    from srtool.manifest import ModelFacts
-    from srtool.manifest import PlanRecipe
-    from srtool.runtime.backends import DEFAULT_HALO
-    from srtool.runtime.gpu.plan import load_library
-    from srtool.runtime.gpu.plan import this_machine
+    from srtool.manifest import ModelFacts, PlanRecipe
     from srtool.networks.loading import load_network
+    from srtool.runtime.backends import DEFAULT_HALO
+    from srtool.runtime.gpu.plan import load_library, this_machine
 
     here = this_machine()
     library = here.libraries.get("tensorrt")

@@ -11,23 +11,10 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
-from srtool.benchmarks.speed.result import Bench
-
-from srtool.benchmarks.speed.result import Machine
-
-from srtool.benchmarks.speed.result import Measured
-
-from srtool.benchmarks.speed.result import Side
-
-from srtool.benchmarks.speed.result import Timing
-
-from srtool.benchmarks.speed.result import read_bench
-from srtool.errors import DataError
-from srtool.errors import UsageError
+from srtool.benchmarks.speed.result import Bench, Machine, Measured, Side, Timing, read_bench
+from srtool.errors import DataError, UsageError
+from srtool.export.flops import GENERATORS, Cost, megapixels_per_second
 from srtool.export.tensorrt.editions import precision_for
-from srtool.export.flops import GENERATORS
-from srtool.export.flops import Cost
-from srtool.export.flops import megapixels_per_second
 from srtool.export.tensorrt.gpus import (
     GPUS,
     Gpu,

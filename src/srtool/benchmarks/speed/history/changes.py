@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from srtool.benchmarks.speed.result import Side
-
-from srtool.benchmarks.speed.result import Timing
-
-from srtool.benchmarks.speed.result import place_of
+from srtool.benchmarks.speed.result import Side, Timing, place_of
 
 MORE_MEMORY = 0.10  # what is beyond counts as a regression
 

@@ -11,20 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from srtool.benchmarks.speed.history.changes import Change
-
-from srtool.benchmarks.speed.history.changes import changes_of
-
-from srtool.benchmarks.speed.history.changes import timings_of_both
-from srtool.benchmarks.speed.history.noise import BUSY
-from srtool.benchmarks.speed.history.noise import Ratio
-from srtool.benchmarks.speed.history.noise import ratio_of
-from srtool.benchmarks.speed.history.noise import speeds
-from srtool.benchmarks.speed.result import Bench
-from srtool.benchmarks.speed.result import Measured
-from srtool.benchmarks.speed.result import Side
-from srtool.benchmarks.speed.result import Timing
-from srtool.benchmarks.speed.result import place_of
+from srtool.benchmarks.speed.history.changes import Change, changes_of, timings_of_both
+from srtool.benchmarks.speed.history.noise import BUSY, Ratio, ratio_of, speeds
+from srtool.benchmarks.speed.result import Bench, Measured, Side, Timing, place_of
 from srtool.errors import UsageError
 
 TOLERANCE = 0.03  # of a speed: less than that is no change
