@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ["src", "train", "export", "runtime", "benchmarks", "samples"]
-
-
-def command(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program as a user of the environment would, without this process's paths."""
-    hidden = {"PYTHONPATH", "VIRTUAL_ENV"}
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    return subprocess.run(
-        [str(argument) for argument in arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-    )
+pytestmark = pytest.mark.slow  # it installs packages
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of a new environment with `srtool[cpu]` from these sources."""
+def bare(wheel: Path, command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of a new environment with `srtool[cpu]` from the wheel of these sources."""
     folder = tmp_path_factory.mktemp("bare")
-    # A copy: an installation leaves its build folder behind.
-    sources = folder / "sources"
-    sources.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, sources)
-    for name in SOURCES:
-        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(ROOT / name, sources / name, symlinks=True, ignore=ignored)
     made = command(sys.executable, "-m", "venv", folder / "venv", folder=folder)
     assert made.returncode == 0, made.stderr
     programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
@@ -49,12 +28,12 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = command(*pip, "download", "--no-deps", "--dest", folder, "typer", folder=folder)
     if index.returncode:
         pytest.skip(f"pip reaches no package index: {index.stderr.strip().splitlines()[-1]}")
-    done = command(*pip, "install", "--quiet", f"{sources}[cpu]", folder=folder)
+    done = command(*pip, "install", "--quiet", f"{wheel}[cpu]", folder=folder)
     assert done.returncode == 0, done.stderr
     return programs
 
 
-def absent(programs: Path, *modules: str) -> bool:
+def absent(command: Command, programs: Path, *modules: str) -> bool:
     code = f"import importlib.util as u; print([m for m in {modules} if u.find_spec(m)])"
     done = command(programs / "python", "-c", code, folder=programs)
     assert done.returncode == 0, done.stderr
@@ -74,11 +53,16 @@ def read(path: Path) -> NDArray[Any]:
 
 
 def test_images_are_upscaled_without_torch(
-    bare: Path, compact_engine: Path, compact_weights: Path, tmp_path: Path, write_png: Any
+    bare: Path,
+    command: Command,
+    compact_engine: Path,
+    compact_weights: Path,
+    tmp_path: Path,
+    write_png: Any,
 ) -> None:
     from srtool.runtime.engine import open_engine
 
-    assert absent(bare, "torch", "torchvision", "onnx", "spandrel", "safetensors", "scipy")
+    assert absent(command, bare, "torch", "torchvision", "onnx", "spandrel", "safetensors", "scipy")
     write_png(tmp_path / "in" / "plain.png", noise(np.uint8))
     write_png(tmp_path / "in" / "deep.png", noise(np.uint16))
     srtool = bare / "srtool"
@@ -98,6 +82,34 @@ def test_images_are_upscaled_without_torch(
         assert np.abs(deep - 65535 * expected.clip(0, 1)).max() <= 2
 
 
+def test_a_folder_of_photographs_needs_no_engine_file(
+    bare: Path, command: Command, tmp_path: Path, write_png: Any
+) -> None:
+    """The network in the wheel gives the pixels that it gives here, on the same backend."""
+    from srtool.models import cards
+    from srtool.runtime.engine import open_engine
+
+    write_png(tmp_path / "photos" / "a.png", noise(np.uint8))
+    write_png(tmp_path / "photos" / "deep.png", noise(np.uint16))
+    srtool = bare / "srtool"
+    options = ["--backend", "onnxruntime"]
+    done = command(srtool, "infer", "photos/", *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 upscaled" in done.stdout
+    with open_engine(cards()[0].path, "onnxruntime") as engine:
+        expected = engine.upscale(noise(np.uint8)[None])[0]
+    made = read(tmp_path / "upscaled" / "a.png")
+    assert np.abs(made.astype(int) - expected).max() <= 1
+    assert read(tmp_path / "upscaled" / "deep.png").dtype == np.uint16
+    listed = command(srtool, "models", folder=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert [card.name for card in cards() if card.name not in listed.stdout] == []
+    for card in cards():
+        options = ["--engine", card.name, "--overwrite"]
+        done = command(srtool, "infer", "photos/a.png", *options, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -108,7 +120,12 @@ def test_images_are_upscaled_without_torch(
     ids=lambda value: value[0],
 )
 def test_what_needs_torch_says_so_in_one_line(
-    bare: Path, tmp_path: Path, write_png: Any, arguments: list[str], words: list[str]
+    bare: Path,
+    command: Command,
+    tmp_path: Path,
+    write_png: Any,
+    arguments: list[str],
+    words: list[str],
 ) -> None:
     write_png(tmp_path / "in" / "a.png", noise(np.uint8))
     (tmp_path / "x4.pth").write_bytes(b"weights")
@@ -120,6 +137,6 @@ def test_what_needs_torch_says_so_in_one_line(
     assert [word for word in words if word not in line] == []
 
 
-def test_help_and_version(bare: Path) -> None:
+def test_help_and_version(bare: Path, command: Command) -> None:
     assert command(bare / "srtool", "--help", folder=bare).returncode == 0
     assert command(bare / "srtool", "infer", "--help", folder=bare).returncode == 0
