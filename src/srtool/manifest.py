@@ -31,9 +31,14 @@ class ModelFacts(Strict):
 
     io "uint8": (N, H, W, 3) uint8 in, (N, scale H, scale W, 3) uint8 out. io "float32":
     (N, 3, H, W) float32 0..1 in and out, not clamped. Colours are RGB in both.
-    halo: LR pixels around a tile that its result depends on noticeably. multiple_of: both sides
-    of the input must be a multiple of it. precision "mixed": fp16, but for the modules named in
-    float32_modules.
+    halo: LR pixels around a tile that its result depends on noticeably. multiple_of, minimum,
+    square: what both sides of an input must be; images are continued at the right and bottom by
+    their mirror image (the edge not repeated) and the result is cropped. Tiles start at multiples
+    of multiple_of. tile: the largest side of tiles that it was certified with, None for any: where
+    every pixel looks at the whole tile, other tiles give another picture; seam: dB between an image
+    in such tiles and the same image whole, None where they are equal or it was not measured.
+    precision "mixed": fp16, but for the modules named in float32_modules. exporter: "dynamo" or
+    "torchscript", empty where srtool did not trace it. input_name, output_name: of the tensors.
     """
 
     scale: int
@@ -42,6 +47,13 @@ class ModelFacts(Strict):
     architecture: str
     halo: int
     multiple_of: int = 1
+    minimum: int = 0
+    square: bool = False
+    tile: int | None = None
+    seam: float | None = None
+    exporter: Literal["dynamo", "torchscript", ""] = ""
+    input_name: str = "image"
+    output_name: str = "upscaled"
     weights: str = ""
     weights_sha256: str = ""
     training: dict[str, Any] = {}
@@ -118,7 +130,8 @@ class PlanFacts(Strict):
 class Manifest(Strict):
     """The sidecar of an engine file. companion: the float32 I/O variant of the same network in
     the same folder, for 16-bit images. fidelity: per backend and precision, such as
-    "onnxruntime fp32" or "openvino bf16". plan: of a TensorRT plan only."""
+    "onnxruntime fp32" or "openvino bf16". versions: of the libraries that made and compared it, by
+    name. cpu: on which. plan: of a TensorRT plan only."""
 
     manifest: Literal[1] = 1
     model: ModelFacts
@@ -128,6 +141,8 @@ class Manifest(Strict):
     made: str
     companion: str | None = None
     fidelity: dict[str, Fidelity] = {}
+    versions: dict[str, str] = {}
+    cpu: str = ""
     plan: PlanFacts | None = None
 
 

@@ -68,7 +68,7 @@ class Fidelity(_Strict):
     delta_psnr, worst_delta_psnr: PSNR-Y against HR minus PyTorch's, dB: the mean, and the image
     where it falls most; None without HR images. deltas: the same of other metrics, the means, as
     far as they were taken: ssim, ssim_wang, niqe, ma, pi, lpips. relative_niqe: deltas' niqe over
-    PyTorch's own. gates: what it was held to.
+    PyTorch's own. dataset, names: of the images. gates: what it was held to.
     The file also states `grade`, `passed` and `not_measured`, which follow from the rest.
     """
 
@@ -84,6 +84,7 @@ class Fidelity(_Strict):
     relative_niqe: float | None = None
     worst_tile: WorstTile | None = None
     dataset: str = ""
+    names: tuple[str, ...] = ()
     made: str = ""
     gates: Gates = FAITHFUL
 

@@ -144,7 +144,6 @@ def test_generator_files(generator_export: Any) -> None:
         assert (model.scale, model.architecture, model.training) == (4, "srtool", {"steps": 7})
         assert model.weights == "tiny.safetensors"
         assert model.precision == ("fp16" if "fp16" in item.path.name else "fp32")
-        assert item.rewrites["scale folded into convolution"] == 9
         assert item.manifest.fidelity["onnxruntime fp32"].images == 2
     halos = {item.manifest.model.halo for item in generator_export.written}
     assert len(halos) == 1

@@ -37,9 +37,11 @@ def fidelity_from_images(
     total = squares = worst_squares = 0.0
     worst: WorstTile | None = None
     deltas = []
+    names = []
     for image in images:
         gap = np.abs(image.output.astype(np.int16) - image.reference)
         count += 1
+        names.append(image.name)
         values += gap.size
         different += int((gap > 0).sum())
         over_1 += int((gap > 1).sum())
@@ -62,6 +64,7 @@ def fidelity_from_images(
         worst_delta_psnr=float(min(deltas)),
         worst_tile=worst,
         dataset=dataset,
+        names=tuple(names),
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         gates=gates,
     )

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from srtool.errors import ExportError
 from srtool.networks import rewrite
-from srtool.networks.generator import Generator, fold_head
+from srtool.networks.generator import Generator, deployed
 from srtool.networks.loading import Network
 
 Io = Literal["uint8", "float32"]
@@ -34,7 +34,7 @@ class ImageOnly(nn.Module):
 def plain_module(network: Network) -> nn.Module:
     """(N, 3, H, W) RGB 0..1 -> (N, 3, scale H, scale W), for any network; head folded."""
     if isinstance(network.module, Generator):
-        return ImageOnly(fold_head(network.module).eval()).eval()
+        return ImageOnly(deployed(network.module)).eval()
     return network.module
 
 

@@ -12,6 +12,7 @@ deployed form takes the LR image itself. `fold_head` turns the first into the se
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -109,13 +110,20 @@ class DenseBlock(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList(conv3x3(features + i * growth, growth) for i in range(4))
         self.last = conv3x3(features + 4 * growth, features)
+        self.scale = RESIDUAL_SCALE
 
     def forward(self, x: Tensor) -> Tensor:
         features = x
         for conv in self.convs:
             features = torch.cat((features, leaky(conv(features))), 1)
         out: Tensor = self.last(features)
-        return out * RESIDUAL_SCALE + x
+        return (out if self.scale == 1 else out * self.scale) + x
+
+    def fold_scale(self) -> None:
+        """Have the last convolution do the scaling, in place."""
+        for values in self.last.parameters():
+            values.data.mul_(self.scale)
+        self.scale = 1.0
 
 
 class RRDB(nn.Module):
@@ -270,6 +278,17 @@ def fold_head(generator: Generator) -> Generator:
     folded.to(next(generator.parameters()).dtype)
     folded.load_state_dict(state)
     return folded.train(generator.training)
+
+
+def deployed(generator: Generator) -> Generator:
+    """A copy in eval mode with a plain head and all scales folded into convolutions: what
+    exporters start from, and what validation runs."""
+    with torch.random.fork_rng(devices=[]):  # fold_head makes a generator, of random weights first
+        made = copy.deepcopy(fold_head(generator)).eval()
+    for module in made.modules():
+        if isinstance(module, DenseBlock):
+            module.fold_scale()
+    return made
 
 
 def generator_from_state(config: GeneratorConfig, state: dict[str, Tensor]) -> Generator:

@@ -22,16 +22,9 @@ from torch import Tensor, nn
 
 from srtool.images.colour import psnr_y
 from srtool.images.photographs import Pair
-from srtool.networks.generator import (
-    RESIDUAL_SCALE,
-    RRDB,
-    DenseBlock,
-    Generator,
-    Upsampler,
-    fold_head,
-    leaky,
-)
+from srtool.networks.generator import RRDB, DenseBlock, Generator, Upsampler, deployed
 from srtool.networks.gradient import gradient_map
+from srtool.networks.rounding import Float16, rounded
 from srtool.parity import FAITHFUL
 
 Image = NDArray[np.uint8]
@@ -39,8 +32,6 @@ Image = NDArray[np.uint8]
 FLOAT16_LARGEST = 65504.0
 FALL = FAITHFUL.max_delta_psnr  # dB of PSNR-Y
 PICTURES = 4
-# Deployed graphs carry colours in units of 1/256: whole pixel values are exact in float16.
-PIXEL_UNIT = 255 / 256
 
 
 @dataclass(frozen=True)
@@ -77,18 +68,16 @@ def validate(
     torch's random numbers changes.
     """
     assert pairs, "nothing to validate on"
-    with torch.random.fork_rng(devices=[]):  # fold_head makes a generator, of random weights first
-        plain = copy.deepcopy(fold_head(generator)).eval()
-    plain.to(device or next(generator.parameters()).device)
-    deployed = Deployed(copy.deepcopy(plain))
-    largest = _watch(plain)
+    network = deployed(generator).to(device or next(generator.parameters()).device)
+    in_half = copy.deepcopy(network)
+    largest = _watch(network)
     psnrs: list[float] = []
     deployed_psnrs: list[float] = []
     scores: dict[str, list[float]] = {name: [] for name in metrics or {}}
     pictures: list[Image] = []
     for pair in pairs:
-        image = upscale_uint8(deployed, pair.lr)
-        psnrs.append(psnr_y(upscale_uint8(plain, pair.lr), pair.hr))
+        image = upscale_uint8(in_half, pair.lr, float16=True)
+        psnrs.append(psnr_y(upscale_uint8(network, pair.lr), pair.hr))
         deployed_psnrs.append(psnr_y(image, pair.hr))
         for name, metric in (metrics or {}).items():
             if math.isfinite(value := metric(image)):
@@ -130,10 +119,10 @@ def warnings_of(validation: Validation) -> list[str]:
     return warnings
 
 
-def upscale_uint8(network: Generator | Deployed, lr: Image) -> Image:
-    """Run a generator with a plain head, or its deployed form, on one image, on its own device:
-    (h, w, 3) uint8 -> (4h, 4w, 3) uint8."""
-    device = next(network.parameters()).device
+def upscale_uint8(generator: Generator, lr: Image, float16: bool = False) -> Image:
+    """Run a generator with a plain head on one image, on its own device, in float32 or as its
+    float16 engine computes it: (h, w, 3) uint8 -> (4h, 4w, 3) uint8."""
+    device = next(generator.parameters()).device
     levels = torch.from_numpy(lr).to(device).permute(2, 0, 1)[None].float()
     backend: Any = torch.backends.cudnn
     with (
@@ -142,114 +131,39 @@ def upscale_uint8(network: Generator | Deployed, lr: Image) -> Image:
         # TensorFloat-32 would round like float16, and hide what float16 costs.
         backend.flags(enabled=True, allow_tf32=False),
     ):
-        if isinstance(network, Deployed):
-            result: Tensor = network(levels)
-        else:
-            result = network(levels / 255).image * 255
+        run = in_float16 if float16 else _in_float32
         # Where infinities made NaN, an engine's cast to uint8 gives 0.
+        result = run(generator, levels / 255) * 255
         result = result.nan_to_num(0.0, math.inf, -math.inf).round().clamp(0, 255).byte()
     image: Image = result[0].permute(1, 2, 0).cpu().numpy()
     return image
 
 
-class Deployed(nn.Module):
-    """A generator with a plain head as its float16 engine computes it.
-
-    (N, 3, h, w) levels 0..255 -> (N, 3, 4h, 4w) levels, float32, neither rounded nor clamped.
-    Gradient map and image skip are computed in float32, all between them in float16.
-    """
-
-    def __init__(self, generator: Generator) -> None:
-        """generator: is taken over and rewritten, just as the exporter rewrites its graph."""
-        super().__init__()
-        self.generator = generator
-        factors = _folded(generator)
-        for name, module in list(generator.named_modules()):
-            if isinstance(module, RRDB):
-                generator.set_submodule(name, _HalfRRDB(module))
-        for name, module in list(generator.named_modules()):
-            if isinstance(module, DenseBlock):
-                generator.set_submodule(name, _FoldedDenseBlock(module))
-        for name, module in list(generator.named_modules()):
-            if isinstance(module, nn.Conv2d):
-                bias_factor = factors.get(name, 1.0)
-                factor = 1 / PIXEL_UNIT if name == "head" else bias_factor
-                generator.set_submodule(name, _HalfConvolution(module, factor, bias_factor))
-
-    def forward(self, levels: Tensor) -> Tensor:
-        low = levels / 256
-        config = self.generator.config
-        gradient = gradient_map(low * (1 / PIXEL_UNIT)).half() if config.taps else None
-        units = self.generator.branches(low.half(), gradient)[0].float()
-        if config.image_skip:
-            units = units + F.interpolate(low, scale_factor=4.0, mode="nearest")
-        return units * 256
+def _in_float32(generator: Generator, low: Tensor) -> Tensor:
+    image: Tensor = generator(low).image
+    return image
 
 
-def _folded(generator: Generator) -> dict[str, float]:
-    """Factors that the exporter folds into convolutions, by name: what an engine holds of their
-    results is that much smaller."""
-    dense = [n for n, module in generator.named_modules() if isinstance(module, DenseBlock)]
-    return {**{f"{name}.last": RESIDUAL_SCALE for name in dense}, "fusion.image": PIXEL_UNIT}
-
-
-class _HalfConvolution(nn.Module):
-    """A convolution between float16 tensors, of float16 weights, as tensor cores compute it: the
-    sum in float32, rounded once."""
-
-    def __init__(self, conv: nn.Conv2d, factor: float, bias_factor: float) -> None:
-        super().__init__()
-        assert conv.bias is not None
-        self.padding = conv.padding
-        self.weight = nn.Parameter(_rounded(conv.weight, factor), requires_grad=False)
-        self.bias = nn.Parameter(_rounded(conv.bias, bias_factor), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x.float(), self.weight, self.bias, padding=self.padding).half()
-
-
-def _rounded(values: Tensor, factor: float) -> Tensor:
-    """Scaled, and rounded to float16; in float32, as no CPU multiplies float16 at any speed."""
-    return (values.detach().double() * factor).float().half().float()
-
-
-class _FoldedDenseBlock(nn.Module):
-    """A dense block whose residual scale is folded into its last convolution."""
-
-    def __init__(self, block: DenseBlock) -> None:
-        super().__init__()
-        self.convs, self.last = block.convs, block.last
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = x
-        for conv in self.convs:
-            features = torch.cat((features, leaky(conv(features))), 1)
-        out: Tensor = self.last(features)
-        return out + x
-
-
-class _HalfRRDB(nn.Module):
-    """An RRDB whose residual scale is the float16 constant of an engine, 0.19995."""
-
-    def __init__(self, rrdb: RRDB) -> None:
-        super().__init__()
-        self.dense = rrdb.dense
-        self.scale = torch.tensor(RESIDUAL_SCALE, dtype=torch.float16)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.dense(x)
-        return out * self.scale + x
+def in_float16(generator: Generator, low: Tensor) -> Tensor:
+    """Gradient map and image skip in float32, all between them in float16, as an exporter has it:
+    (N, 3, h, w) 0..1 -> (N, 3, 4h, 4w), float32, not clamped."""
+    config = generator.config
+    gradient = rounded(gradient_map(low)) if config.taps else None
+    with Float16():  # type: ignore[no-untyped-call]
+        image = generator.branches(low, gradient)[0]
+    if config.image_skip:
+        image = image + F.interpolate(low, scale_factor=4.0, mode="nearest")
+    return image
 
 
 def _watch(generator: Generator) -> dict[str, Tensor]:
     """Have a generator note, from now on, the largest magnitude of all that an engine holds in
     float16: results of convolutions and sums, by the name of their module."""
     largest: dict[str, Tensor] = {}
-    factors = _folded(generator)
 
     def see(name: str, value: Tensor) -> None:
         low, high = value.aminmax()
-        found = torch.maximum(-low, high) * factors.get(name, 1.0)
+        found = torch.maximum(-low, high)
         largest[name] = torch.maximum(found, largest.get(name, found))
 
     for name, module in generator.named_modules():
