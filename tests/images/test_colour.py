@@ -67,7 +67,7 @@ def test_psnr_y_shaves_four_pixels_off_each_side() -> None:
 
 
 def test_published_rcan_results(shared: Path) -> None:
-    from srtool.images.photographs import read_rgb
+    from srtool.images.reading import read_rgb
 
     folder = shared / "data" / "rcan-set5-x4"
     names = [path.name.removesuffix("_HR_x4.png") for path in (folder / "HR").iterdir()]

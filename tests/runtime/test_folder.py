@@ -13,7 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError
-from srtool.images.files import Picture, read_image, write_image
+from srtool.images.picture import Picture
+from srtool.images.reading import read_image
+from srtool.images.writing import write_image
 from srtool.runtime import folder as pipeline
 from srtool.runtime.folder import Event, Summary, run
 from srtool.runtime.inputs import Job

@@ -320,7 +320,7 @@ def pictures(folder: Path, write_png: Any) -> list[Job]:
 def test_the_job_goes_on_and_says_which_tiles(
     tmp_path: Path, write_png: Any, fallback: Any
 ) -> None:
-    from srtool.images.files import read_image
+    from srtool.images.reading import read_image
 
     fallback(engine_of(nearest, "float32"))
     jobs, events = pictures(tmp_path, write_png), list[Event]()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from srtool.cli.main import app
 from srtool.errors import EngineError, UsageError
-from srtool.images.files import read_image
+from srtool.images.reading import read_image
 from srtool.manifest import read_manifest, sha256, sidecar, write_manifest
 from srtool.runtime import folder as pipeline
 from srtool.runtime import opening as module

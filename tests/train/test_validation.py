@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from srtool.images.colour import psnr, psnr_y
-from srtool.images.photographs import Pair, load_dataset
+from srtool.images.datasets import Pair, load_dataset
 from srtool.networks.generator import DenseBlock, Generator, GeneratorConfig, deployed, fold_head
 from srtool.train.validation import (
     PICTURES,

@@ -205,15 +205,13 @@ def _describe(
     found.versions = versions()
     found.engines |= {method.name: method.facts for method in methods}
     for dataset in datasets:
-        count, folder = len(dataset.samples), dataset.folder / "LRx4"
+        count = len(dataset.samples)
         read = sum(sample.lr is not None for sample in dataset.samples)
         found.datasets[dataset.name] = {
             "folder": dataset.folder.resolve().name,
             "images": count,
             "lr_read": read,
         }
-        if read < count and folder.is_dir():
-            counter.say(f"{folder}: has {read} of {count} images; the others are made of HR")
 
 
 def _score_all(
@@ -246,7 +244,7 @@ def _score_all(
             for number, task in enumerate(tasks):
                 name = task.method.name
                 try:
-                    pair = load_pair(task.sample)
+                    pair = load_pair(task.sample, BORDER)
                     upscaled = upscalers[name](task.sample, pair)
                 except (SrtoolError, RuntimeError, MemoryError) as error:
                     _fail(task, " ".join(str(error).split())[:300], found, counter)

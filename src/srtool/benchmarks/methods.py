@@ -19,10 +19,10 @@ from srtool.images.datasets import (
     Pair,
     Sample,
     fingerprint,
-    image_files,
-    read_rgb,
 )
+from srtool.images.folders import images_below
 from srtool.images.imresize import imresize, mod_crop
+from srtool.images.reading import read_rgb
 from srtool.manifest import read_manifest, sha256
 from srtool.models import engine_path, model_names
 from srtool.runtime.engine import Backend, Precision, open_engine
@@ -187,7 +187,7 @@ def results_for(dataset: Dataset, folder: Path) -> dict[Path, Path]:
     UsageError where no ending fits any image, or two fit equally many.
     """
     results: dict[str, Path] = {}
-    for path in image_files(folder):
+    for path in images_below(folder).files:
         stem = path.relative_to(folder).with_suffix("").as_posix()
         other = results.setdefault(stem, path)
         if other != path:

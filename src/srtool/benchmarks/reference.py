@@ -82,7 +82,7 @@ class References:
     def prepare(self, reference: Engine) -> None:
         """ExportError where the network makes no image of a photograph."""
         for number, sample in enumerate(self.dataset.samples):
-            pair = load_pair(sample)
+            pair = load_pair(sample, BORDER)
             scaled = pair.lr.astype(np.float32) / np.float32(255)
             out = upscale_tiled(scaled, reference, DEFAULT_TILE, self.halo)
             if not is_finite(out):

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from srtool.errors import DataError, ExportError
 from srtool.export.compare import Compared, fidelity_from_images
 from srtool.images.colour import to_levels
+from srtool.images.datasets import dataset_from_folder
 from srtool.images.imresize import make_lr, mod_crop
-from srtool.images.photographs import image_files, read_rgb
+from srtool.images.reading import read_rgb
 from srtool.networks.loading import Network
 from srtool.parity import EXPORTED, Fidelity
 from srtool.runtime.engine import Engine
@@ -43,7 +44,7 @@ def samples_from_images(network: Network, folder: Path | None = None) -> list[Sa
     """
     shipped = Path(str(resources.files("srtool") / "samples" / "HR"))
     samples = []
-    for path in image_files(folder or shipped):
+    for path in (sample.hr for sample in dataset_from_folder(folder or shipped).samples):
         image = read_rgb(path) if folder else _middle(read_rgb(path))
         hr = mod_crop(image, network.scale)
         if min(hr.shape[:2]) < MIN_SIDE:

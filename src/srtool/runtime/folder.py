@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from srtool.errors import ImageError, SrtoolError
-from srtool.images.files import Picture, read_image, write_image
+from srtool.images.picture import Picture
+from srtool.images.reading import read_image
+from srtool.images.writing import write_image
 from srtool.runtime.engine import Engine
 from srtool.runtime.guard import Guard
 from srtool.runtime.inputs import Job

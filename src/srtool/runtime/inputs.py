@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from srtool.errors import UsageError
-from srtool.images.files import FORMATS, READABLE, WRITABLE
+from srtool.images.formats import FORMATS, READABLE, WRITABLE
 
 
 @dataclass(frozen=True)

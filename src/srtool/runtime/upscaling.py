@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.images.colour import to_levels
-from srtool.images.files import Picture
+from srtool.images.picture import Picture
 from srtool.runtime.engine import Engine
 from srtool.runtime.guard import Guard
 from srtool.runtime.tiling import Canvas

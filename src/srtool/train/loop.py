@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from srtool.errors import CheckpointError, DataError, SrtoolError, UsageError
-from srtool.images.photographs import digest, load_dataset
+from srtool.images.datasets import digest, load_dataset
 from srtool.networks.generator import Generator
 from srtool.networks.loading import load_network, save_generator
 from srtool.train.data.patches import Patches

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from srtool.errors import DataError, UsageError
-from srtool.images.photographs import Pair, digest, load_dataset
+from srtool.errors import DataError, ImageError, UsageError
+from srtool.images.datasets import Pair, digest, load_dataset
 from srtool.train.data import packed
 from srtool.train.data.packed import LR_GIVEN, LR_MADE, Packed, Progress, open_packed, pack, starts
 
@@ -91,10 +91,10 @@ def test_lr_images_that_do_not_fit_are_refused_before_any_work(
     monkeypatch.setattr(packed, "load_pair", None)
     wrong = write_png(dataset / "LRx4" / "1.png", np.zeros((16, 11, 3), np.uint8))
     out = dataset.parent / "packed.h5"
-    with complains(DataError, wrong, "11x16", "11x15", dataset / "HR" / "1.png"):
+    with complains(ImageError, wrong, "11x16", "11x15", dataset / "HR" / "1.png"):
         pack(dataset, out)
     (dataset / "HR" / "0.png").write_text("text")
-    with complains(DataError, dataset / "HR" / "0.png", "cannot be read as an image"):
+    with complains(ImageError, dataset / "HR" / "0.png", "no known format"):
         pack(dataset, out)
     assert not out.exists()
 
@@ -164,7 +164,7 @@ def test_an_image_that_breaks_off_leaves_no_file(
     path = write_png(photographs / "9.png", grain)
     path.write_bytes(path.read_bytes()[:4000])
     out = photographs.parent / "out" / "packed.h5"
-    with complains(DataError, path, "cannot be read as an image"):
+    with complains(ImageError, path, "cannot be decoded"):
         pack(photographs, out)
     assert list(out.parent.iterdir()) == []
 

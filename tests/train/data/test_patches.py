@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from srtool.errors import DataError
+from srtool.images.datasets import Pair, digest, load_dataset
 from srtool.images.imresize import make_lr
-from srtool.images.photographs import Pair, digest, load_dataset
 from srtool.train.data.augment import KINDS, Mixture, forced
 from srtool.train.data.packed import pack
 from srtool.train.data.patches import Patches

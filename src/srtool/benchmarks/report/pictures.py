@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.benchmarks.scores import assets_of, score
-from srtool.errors import DataError, EngineError, UsageError
+from srtool.errors import EngineError, UsageError
 from srtool.images.colour import luma, psnr
 from srtool.images.datasets import (
     BORDER,
@@ -21,7 +21,6 @@ from srtool.images.datasets import (
     Image,
     Sample,
     dataset_from_folder,
-    image_files,
     load_pair,
 )
 from srtool.images.imresize import imresize
@@ -129,13 +128,6 @@ def pictures_from_images(
 def _folder(images: Path | None) -> Path:
     if images is None:
         return Path(str(resources.files("srtool") / "samples"))
-    if images.is_dir() and (images / "LRx4").is_dir() and not (images / "HR").is_dir():
-        raise DataError(
-            f"{images}: has LRx4/ and no HR/; the pictures are compared with HR images, so "
-            "expected those in HR/ under the same names"
-        )
-    if images.is_dir() and (images / "HR").is_dir() and not image_files(images / "HR"):
-        raise DataError(f"{images / 'HR'}: holds no images; expected files like img_001.png")
     return images
 
 
@@ -169,7 +161,7 @@ def _opened(path: Path) -> Engine:
 
 
 def _picture(sample: Sample, engines: dict[str, Engine]) -> Picture:
-    pair = load_pair(sample)
+    pair = load_pair(sample, BORDER)
     made = {"bicubic": np.asarray(imresize(pair.lr, SCALE, "clamp"))}
     made |= {name: _upscaled(pair.lr, engine, sample) for name, engine in engines.items()}
     last = made[list(made)[-1]]

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.images.files import Picture, read_image, write_image
+from srtool.images.picture import Picture
+from srtool.images.reading import read_image
+from srtool.images.writing import write_image
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 

@@ -29,19 +29,18 @@ from numpy.typing import NDArray
 
 from srtool.errors import DataError, UsageError
 from srtool.files import whole_file
-from srtool.images.photographs import (
+from srtool.images.datasets import (
     SCALE,
     Collection,
-    Files,
     Pair,
     Photograph,
+    Sample,
     check_lr_size,
+    dataset_from_folder,
     digest,
-    image_size,
     load_pair,
-    name_below,
-    training_files,
 )
+from srtool.images.reading import image_size
 
 FORMAT = "srtool packed photographs"
 VERSION = 1
@@ -116,9 +115,9 @@ def pack(
         raise UsageError(f"{out}: is a folder; name the file to write, like {out / 'train.h5'}")
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: exists; choose another file or add --overwrite")
-    files = training_files(folder)
+    samples = dataset_from_folder(folder).samples
     with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(_size, files))
+        sizes = list(pool.map(_size, samples))
     cuts = [
         Cut(number, top, left, min(height, side), min(width, side))
         for number, (height, width) in enumerate(sizes)
@@ -126,15 +125,15 @@ def pack(
         for left in starts(width, side)
     ]
     if not cuts:
-        raise DataError(f"{folder}: all {len(files)} images are smaller than {SCALE} pixels")
+        raise DataError(f"{folder}: all {len(samples)} images are smaller than {SCALE} pixels")
     lr_pixels = sum(cut.height * cut.width for cut in cuts) // SCALE**2
     try:
         with whole_file(out) as temporary:
             _check_space(out, lr_pixels * (SCALE**2 + 1) * 3)
             # This format of HDF5 keeps checksums of all that describes the data.
             with h5py.File(temporary, "w", libver=("v108", "v108"), locking=False) as file:
-                _write_head(file, folder, files, sizes, cuts, side)
-                _write_pixels(file, files, sizes, cuts, report)
+                _write_head(file, samples, sizes, cuts, side)
+                _write_pixels(file, samples, sizes, cuts, report)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         reason = "the disk is full" if full else (error.strerror or str(error)).splitlines()[0]
@@ -145,12 +144,11 @@ def pack(
     return open_packed(out)
 
 
-def _size(files: Files) -> tuple[int, int]:
+def _size(sample: Sample) -> tuple[int, int]:
     """Height and width of an HR image after cropping; its LR image must fit."""
-    hr_path, lr_path = files
-    height, width = image_size(hr_path)
-    if lr_path:
-        check_lr_size(lr_path, image_size(lr_path), hr_path, (height, width))
+    height, width = image_size(sample.hr)
+    if sample.lr:
+        check_lr_size(sample, image_size(sample.lr), (height, width))
     return height - height % SCALE, width - width % SCALE
 
 
@@ -161,21 +159,20 @@ def _check_space(out: Path, needed: int) -> None:
 
 def _write_head(
     file: h5py.File,
-    folder: Path,
-    files: list[Files],
+    samples: tuple[Sample, ...],
     sizes: list[tuple[int, int]],
     cuts: list[Cut],
     side: int,
 ) -> None:
-    names = [name_below(folder, hr_path) for hr_path, _ in files]
+    names = [sample.name for sample in samples]
     # Texts of fixed length: damage to others can crash the HDF5 library.
     file.attrs["format"] = np.bytes_(FORMAT)
-    file.attrs["lr"] = np.bytes_(LR_MADE if files[0][1] is None else LR_GIVEN)
+    file.attrs["lr"] = np.bytes_(LR_MADE if samples[0].lr is None else LR_GIVEN)
     file.attrs.update(version=VERSION, scale=SCALE, side=side)
     encoded = [name.encode("utf-8", "replace") for name in names]
     file.create_dataset("photographs/name", data=np.array(encoded))
     file.create_dataset("photographs/size", data=np.array(sizes, np.int64))
-    file.create_dataset("photographs/sha256", (len(files), 32), np.uint8)
+    file.create_dataset("photographs/sha256", (len(samples), 32), np.uint8)
     columns = [(c.photograph, c.top, c.left, c.height, c.width) for c in cuts]
     file.create_dataset("subimages", data=np.array(columns, np.int64))
     pixels = sum(cut.height * cut.width for cut in cuts)
@@ -185,14 +182,14 @@ def _write_head(
 
 def _write_pixels(
     file: h5py.File,
-    files: list[Files],
+    samples: tuple[Sample, ...],
     sizes: list[tuple[int, int]],
     cuts: list[Cut],
     report: Callable[[Progress], None],
 ) -> None:
     of_photograph = {n: list(c) for n, c in itertools.groupby(cuts, lambda cut: cut.photograph)}
     at = 0
-    for number, (pair, sha256) in enumerate(_loaded(files, sizes)):
+    for number, (pair, sha256) in enumerate(_loaded(samples, sizes)):
         if pair.hr.shape[:2] != sizes[number]:
             raise DataError(f"{pair.path}: changed while it was packed; pack again")
         file["photographs/sha256"][number] = np.frombuffer(sha256, np.uint8)
@@ -201,15 +198,17 @@ def _write_pixels(
             file["lr"][at : at + len(pixels)] = pixels
             file["hr"][at * SCALE**2 : (at + len(pixels)) * SCALE**2] = cut.of(pair.hr, 1)
             at += len(pixels)
-        report(Progress(pair.path, number + 1, len(files)))
+        report(Progress(pair.path, number + 1, len(samples)))
 
 
-def _loaded(files: list[Files], sizes: list[tuple[int, int]]) -> Iterator[tuple[Pair, bytes]]:
+def _loaded(
+    samples: tuple[Sample, ...], sizes: list[tuple[int, int]]
+) -> Iterator[tuple[Pair, bytes]]:
     """Pairs and digests in order, made by a pool of threads that keeps at most AHEAD pixels, or
     one photograph, in work."""
 
     def load(number: int) -> tuple[Pair, bytes]:
-        pair = load_pair(*files[number])
+        pair = load_pair(samples[number])
         return pair, digest(pair)
 
     pool = ThreadPoolExecutor()
@@ -217,8 +216,8 @@ def _loaded(files: list[Files], sizes: list[tuple[int, int]]) -> Iterator[tuple[
         queue: deque[Future[tuple[Pair, bytes]]] = deque()
         submitted, pixels = 0, 0
         areas = [height * width for height, width in sizes]
-        for number in range(len(files)):
-            while submitted < len(files) and (not queue or pixels + areas[submitted] <= AHEAD):
+        for number in range(len(samples)):
+            while submitted < len(samples) and (not queue or pixels + areas[submitted] <= AHEAD):
                 queue.append(pool.submit(load, submitted))
                 pixels += areas[submitted]
                 submitted += 1

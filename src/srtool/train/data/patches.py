@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from srtool.errors import DataError
-from srtool.images.photographs import SCALE, load_photographs
+from srtool.images.datasets import SCALE, load_photographs
 from srtool.train.data.augment import Mixing, Mixture, mixing_from_random
 from srtool.train.data.packed import open_packed
 
@@ -85,7 +85,7 @@ class Patches:
 
     def digests(self) -> frozenset[bytes]:
         """SHA-256 of the HR pixels of every photograph that patches are cut from, as
-        `photographs.digest` gives it for a validation image."""
+        `datasets.digest` gives it for a validation image."""
         return self._digests
 
     def draw(self, step: int) -> Draw:
