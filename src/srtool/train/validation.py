@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from srtool.images.colour import psnr_y
 from srtool.images.datasets import Pair
+from srtool.manifest import FAITHFUL
 from srtool.networks.generator import (
     RRDB,
     DenseBlock,
