@@ -22,14 +22,7 @@ from torch import Tensor, nn
 
 from srtool.images.colour import psnr_y
 from srtool.images.datasets import Pair
-from srtool.manifest import FAITHFUL
-from srtool.networks.generator import (
-    RRDB,
-    DenseBlock,
-    Generator,
-    Upsampler,
-    deployed,
-)
+from srtool.networks.generator import RRDB, DenseBlock, Generator, Upsampler, deployed
 from srtool.networks.gradient import gradient_map
 from srtool.networks.rounding import Float16, rounded
 from srtool.parity import FAITHFUL
