@@ -136,12 +136,13 @@ def make_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Give this machine a fake GPU, see `fake_cuda.FakeGpu`. library: what reaches it."""
 
     def make(library: str = "cuda-python", **facts: Any) -> Any:
-        from srtool.runtime.gpu import cuda
+        from srtool.runtime.gpu import cuda, devices, plan
 
         gpu = fake_cuda.FakeGpu(**facts)
         driver = fake_cuda.DriverLibrary(gpu)
-        monkeypatch.setattr(cuda, "driver_library", lambda: driver)
-        monkeypatch.setattr(cuda, "driver_version", lambda: "580.65.06")
+        for module in (cuda, devices, plan):
+            monkeypatch.setattr(module, "driver_library", lambda: driver)
+        monkeypatch.setattr(devices, "driver_version", lambda: "580.65.06")
         present = "cuda.bindings" if library == "cuda-python" else "pycuda"
         monkeypatch.setattr(cuda, "_is_installed", lambda module: module == present)
         face = fake_cuda.cuda_python(gpu)

@@ -51,13 +51,16 @@ class FakeGpu:
     """See above. capacity: bytes. kernel_seconds: what each kernel takes on the GPU's own clock.
 
     log: names of what ran, in order. launched: graphs. pending_error: what waiting ends with.
-    spare: bytes that a network may take for itself while it runs. stingy: give no memory to
+    count: of such GPUs; opened: the number of the one that was taken; broken: what the
+    driver's start ends with. spare: bytes that a network may take for itself while it runs.
+    stingy: give no memory to
     anybody. captures: whether streams can be captured.
     """
 
     def __init__(self, capacity: int = 1 << 30, seed: int = 0) -> None:
         self.capacity, self.random = capacity, random.Random(seed)
         self.name, self.capability, self.driver = "Fake GPU", (8, 9), 13000
+        self.count, self.opened, self.broken = 1, -1, 0
         self.memory: dict[int, NDArray[np.uint8]] = {}
         self.host: dict[int, NDArray[np.uint8]] = {}
         self.streams: dict[int, Stream] = {}
@@ -274,15 +277,11 @@ def cuda_python(gpu: FakeGpu) -> types.ModuleType:
         return gpu.contexts.pop()
 
     offer("cuInit", lambda flags: None)
-    offer("cuDeviceGet", lambda number: number)
+    offer("cuDeviceGet", lambda number: setattr(gpu, "opened", number) or number)
     offer("cuDevicePrimaryCtxRetain", lambda device: PRIMARY)
     offer("cuCtxGetCurrent", lambda: gpu.contexts[-1] if gpu.contexts else 0)
     offer("cuCtxPushCurrent", gpu.contexts.append)
     offer("cuCtxPopCurrent", pop)
-    offer("cuDeviceGetAttribute", lambda number, device: gpu.capability[number - 75])
-    offer("cuDeviceGetName", lambda length, device: (gpu.name.encode() + b"\0").ljust(length))
-    offer("cuDeviceTotalMem", lambda device: gpu.capacity)
-    offer("cuDriverGetVersion", lambda: gpu.driver)
     offer("cuMemGetInfo", lambda: (gpu.capacity - gpu.used, gpu.capacity))
     offer("cuMemAlloc", gpu.allocate)
     offer("cuMemFree", gpu.release)
@@ -311,11 +310,6 @@ def cuda_python(gpu: FakeGpu) -> types.ModuleType:
             raise GpuError(NOT_READY)
 
     offer("cuEventQuery", query)
-    fields = {
-        "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR": 75,
-        "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR": 76,
-    }
-    module.CUdevice_attribute = types.SimpleNamespace(**fields)  # type: ignore[attr-defined]
     mode = types.SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
     module.CUstreamCaptureMode = mode  # type: ignore[attr-defined]
     return module
@@ -369,19 +363,10 @@ def pycuda(gpu: FakeGpu) -> types.ModuleType:
 
     class Device:
         def __init__(self, number: int) -> None:
-            assert number == 0
+            gpu.opened = number
 
         def retain_primary_context(self) -> Context:
             return Context()
-
-        def name(self) -> str:
-            return gpu.name
-
-        def compute_capability(self) -> tuple[int, int]:
-            return gpu.capability
-
-        def total_memory(self) -> int:
-            return gpu.capacity
 
     class StreamOf:
         def __init__(self, flags: int) -> None:
@@ -425,7 +410,6 @@ def pycuda(gpu: FakeGpu) -> types.ModuleType:
     module.Error, module.MemoryError = Error, MemoryError_
     module.Context, module.Device, module.Stream, module.Event = Context, Device, StreamOf, EventOf
     module.init = lambda: None
-    module.get_driver_version = lambda: gpu.driver
     module.mem_get_info = lambda: (gpu.capacity - gpu.used, gpu.capacity)
     module.mem_alloc = Allocation
     module.pagelocked_empty = pagelocked_empty
@@ -435,10 +419,45 @@ def pycuda(gpu: FakeGpu) -> types.ModuleType:
 
 
 class DriverLibrary:
-    """libcuda as PyCUDA's users load it for the graphs that it lacks, through ctypes."""
+    """libcuda through ctypes: which GPUs there are, and the graphs that PyCUDA lacks."""
 
     def __init__(self, gpu: FakeGpu) -> None:
         self.gpu = gpu
+
+    def cuInit(self, flags: int) -> int:
+        return self.gpu.broken
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = self.gpu.count
+        return 0
+
+    def cuDriverGetVersion(self, version: Any) -> int:
+        version._obj.value = self.gpu.driver
+        return 0
+
+    def cuDeviceGet(self, device: Any, number: int) -> int:
+        device._obj.value = 40 + number
+        return 0 if number < self.gpu.count else 101
+
+    def cuDeviceGetName(self, name: Any, length: int, device: ctypes.c_int) -> int:
+        name.value = self.gpu.name.encode()[: length - 1]
+        return 0
+
+    def cuDeviceTotalMem_v2(self, memory: Any, device: ctypes.c_int) -> int:
+        memory._obj.value = self.gpu.capacity
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: ctypes.c_int) -> int:
+        value._obj.value = self.gpu.capability[attribute - 75]
+        return 0
+
+    def cuDeviceGetUuid_v2(self, uuid: Any, device: ctypes.c_int) -> int:
+        uuid._obj[:] = bytes([0xAB] * 15 + [device.value - 40])
+        return 0
+
+    def cuGetErrorName(self, status: int, text: Any) -> int:
+        text._obj.value = {803: b"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"}.get(status)
+        return 0 if text._obj.value else 1
 
     def cuStreamBeginCapture_v2(self, stream: ctypes.c_void_p, mode: int) -> int:
         return self._status(lambda: self.gpu.begin(_int(stream)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -207,54 +206,41 @@ def test_why_a_plan_is_not_certified(tmp_path: Path) -> None:
 # This machine
 
 
-SMI = """#!/bin/sh
-echo "NVIDIA GeForce GTX 1080 Ti, 6.1, 580.65.06, 11264, 0, GPU-aaaa"
-echo "NVIDIA GeForce RTX 3090, 8.6, 580.65.06, 24576, 1, GPU-bbbb"
-"""
+def test_the_gpu_that_cuda_names(make_gpu: Any, complains: Any) -> None:
+    gpu = make_gpu(capacity=24 << 30)
+    gpu.count, gpu.capability = 2, (10, 3)
+    here = this_machine(1)
+    assert (here.gpu, here.compute, here.driver) == ("Fake GPU", "10.3", "580.65.06")
+    assert (here.memory, here.cuda) == (24 << 30, (13, 0))
+    with complains(EngineError, "number 2", "expected one of 0"):
+        this_machine(2)
 
 
-@pytest.fixture
-def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An nvidia-smi of our own."""
-    program = tmp_path / "nvidia-smi"
-    program.write_text(SMI)
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return program
-
-
-@pytest.mark.skipif(os.name == "nt", reason="the driver's program is played by a shell script")
 @pytest.mark.parametrize(
-    ("visible", "gpu"),
+    ("state", "visible", "words"),
     [
-        (None, ("NVIDIA GeForce GTX 1080 Ti", "6.1", "580.65.06", 11264 << 20)),
-        ("1", ("NVIDIA GeForce RTX 3090", "8.6", "580.65.06", 24576 << 20)),
-        ("GPU-bb", ("NVIDIA GeForce RTX 3090", "8.6", "580.65.06", 24576 << 20)),
-        ("", ("", "", "", 0)),
+        ({"broken": 803}, None, ["CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "nvidia-smi"]),
+        ({"broken": 999}, None, ["CUDA error 999"]),
+        ({"broken": 100}, None, ["finds no GPU"]),
+        ({"broken": 100}, "7", ["finds no GPU", "CUDA_VISIBLE_DEVICES=7"]),
+        ({"count": 0}, "", ["finds no GPU", "CUDA_VISIBLE_DEVICES="]),
     ],
 )
-def test_the_first_gpu_that_cuda_sees(
-    driver: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, gpu: tuple[Any, ...]
+def test_why_there_is_no_gpu(
+    make_gpu: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    state: dict[str, int],
+    visible: str | None,
+    words: list[str],
 ) -> None:
+    vars(make_gpu()).update(state)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     here = this_machine()
-    assert (here.gpu, here.compute, here.driver, here.memory) == gpu
-
-
-@pytest.mark.skipif(os.name == "nt", reason="the driver's program is played by a shell script")
-@pytest.mark.parametrize(
-    "script",
-    [
-        "#!/bin/sh\necho 'NVIDIA-SMI has failed, no devices were found'\nexit 9\n",
-        "#!/bin/sh\necho 'Field \"compute_cap\" is not a valid field to query.'\nexit 2\n",
-        "not a program",
-    ],
-)
-def test_a_driver_that_does_not_answer(driver: Path, script: str) -> None:
-    driver.write_text(script)
-    assert this_machine().gpu == ""
+    assert here.gpu == ""
+    assert all(word in here.no_gpu for word in words)
+    assert unrunnable(plan_of(), here) == here.no_gpu
 
 
 def test_libraries_are_found_by_their_packages(
@@ -280,7 +266,7 @@ def test_libraries_are_found_by_their_packages(
 
 def test_nothing_heavy_is_loaded() -> None:
     code = (
-        "import sys; from srtool.runtime import plan; plan.this_machine();"
+        "import sys; from srtool.runtime.gpu import plan; plan.this_machine();"
         "print([m for m in sys.modules if m in ('torch', 'tensorrt', 'numpy', 'onnx')"
         " or m.startswith('tensorrt_rtx')])"
     )

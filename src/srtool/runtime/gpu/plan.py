@@ -7,8 +7,6 @@ import importlib
 import importlib.util
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -17,6 +15,7 @@ from typing import Any, get_args
 
 from srtool.errors import EngineError
 from srtool.manifest import Flavour, Manifest, PlanFacts, read_manifest, sha256, sidecar
+from srtool.runtime.gpu.devices import driver_library, gpu_number, visible_gpus
 
 NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 INSTALL: dict[Flavour, str] = {
@@ -61,7 +60,8 @@ class Library:
 class Machine:
     """What decides whether a plan runs. gpu: the name of the first GPU that CUDA sees, compute:
     its capability, such as "8.9", driver: its version; all empty without one. memory: its, bytes.
-    libraries: installed ones, by flavour."""
+    libraries: installed ones, by flavour. cuda: the newest version that the driver serves. no_gpu:
+    why there is no GPU, in words."""
 
     gpu: str = ""
     compute: str = ""
@@ -69,36 +69,35 @@ class Machine:
     memory: int = 0
     platform: str = f"{sys.platform} {platform.machine().lower()}"
     libraries: dict[Flavour, Library] = field(default_factory=dict)
+    cuda: tuple[int, int] = (0, 0)
+    no_gpu: str = "this machine has no NVIDIA GPU, or no driver for it"
 
 
-def this_machine() -> Machine:
-    """Ask the driver's nvidia-smi and the installed packages; loads no library."""
+def this_machine(number: int = 0) -> Machine:
+    """Ask the driver and the installed packages; loads no library. number: of the GPU, among those
+    that CUDA_VISIBLE_DEVICES leaves. EngineError where there are GPUs and none of that number."""
     found = {flavour: library_of(flavour) for flavour in get_args(Flavour)}
     libraries = {flavour: library for flavour, library in found.items() if library}
-    gpu, compute, driver, memory = _first_gpu()
-    return Machine(gpu, compute, driver, memory, libraries=libraries)
-
-
-def _first_gpu() -> tuple[str, str, str, int]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return "", "", "", 0
-    query = "name,compute_cap,driver_version,memory.total,index,uuid"
-    command = [program, f"--query-gpu={query}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return "", "", "", 0
-    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
-    rows = [row for row in rows if len(row) == 6 and row[1].replace(".", "").isdigit()]
+        gpus = visible_gpus()
+    except EngineError as error:
+        return Machine(libraries=libraries, no_gpu=str(error))
+    if not gpus:
+        return Machine(libraries=libraries, no_gpu=_without_gpu())
+    gpu = gpu_number(number)
+    return Machine(
+        gpu.name, gpu.compute, gpu.driver, gpu.memory, libraries=libraries, cuda=gpu.cuda
+    )
+
+
+def _without_gpu() -> str:
+    """Why no GPU is seen, in words."""
+    if driver_library() is None:
+        return "this machine has no NVIDIA GPU, or no driver for it"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        first = visible.split(",")[0].strip()
-        rows = [row for row in rows if first and (row[4] == first or row[5].startswith(first))]
-    if done.returncode or not rows:
-        return "", "", "", 0
-    name, compute, driver, memory = rows[0][:4]
-    return name, compute, driver, int(memory) << 20 if memory.isdigit() else 0
+        return f"the NVIDIA driver finds no GPU with CUDA_VISIBLE_DEVICES={visible}"
+    return "the NVIDIA driver finds no GPU"
 
 
 def library_of(flavour: Flavour) -> Library | None:
@@ -175,7 +174,7 @@ def unrunnable(plan: PlanFacts, here: Machine) -> str | None:
     if plan.stripped:
         return "it has no weights yet; `srtool engine refit` puts them in"
     if not here.gpu:
-        return "this machine has no NVIDIA GPU, or no driver for it"
+        return here.no_gpu
     if not _serves(plan, here.compute):
         made = " and ".join(plan.compute)
         return f"it is for compute capability {made}, and the {here.gpu} has {here.compute}"

@@ -8,19 +8,17 @@ left behind for others, and every other function here must be called inside such
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError
+from srtool.runtime.gpu.devices import Gpu, driver_library, gpu_number
 
 BLOCKING = 1  # CU_EVENT_BLOCKING_SYNC: waiting sleeps and leaves the core to the encoders
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no waiting for the default stream of others
@@ -32,18 +30,6 @@ class CudaError(RuntimeError):
 
 class OutOfMemory(CudaError):
     """The GPU has not enough free memory. Smaller work may still succeed."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU and its driver. memory: bytes. cuda: the newest CUDA version that the driver serves.
-    driver: "580.65.06" for example, empty where it cannot be read."""
-
-    name: str
-    compute_capability: tuple[int, int]
-    memory: int
-    cuda: tuple[int, int]
-    driver: str
 
 
 @dataclass(frozen=True)
@@ -110,34 +96,35 @@ class Cuda(Protocol):
     def destroy(self, stream: Any = None, event: Any = None, graph: Any = None) -> None: ...
 
 
-def find_gpu() -> Gpu | None:
-    """The GPU of this machine, None where there is none or nothing to reach it with."""
+def find_gpu(number: int = 0) -> Gpu | None:
+    """A GPU of this machine, None where there is none or nothing to reach it with."""
     try:
-        return open_cuda().gpu
+        return open_cuda(number).gpu
     except EngineError:
         return None
 
 
-def open_cuda() -> Cuda:
-    """The first GPU that is visible (CUDA_VISIBLE_DEVICES).
+def open_cuda(number: int = 0) -> Cuda:
+    """A GPU by its number among those that are visible (CUDA_VISIBLE_DEVICES).
 
-    EngineError where there is no driver, no GPU, neither library, or where another context than
-    the primary one is in use in this thread.
+    EngineError where there is no driver, no such GPU, neither library, or where another context
+    than the primary one is in use in this thread.
     """
     library = driver_library()
     if library is None:
         raise EngineError(
             "no NVIDIA driver is installed here (libcuda is missing); a GPU engine needs one"
         )
+    gpu = gpu_number(number)
     if _is_installed("pycuda"):
         from srtool.runtime.gpu.cuda.pycuda import PyCuda
 
         with suppress(ImportError):  # built for another Python, numpy or CUDA
-            return PyCuda(library)
+            return PyCuda(gpu, library)
     if _is_installed("cuda.bindings") or _is_installed("cuda.cuda"):
         from srtool.runtime.gpu.cuda.cudapython import CudaPython
 
-        return CudaPython()
+        return CudaPython(gpu)
     raise EngineError(
         "neither PyCUDA nor cuda-python is installed; pip install cuda-python, "
         "or pip install pycuda where the CUDA toolkit is"
@@ -151,29 +138,6 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def driver_library() -> Any | None:
-    """The driver's own library, None where no driver is installed."""
-    try:
-        return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return None
-
-
-def driver_version() -> str:
-    """The version of the installed NVIDIA driver, empty where it cannot be read."""
-    report = Path("/proc/driver/nvidia/version")
-    with suppress(OSError):
-        for word in report.read_text(encoding="utf-8").split():
-            if word.count(".") in (1, 2) and word.replace(".", "").isdigit():
-                return word
-    return ""
-
-
-def no_gpu(error: Exception) -> str:
-    text = " ".join(str(error).split())[:160]
-    return f"the NVIDIA driver finds no GPU to work with ({text}); check nvidia-smi"
-
-
 def check_context(current: int, primary: int) -> None:
     if current not in (0, primary):
         raise EngineError(
@@ -182,6 +146,3 @@ def check_context(current: int, primary: int) -> None:
             "pycuda.autoprimaryctx instead"
         )
 
-
-def cuda_version(number: int) -> tuple[int, int]:
-    return number // 1000, number % 1000 // 10

@@ -17,13 +17,10 @@ from srtool.runtime.gpu.cuda import (
     NON_BLOCKING,
     Buffer,
     CudaError,
-    Gpu,
     OutOfMemory,
     check_context,
-    cuda_version,
-    driver_version,
-    no_gpu,
 )
+from srtool.runtime.gpu.devices import Gpu
 
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
@@ -33,32 +30,18 @@ class CudaPython:
 
     library = "cuda-python"
 
-    def __init__(self) -> None:
-        driver: Any
-        try:
-            driver = import_module("cuda.bindings.driver")
-        except ImportError:
-            driver = import_module("cuda.cuda")  # before cuda-python 12.6
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu, driver = gpu, _driver()
         self._driver = driver
         try:
             self._call("cuInit", 0)
-            device = self._call("cuDeviceGet", 0)
+            device = self._call("cuDeviceGet", gpu.number)
         except RuntimeError as error:  # its own class where the driver's library is damaged
-            raise EngineError(no_gpu(error)) from None
+            text = " ".join(str(error).split())[:160]
+            raise EngineError(f"cuda-python does not reach the {gpu.name} ({text})") from None
         self._context = self._call("cuDevicePrimaryCtxRetain", device)
         found = self._call("cuCtxGetCurrent")
         check_context(int(found), int(self._context))
-        attribute = driver.CUdevice_attribute
-        major, minor = (
-            self._call("cuDeviceGetAttribute", number, device)
-            for number in (
-                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-            )
-        )
-        name = self._call("cuDeviceGetName", 100, device).partition(b"\0")[0].decode()
-        memory, cuda = self._call("cuDeviceTotalMem", device), self._call("cuDriverGetVersion")
-        self.gpu = Gpu(name, (major, minor), memory, cuda_version(cuda), driver_version())
 
     def _call(self, function: str, *arguments: Any) -> Any:
         """Its functions return a status and the results."""
@@ -147,3 +130,10 @@ class CudaPython:
             self._call("cuEventDestroy", event)
         if stream is not None:
             self._call("cuStreamDestroy", stream)
+
+
+def _driver() -> Any:
+    try:
+        return import_module("cuda.bindings.driver")
+    except ImportError:
+        return import_module("cuda.cuda")  # before cuda-python 12.6

@@ -18,13 +18,10 @@ from srtool.runtime.gpu.cuda import (
     NON_BLOCKING,
     Buffer,
     CudaError,
-    Gpu,
     OutOfMemory,
     check_context,
-    cuda_version,
-    driver_version,
-    no_gpu,
 )
+from srtool.runtime.gpu.devices import Gpu
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may go on allocating
 
@@ -34,21 +31,19 @@ class PyCuda:
 
     library = "PyCUDA"
 
-    def __init__(self, library: Any) -> None:
+    def __init__(self, gpu: Gpu, library: Any) -> None:
         """library: the driver's own, of ctypes."""
         driver: Any = import_module("pycuda.driver")
-        self._driver, self._graphs = driver, library
+        self.gpu, self._driver, self._graphs = gpu, driver, library
         try:
             driver.init()
-            device = driver.Device(0)
+            device = driver.Device(gpu.number)
         except driver.Error as error:
-            raise EngineError(no_gpu(error)) from None
+            text = " ".join(str(error).split())[:160]
+            raise EngineError(f"PyCUDA does not reach the {gpu.name} ({text})") from None
         self._context = device.retain_primary_context()
         found = driver.Context.get_current()
         check_context(found.handle if found else 0, self._context.handle)
-        cuda = cuda_version(driver.get_driver_version())
-        capability = device.compute_capability()
-        self.gpu = Gpu(device.name(), capability, device.total_memory(), cuda, driver_version())
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Its exceptions have a root of their own."""
