@@ -39,7 +39,7 @@ def doctor(
         return
     answer(f"srtool {__version__}, Python {platform.python_version()}, {here.platform}")
     found = f"{here.gpu}, compute capability {here.compute}, driver {here.driver}"
-    answer(f"GPU: {found if here.gpu else 'none: no NVIDIA driver answers (nvidia-smi)'}")
+    answer(f"GPU: {found if here.gpu else f'none: {here.no_gpu}'}")
     table = Table("library", "version", "for", "to install", box=None)
     for part in findings.parts(here):
         command = "" if part.found else part.command

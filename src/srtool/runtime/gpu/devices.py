@@ -1,6 +1,6 @@
-"""Which NVIDIA GPUs there are: asked of the driver's own library, so in CUDA's order, and only those
-that CUDA_VISIBLE_DEVICES leaves (by number, UUID or the name of a MIG slice). No package is needed
-for it and no context is made."""
+"""Which NVIDIA GPUs there are: asked of the driver's own library, so in CUDA's order, and only
+those that CUDA_VISIBLE_DEVICES leaves (by number, UUID or the name of a MIG slice). No package is
+needed for it and no context is made."""
 
 from __future__ import annotations
 

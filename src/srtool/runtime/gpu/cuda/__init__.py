@@ -145,4 +145,3 @@ def check_context(current: int, primary: int) -> None:
             "that); srtool shares the primary one with torch and TensorRT: use "
             "pycuda.autoprimaryctx instead"
         )
-
