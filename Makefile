@@ -1,19 +1,14 @@
 # Everything runs in .venv, which is made when it is missing: Python 3.10 to 3.13 and make suffice.
 PYTHON ?= python3
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: demo test slow-test models results readme gpu-check check format clean
+.PHONY: demo test slow-test docs models results readme gpu-check check format clean
 
-# TensorRT-RTX builds plans for GPUs that are elsewhere; it has wheels for this platform.
-PLAN := $(if $(findstring Linux x86_64,$(shell uname -sm)),--gpu "RTX 4090")
-
-## demo: export the shipped network, upscale the sample photographs, show the gain over bicubic
+## demo: upscale the sample photographs with the network that ships, show the gain over bicubic
 demo: .venv/demo.stamp
-	$(BIN)/srtool export weights/x4-lite.safetensors -o demo/x4.onnx $(PLAN)
-	$(BIN)/srtool infer samples/LRx4 --engine demo/x4.onnx -o demo/upscaled --overwrite
-	$(BIN)/srtool evaluate samples --engine bicubic --engine demo/upscaled --metrics psnr
-	$(if $(PLAN),$(BIN)/srtool engine explain demo/x4.plan)
-	@echo "The upscaled photographs are in demo/upscaled, the originals in samples/HR."
+	$(BIN)/srtool infer src/srtool/samples/LRx4 -o demo/upscaled --overwrite
+	$(BIN)/srtool evaluate src/srtool/samples --engine bicubic --engine demo/upscaled --metrics psnr
+	@echo "The upscaled photographs are in demo/upscaled, the originals in src/srtool/samples/HR."
 
 ## test: the fast tests
 test: .venv/dev.stamp
@@ -26,6 +21,10 @@ slow-test: .venv/dev.stamp
 ## models: write the networks that ship in the wheel from weights/
 models: .venv/dev.stamp
 	$(BIN)/python tools/models.py
+
+## docs: build the pages of docs/ into site/; a warning is an error
+docs: .venv/dev.stamp
+	$(BIN)/mkdocs build --strict
 
 # Part of the names of the results: each machine keeps its own.
 MACHINE ?= cpu
@@ -70,15 +69,21 @@ format: .venv/dev.stamp
 clean:
 	rm -rf .venv demo build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
-		|| { echo "srtool needs Python 3.10 to 3.13; name one: make PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+PYTHON_HINT = name a Python 3.10 to 3.13 that is installed: make PYTHON=python3.12
 
-.venv/demo.stamp: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --editable ".[cpu,export,bench,rtx]"
+$(BIN)/python:
+	@command -v "$(PYTHON)" >/dev/null \
+		|| { echo "PYTHON=$(PYTHON): there is no such program; $(PYTHON_HINT)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "PYTHON=$(PYTHON): is another version; $(PYTHON_HINT)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "PYTHON=$(PYTHON): makes no environments; on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+
+.venv/demo.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable ".[cpu,bench]"
 	@touch $@
 
-.venv/dev.stamp: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --editable ".[cpu,train,export,bench,rtx,dev]"
+.venv/dev.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable ".[cpu,train,export,bench,baselines,rtx,docs,dev]"
 	@touch $@ .venv/demo.stamp
