@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from srtool.errors import SrtoolError
+
 if TYPE_CHECKING:
     from srtool.networks.generator import GeneratorConfig
     from srtool.train.recipe import Recipe
@@ -231,7 +233,10 @@ def complains() -> Complains:
     def check(kind: type[Exception], *words: object) -> Iterator[None]:
         with pytest.raises(kind) as caught:
             yield
-        line = str(caught.value)
+        from srtool.cli import line_of
+
+        error = caught.value
+        line = line_of(error) if isinstance(error, SrtoolError) else str(error)
         assert "\n" not in line
         assert [word for word in words if str(word) not in line] == [], line
 

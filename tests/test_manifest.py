@@ -12,10 +12,10 @@ from srtool.errors import EngineError
 from srtool.manifest import (
     Manifest,
     ModelFacts,
-    doubt_about,
     read_manifest,
     sha256,
     sidecar,
+    uncertified_reason,
     write_manifest,
 )
 from srtool.parity import Fidelity, Gates, WorstTile
@@ -93,9 +93,9 @@ def test_a_manifest_of_the_first_version(tmp_path: Path) -> None:
 def test_doubts(tmp_path: Path) -> None:
     found = {"good": fidelity(), "bad": fidelity(psnr_between=40.0)}
     manifest = manifest_of(tmp_path / "x4.onnx", found)
-    assert doubt_about(manifest, "good") == ""
+    assert uncertified_reason(manifest, "good") == ""
     assert [
-        word for word in ("bad", "40.0 dB", "50") if word not in doubt_about(manifest, "bad")
+        word for word in ("bad", "40.0 dB", "50") if word not in uncertified_reason(manifest, "bad")
     ] == []
-    assert "srtool verify" in doubt_about(manifest, "other")
-    assert "srtool export" in doubt_about(None, "good")
+    assert "srtool verify" in uncertified_reason(manifest, "other")
+    assert "srtool export" in uncertified_reason(None, "good")

@@ -17,7 +17,7 @@ from srtool.images.imresize import imresize
 from srtool.images.picture import Picture
 from srtool.images.reading import read_image
 from srtool.images.writing import write_image
-from srtool.runtime.engine import open_engine
+from srtool.runtime.opening import open_engine
 from srtool.runtime.tiling import upscale_tiled
 from srtool.train.data.preview import written
 

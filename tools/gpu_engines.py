@@ -17,11 +17,12 @@ from srtool.export.tensorrt.plans import certifier, export_plan, source_from_onn
 from srtool.manifest import Flavour, PlanRecipe
 from srtool.networks.loading import load_network
 from srtool.parity import Fidelity
-from srtool.runtime.engine import Backend, open_engine
 from srtool.runtime.gpu.cuda import open_cuda
 from srtool.runtime.gpu.plan import Machine, this_machine
+from srtool.runtime.opening import open_engine
+from srtool.runtime.request import BackendName
 
-ON_ONNX: tuple[Backend, ...] = ("onnxruntime-cuda", "onnxruntime-tensorrt")
+ON_ONNX: tuple[BackendName, ...] = ("onnxruntime-cuda", "onnxruntime-tensorrt")
 
 Report = Callable[[str], None]
 
@@ -34,7 +35,7 @@ class Built:
 
     weights: Path
     files: list[Path]
-    backends: list[Backend] = field(default_factory=list)
+    backends: list[BackendName] = field(default_factory=list)
     certified: dict[tuple[str, str], Fidelity] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
@@ -83,7 +84,7 @@ def build(weights: Path, folder: Path, here: Machine, report: Report = lambda li
             report(f"{weights.name}: opening and certifying it on {name}")
             with open_engine(source, name) as engine:
                 fidelity = certify.fidelity(engine, samples)
-            built.certified[source.name, engine.backend] = fidelity
+            built.certified[source.name, str(engine.backend)] = fidelity
             built.backends.append(name)
     return built
 

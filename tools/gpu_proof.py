@@ -41,7 +41,8 @@ from torch_network import Queue, TorchNetwork, on_stream
 
 from srtool.errors import EngineError
 from srtool.manifest import ModelFacts, Profile, Shape
-from srtool.runtime.engine import Engine
+from srtool.runtime.backends.tensorrt import TensorRt
+from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.gpu.cuda import Cuda, OutOfMemory, open_cuda
 from srtool.runtime.gpu.scheduler import Ring
 from srtool.runtime.tiling import Canvas
@@ -64,7 +65,8 @@ class Proof:
         network = TorchNetwork(self.cuda, module, facts, profile, graphs, self.queue, self.device)
         with self.cuda.current():
             ring = Ring(self.cuda, network)
-        return Engine(Path("proof"), facts, "torch on the GPU", "", ring), ring
+        info = EngineInfo(Path("proof"), facts, TensorRt("tensorrt", facts.precision))
+        return Engine(info, ring), ring
 
     def exact(self, io: str = "uint8", count: int = 40, most: int = 600) -> Found:
         """Many images of different sizes on their way at once, of a network of whole numbers."""
@@ -116,7 +118,7 @@ class Proof:
             engine, _ = self.engine(Exact(seed=which), facts_of(), (2, 64, 64))
             with engine:
                 for image in noise_of_any_size(6, 200, which):
-                    own = engine.upscale(image[None])[0]
+                    own = engine.upscale_batch(image[None])[0]
                     with lock:
                         common = shared.upscale(image[None])[0]
                     if not np.array_equal(own, on_cpu(Exact(seed=which), image)):
@@ -157,7 +159,7 @@ class Proof:
             engine, ring = self.engine(Exact(), facts_of(), (64, side, side), graphs=False)
             first = str(ring.layout)
             with engine:
-                made = engine.upscale(image[None])[0]
+                made = engine.upscale_batch(image[None])[0]
                 notes, last = engine.notes(), str(ring.layout)
         finally:
             with self.cuda.current():

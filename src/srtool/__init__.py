@@ -1,3 +1,3 @@
 """srtool: perceptual x4 super-resolution from PyTorch to a certified, fast engine."""
 
-__version__ = "0.1.0"
+from srtool.version import __version__ as __version__

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from srtool.errors import EngineError
+from srtool.errors import ChangedFileError, EngineError
 from srtool.files import whole_file
 from srtool.parity import Fidelity
 
@@ -146,7 +146,7 @@ class Manifest(Strict):
     plan: PlanFacts | None = None
 
 
-def doubt_about(manifest: Manifest | None, backend: str) -> str:
+def uncertified_reason(manifest: Manifest | None, backend: str) -> str:
     """Why what an engine makes on a backend is not certified, in words; empty where it is."""
     if manifest is None:
         return "it has no manifest; `srtool export` writes engines with one"
@@ -182,12 +182,18 @@ def read_manifest(engine: Path) -> Manifest | None:
     except (ValidationError, UnicodeDecodeError) as error:
         raise EngineError(
             f"{path}: is no manifest that this version of srtool reads "
-            f"({_first_line(error)}); export the network again"
+            f"({_first_line(error)}); export the network again",
+            path=path,
+            found=_first_line(error),
         ) from None
-    if manifest.sha256 != sha256(engine):
-        raise EngineError(
+    found = sha256(engine)
+    if manifest.sha256 != found:
+        raise ChangedFileError(
             f"{path}: describes another file than {engine} (SHA-256 differs); "
-            "export the network again, or delete the manifest"
+            "export the network again, or delete the manifest",
+            path=engine,
+            found=found,
+            expected=manifest.sha256,
         )
     return manifest
 

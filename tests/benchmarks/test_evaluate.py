@@ -25,7 +25,10 @@ from srtool.errors import AssetError, DataError, EngineError, UsageError
 from srtool.images.colour import psnr_y
 from srtool.images.datasets import dataset_from_folder
 from srtool.manifest import ModelFacts
-from srtool.runtime.engine import Engine
+from srtool.runtime.backends.onnxruntime import OnnxRuntime
+from srtool.runtime.backends.openvino import OpenVino
+from srtool.runtime.engine import Engine, EngineInfo
+from srtool.runtime.session import Backend, DirectSession
 
 Complains = Callable[..., Any]
 WritePng = Callable[[Path, NDArray[Any]], Path]
@@ -55,12 +58,19 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     def nearest(batch: NDArray[Any], /) -> NDArray[Any]:
         return batch.repeat(4, 1).repeat(4, 2)
 
-    def open_engine(path: Path, backend: str, precision: str) -> Engine:
+    facts = ModelFacts(scale=4, io="uint8", precision="fp32", architecture="nearest", halo=4)
+    bf16 = OpenVino("bf16")
+
+    def open_engine(path: Path, backend: str = "auto", precision: str = "auto") -> Engine:
         calls.append((path.name, backend, precision))
-        facts = ModelFacts(scale=4, io="uint8", precision="fp32", architecture="nearest", halo=4)
-        return Engine(path, facts, "openvino bf16", "a test", nearest)
+        return Engine(EngineInfo(path, facts, bf16, "a test"), DirectSession(facts, nearest))
+
+    def open_on(path: Path, backend: Backend) -> Engine:
+        calls.append((path.name, backend.library, backend.precision))
+        return Engine(EngineInfo(path, facts, backend, "a test"), DirectSession(facts, nearest))
 
     monkeypatch.setattr("srtool.benchmarks.methods.open_engine", open_engine)
+    monkeypatch.setattr("srtool.benchmarks.methods.open_on", open_on)
     return calls
 
 
@@ -453,7 +463,8 @@ def test_an_engine_of_another_scale(
 ) -> None:
     def open_engine(path: Path, backend: str, precision: str) -> Engine:
         facts = ModelFacts(scale=2, io="uint8", precision="fp32", architecture="x", halo=4)
-        return Engine(path, facts, "onnxruntime fp32", "a test", lambda batch: batch)
+        info = EngineInfo(path, facts, OnnxRuntime(), "a test")
+        return Engine(info, DirectSession(facts, lambda batch: batch))
 
     monkeypatch.setattr("srtool.benchmarks.methods.open_engine", open_engine)
     engine = tmp_path / "x2.onnx"

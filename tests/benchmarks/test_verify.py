@@ -22,9 +22,10 @@ from srtool.export.mixed.graph import EMULATED
 from srtool.images.colour import luma, psnr, psnr_y
 from srtool.images.imresize import make_lr
 from srtool.images.reading import image_size
-from srtool.manifest import doubt_about, read_manifest, sidecar, write_manifest
+from srtool.manifest import read_manifest, sidecar, uncertified_reason, write_manifest
 from srtool.parity import FAITHFUL, Gates
-from srtool.runtime.engine import installed_backends, open_engine
+from srtool.runtime.onnx_files import installed_backends
+from srtool.runtime.opening import open_engine
 
 ORT = Config("onnxruntime", workers=1)
 Complains = Callable[..., Any]
@@ -62,14 +63,16 @@ Damage = Callable[[NDArray[Any]], NDArray[Any]]
 @pytest.fixture
 def damaged(monkeypatch: pytest.MonkeyPatch) -> Callable[[Damage], None]:
     """Changes what every engine under test makes; the reference is left alone."""
-    found = module.open_session
+    found = module.open_on
 
     def use(change: Damage) -> None:
-        def open_session(path: Path, name: str) -> Any:
-            session = found(path, name)
-            return lambda batch: change(session(batch))
+        def open_on(*arguments: Any) -> Any:
+            engine = found(*arguments)
+            compute = engine._session.compute
+            engine._session.compute = lambda batch: change(compute(batch))
+            return engine
 
-        monkeypatch.setattr(module, "open_session", open_session)
+        monkeypatch.setattr(module, "open_on", open_on)
 
     return use
 
@@ -87,7 +90,7 @@ def test_an_exact_engine_passes_everywhere(
 ) -> None:
     found = verify(compact_weights, [compact_engine], images, Config(workers=1))
     assert found.passed
-    assert [row.backend for row in found.rows] == installed_backends()
+    assert [row.backend for row in found.rows] == [str(backend) for backend in installed_backends()]
     assert (found.dataset, found.images, found.gates) == ("Set2", 2, FAITHFUL)
     row = found.rows[0]
     assert (row.engine, row.missed) == (str(compact_engine), [])
@@ -126,7 +129,7 @@ def test_figures_of_a_known_difference(
     gaps, ssims = [], []
     inner = np.s_[4:-4, 4:-4]
     for hr in (photograph(64, 80), photograph(240, 280)):
-        plain = reference.upscale(make_lr(hr, 4)[None])
+        plain = reference.upscale_batch(make_lr(hr, 4)[None])
         changed = change(plain.copy())[0]
         gaps.append(psnr_y(changed, hr) - psnr_y(plain[0], hr))
         one, other, true = (luma(image)[inner] for image in (changed, plain[0], hr))
@@ -151,7 +154,7 @@ def test_the_worst_tile(
     tile = found.worst_tile
     assert (tile.image, tile.left, tile.top) == ("b.png", 64, 32)
     hr = photograph(240, 280)
-    plain = open_engine(compact_weights).upscale(make_lr(hr, 4)[None])[0]
+    plain = open_engine(compact_weights).upscale_batch(make_lr(hr, 4)[None])[0]
     inside = np.s_[128:240, 256:280]
     expected = psnr(change(plain[None])[0][inside], plain[inside])
     assert tile.psnr == pytest.approx(expected, abs=0.01)
@@ -233,7 +236,7 @@ def test_gates(
     assert manifest is not None
     written = manifest.fidelity["onnxruntime fp32"]
     assert (written.gates, written.passed) == (gates, missed == [])
-    assert bool(doubt_about(manifest, "onnxruntime fp32")) is bool(missed)
+    assert bool(uncertified_reason(manifest, "onnxruntime fp32")) is bool(missed)
 
 
 def test_a_backend_that_fails_is_a_row_that_fails(
@@ -262,7 +265,7 @@ def test_the_result_replaces_the_entry_of_its_backend(
     stale = before.fidelity["onnxruntime fp32"].model_copy(update={"psnr_between": 20.0})
     old = before.model_copy(update={"fidelity": {"onnxruntime fp32": stale, "other": stale}})
     write_manifest(compact_engine, old)
-    assert "20.0 dB" in doubt_about(old, "onnxruntime fp32")
+    assert "20.0 dB" in uncertified_reason(old, "onnxruntime fp32")
     found = verify(compact_weights, [compact_engine], images, ORT)
     after = read_manifest(compact_engine)
     assert after is not None
@@ -273,7 +276,7 @@ def test_the_result_replaces_the_entry_of_its_backend(
     assert written["made"].startswith("20")
     assert written["gates"] == FAITHFUL.model_dump()
     assert written["deltas"].keys() == {"ssim", "ssim_wang"}
-    assert doubt_about(after, "onnxruntime fp32") == ""
+    assert uncertified_reason(after, "onnxruntime fp32") == ""
 
 
 def test_other_weights_are_named(
@@ -363,7 +366,7 @@ def test_an_overflow_that_the_cpu_hides_fails(
     half_engine: Path, overflowing_weights: Path, images: Path
 ) -> None:
     rows = verify(overflowing_weights, [half_engine], images, ORT).rows
-    assert [row.backend for row in rows] == ["onnxruntime fp32", EMULATED]
+    assert [row.backend for row in rows] == ["onnxruntime fp32", str(EMULATED)]
     assert rows[1].missed
 
 
@@ -382,14 +385,14 @@ def test_bisect_writes_a_mixed_file_that_passes(
     assert (mended.overflow.operation, mended.overflow.module) == ("Conv", "body.0")
     assert 0 < len(mended.float32_nodes) < mended.nodes
     assert [(row.engine, row.backend, row.missed) for row in found.rows[2:]] == [
-        (str(mixed), EMULATED, []), (str(mixed), "onnxruntime fp32", [])
+        (str(mixed), str(EMULATED), []), (str(mixed), "onnxruntime fp32", [])
     ]  # fmt: skip
     assert not found.passed  # what was asked about fails all the same
     manifest = read_manifest(mixed)
     assert manifest is not None
     assert manifest.model.float32_modules == ("body.0", "body.2")
-    assert manifest.fidelity.keys() == {EMULATED, "onnxruntime fp32"}
-    assert doubt_about(manifest, "onnxruntime fp32") == ""
+    assert manifest.fidelity.keys() == {str(EMULATED), "onnxruntime fp32"}
+    assert uncertified_reason(manifest, "onnxruntime fp32") == ""
     again = verify(overflowing_weights, [mixed], images, config)
     assert (again.passed, again.mixed) == (True, [])
     assert all("\n" not in line for line in messages)

@@ -271,8 +271,8 @@ def test_refit_with_weights(
 ) -> None:
     """Everything but TensorRT's own part, which takes a GPU."""
     from srtool.export.tensorrt import refit
-    from srtool.runtime.backends import tensorrt
-    from srtool.runtime.engine import open_session
+    from srtool.runtime.backends.onnxruntime import OnnxRuntime
+    from srtool.runtime.backends.tensorrt import TensorRt
 
     manifest = read_manifest(built)
     assert manifest is not None
@@ -284,9 +284,9 @@ def test_refit_with_weights(
     here(Machine("NVIDIA L4", "8.9", "580.65.06", libraries=nowhere.libraries))
     monkeypatch.setattr(refit, "refitted", lambda module, content, source: b"refitted")
     monkeypatch.setattr(
-        tensorrt,
-        "open_session",
-        lambda path, *facts: open_session(Path("new/x4.onnx"), "onnxruntime fp32"),
+        TensorRt,
+        "open",
+        lambda self, path, facts: OnnxRuntime().open(Path("new/x4.onnx"), facts),
     )
     result = run(*command, "--images", hr_images)
     assert result.code == 0, result.err

@@ -86,7 +86,6 @@ def test_help_of_the_commands(run: Run, command: str) -> None:
         ["nonsense"],
         ["--nonsense"],
         ["infer"],
-        ["infer", "in"],
         ["infer", "--engine", "x4.onnx"],
         ["infer", "in", "--engine", "x4.onnx", "--tile", "15"],
         ["infer", "in", "--engine", "x4.onnx", "--tile", "many"],
@@ -142,7 +141,7 @@ ENGINE = ["--engine", "engine/x4.onnx"]
         (["infer", "none", *ENGINE], ["none: no such file or folder"]),
         (["infer", "in", "none.png", *ENGINE], ["none.png: no such file or folder"]),
         (["infer", "empty", *ENGINE], ["empty", "no images"]),
-        (["infer", "in", *ENGINE, "--tile", "32", "--halo", "16"], ["--tile 32", "halo of 16"]),
+        (["infer", "in", *ENGINE, "--tile", "32", "--halo", "16"], ["--tile", "32", "halo of 16"]),
         (["infer", "in", *ENGINE, "-o", "text.onnx/out"], ["text.onnx/out", "-o"]),
         (["infer", "in", *ENGINE, "-o", "in"], ["in/a.png", "overwritten"]),
         (["infer", "in", *ENGINE, "--backend", "torch"], ["x4.onnx", "torch"]),
@@ -188,7 +187,7 @@ def test_a_bad_engine_in_a_process_of_its_own(scene: Path) -> None:
 
 
 def test_infer(scene: Path, run: Run, write_png: Any) -> None:
-    from srtool.runtime.engine import open_engine
+    from srtool.runtime.opening import open_engine
 
     write_png(Path("in/x/b.jpg"), noise(9, 14))
     write_png(Path("in/deep.png"), noise(7, 8, dtype=np.uint16))
@@ -205,7 +204,7 @@ def test_infer(scene: Path, run: Run, write_png: Any) -> None:
 
     found = {str(path.relative_to("out")): path for path in Path("out").rglob("*.*")}
     assert found.keys() == {"a.png", "x/b.jpg", "deep.png"}
-    expected = open_engine("engine/x4.onnx", "onnxruntime").upscale(noise(12, 10)[None])[0]
+    expected = open_engine("engine/x4.onnx", "onnxruntime").upscale_batch(noise(12, 10)[None])[0]
     assert np.array_equal(read(found["a.png"]), expected)
     assert read(found["x/b.jpg"]).shape == (36, 56, 3)
     assert read(found["deep.png"]).dtype == np.uint16

@@ -20,13 +20,17 @@ from srtool.images.colour import psnr_y
 from srtool.manifest import ModelFacts
 from srtool.networks.loading import Network
 from srtool.parity import EXPORTED, Fidelity
-from srtool.runtime.engine import Engine
+from srtool.runtime.backends.onnxruntime import OnnxRuntime
+from srtool.runtime.engine import Engine, EngineInfo
+from srtool.runtime.session import DirectSession
 
 FACTS = ModelFacts(scale=4, io="uint8", precision="fp32", architecture="test", halo=0)
 
 
 def engine_of(session: Any, **facts: Any) -> Engine:
-    return Engine(Path("x4.onnx"), FACTS.model_copy(update=facts), "test", "", session)
+    model = FACTS.model_copy(update=facts)
+    info = EngineInfo(Path("x4.onnx"), model, OnnxRuntime())
+    return Engine(info, DirectSession(model, session))
 
 
 def gray(level: int, height: int = 40, width: int = 40) -> NDArray[np.uint8]:

@@ -60,7 +60,7 @@ def test_images_are_upscaled_without_torch(
     tmp_path: Path,
     write_png: Any,
 ) -> None:
-    from srtool.runtime.engine import open_engine
+    from srtool.runtime.opening import open_engine
 
     assert absent(command, bare, "torch", "torchvision", "onnx", "spandrel", "safetensors", "scipy")
     write_png(tmp_path / "in" / "plain.png", noise(np.uint8))
@@ -74,10 +74,10 @@ def test_images_are_upscaled_without_torch(
         assert done.returncode == 0, done.stderr
         assert "2 upscaled" in done.stdout
         plain, deep = read(out / "plain.png"), read(out / "deep.png")
-        expected = reference.upscale(noise(np.uint8)[None])[0]
+        expected = reference.upscale_batch(noise(np.uint8)[None])[0]
         assert plain.dtype == np.uint8
         assert np.abs(plain.astype(int) - expected).max() <= 1
-        expected = reference.upscale(noise(np.uint16)[None] / np.float32(65535))[0]
+        expected = reference.upscale_batch(noise(np.uint16)[None] / np.float32(65535))[0]
         assert deep.dtype == np.uint16
         assert np.abs(deep - 65535 * expected.clip(0, 1)).max() <= 2
 

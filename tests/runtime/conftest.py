@@ -14,7 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from srtool.manifest import ModelFacts
-from srtool.runtime.engine import Engine
+from srtool.runtime.backends.onnxruntime import OnnxRuntime
+from srtool.runtime.engine import Engine, EngineInfo
+from srtool.runtime.session import DirectSession
 
 MakeEngine = Callable[..., Engine]
 
@@ -51,7 +53,9 @@ def nearest() -> MakeEngine:
         given = {"scale": 4, "io": "uint8", "precision": "fp32", "architecture": "test", "halo": 2}
         model = ModelFacts.model_validate({**given, **facts})
 
-        def session_of(io: str) -> Any:
+        def session_of(facts: ModelFacts) -> DirectSession:
+            io = facts.io
+
             def run(batch: NDArray[Any]) -> NDArray[Any]:
                 assert batch.dtype == (np.uint8 if io == "uint8" else np.float32)
                 assert batch.shape[3 if io == "uint8" else 1] == 3
@@ -59,10 +63,12 @@ def nearest() -> MakeEngine:
                 before(batch)
                 return repeated(batch, io)
 
-            return run
+            return DirectSession(facts, run)
 
-        open_float = (lambda: session_of("float32")) if companion else None
-        return Engine(Path("x4.onnx"), model, "test", "", session_of(model.io), open_float)
+        floats = model.model_copy(update={"io": "float32"})
+        open_companion = (lambda: session_of(floats)) if companion else None
+        info = EngineInfo(Path("x4.onnx"), model, OnnxRuntime())
+        return Engine(info, session_of(model), open_companion)
 
     return make
 
@@ -178,7 +184,7 @@ def make_plan(
         from types import SimpleNamespace
 
         from srtool.manifest import Manifest, PlanFacts, PlanRecipe, sha256, write_manifest
-        from srtool.runtime import opening as fallback
+        from srtool.runtime import plan_files as fallback
         from srtool.runtime.gpu.plan import Library, Machine
 
         chosen = {key: wanted.pop(key) for key in ("library", "capacity", "seed") if key in wanted}

@@ -16,11 +16,23 @@ from numpy.typing import NDArray
 
 from srtool.errors import CheckpointError, EngineError, UsageError
 from srtool.images.colour import to_levels
-from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sha256, write_manifest
+from srtool.manifest import (
+    METADATA_KEY,
+    Manifest,
+    ModelFacts,
+    read_manifest,
+    sha256,
+    sidecar,
+    write_manifest,
+)
 from srtool.parity import Fidelity
-from srtool.runtime import engine as engine_module
-from srtool.runtime.backends import onnxruntime
-from srtool.runtime.engine import Engine, facts_from_onnx, open_engine
+from srtool.runtime import onnx_files
+from srtool.runtime.backends.onnxruntime import OnnxRuntime
+from srtool.runtime.backends.openvino import OpenVino
+from srtool.runtime.engine import Engine
+from srtool.runtime.onnx_files import facts_from_onnx
+from srtool.runtime.opening import open_engine
+from srtool.runtime.session import DirectSession
 
 FACTS = ModelFacts(scale=4, io="uint8", precision="fp32", architecture="test", halo=5)
 
@@ -72,10 +84,15 @@ def machine(
                 model=FACTS, sha256=sha256(path), opset=18, srtool="0", made="", fidelity=found
             )
             write_manifest(path, manifest)
-        monkeypatch.setattr(engine_module, "installed_backends", lambda: list(seconds))
-        monkeypatch.setattr(engine_module, "_seconds", lambda path, facts, name: seconds[name])
-        monkeypatch.setattr(engine_module, "facts_from_onnx", lambda path: FACTS)
-        monkeypatch.setattr(engine_module, "open_session", lambda path, name: enlarged)
+        here = [backend for backend in onnx_files.BACKENDS if str(backend) in seconds]
+        session = DirectSession(FACTS, enlarged)
+        monkeypatch.setattr(onnx_files, "installed_backends", lambda: here)
+        monkeypatch.setattr(
+            onnx_files, "_seconds", lambda path, facts, backend: seconds[str(backend)]
+        )
+        monkeypatch.setattr(onnx_files, "facts_from_onnx", lambda path: FACTS)
+        for backend in (OnnxRuntime, OpenVino):
+            monkeypatch.setattr(backend, "open", lambda self, path, facts, threads: session)
         return lambda *arguments: open_engine(path, *arguments)
 
     return pretend
@@ -104,18 +121,18 @@ ALL = {"onnxruntime fp32": 3.0, "openvino fp32": 2.0, "openvino bf16": 1.0}
 )
 def test_choice(machine: Any, grade: Any, arguments: Any, backend: str, reason: str) -> None:
     opened = machine(ALL, grade)(*arguments)
-    assert opened.backend == backend
+    assert str(opened.backend) == backend
     assert reason in opened.reason
     assert opened.facts == FACTS
 
 
 def test_choice_where_less_is_installed(machine: Any, complains: Any) -> None:
     fp32 = {"onnxruntime fp32": 1.0, "openvino fp32": 2.0}
-    assert machine(fp32, "exact")().backend == "onnxruntime fp32"
+    assert machine(fp32, "exact")().backend == OnnxRuntime()
     one = machine({"onnxruntime fp32": 1.0}, "exact")()
-    assert (one.backend, one.reason) == ("onnxruntime fp32", "the only one installed")
+    assert (one.backend, one.reason) == (OnnxRuntime(), "the only one installed")
     broken = machine({"onnxruntime fp32": float("inf"), "openvino fp32": 2.0}, "lossy")()
-    assert (broken.backend, broken.reason) == ("openvino fp32", "the only one that runs it")
+    assert (broken.backend, broken.reason) == (OpenVino("fp32"), "the only one that runs it")
     with complains(EngineError, "x4.onnx", "srtool[cpu]"):
         machine({}, "exact")()
     with complains(EngineError, "x4.onnx", "bfloat16", "--precision auto"):
@@ -140,19 +157,16 @@ def test_a_backend_that_cannot_run_the_file_is_no_choice(
     nearest_onnx: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = nearest_onnx()
-    opened = engine_module.open_session
 
-    def failing(path: Path, name: str) -> Any:
-        if name == "openvino fp32":
-            raise EngineError("no such operation")
-        return opened(path, name)
+    def failing(self: OpenVino, path: Path, facts: Any, threads: Any) -> Any:
+        raise EngineError("no such operation")
 
-    monkeypatch.setattr(engine_module, "open_session", failing)
-    names = ["onnxruntime fp32", "openvino fp32"]
-    monkeypatch.setattr(engine_module, "installed_backends", lambda: names)
+    monkeypatch.setattr(OpenVino, "open", failing)
+    here: list[Any] = [OnnxRuntime(), OpenVino("fp32")]
+    monkeypatch.setattr(onnx_files, "installed_backends", lambda: here)
     engine = open_engine(path)
-    assert (engine.backend, engine.reason) == ("onnxruntime fp32", "the only one that runs it")
-    assert np.array_equal(engine.upscale(pixels()), enlarged(pixels()))
+    assert (engine.backend, engine.reason) == (OnnxRuntime(), "the only one that runs it")
+    assert np.array_equal(engine.upscale_batch(pixels()), enlarged(pixels()))
 
 
 # Files of srtool
@@ -164,24 +178,24 @@ def test_exported_engine(compact_engine: Path, compact_weights: Path, backend: A
     reference = open_engine(compact_weights)
     assert engine.facts.scale == reference.facts.scale == 4
     assert (engine.facts.io, reference.facts.io) == ("uint8", "float32")
-    assert reference.backend == "torch fp32"
+    assert str(reference.backend) == "torch fp32"
     for size in [(1, 2, 3), (2, 17, 5)]:
         tiles = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
-        found, expected = engine.upscale(tiles), reference.upscale(tiles)
+        found, expected = engine.upscale_batch(tiles), reference.upscale_batch(tiles)
         assert found.dtype == expected.dtype == np.uint8
         assert found.shape == expected.shape == (size[0], 4 * size[1], 4 * size[2], 3)
         assert np.abs(found.astype(int) - expected).max() <= 1
         floats = tiles / np.float32(255) + np.float32(0.001)  # between the levels of 8 bits
-        found, expected = engine.upscale(floats), reference.upscale(floats)
+        found, expected = engine.upscale_batch(floats), reference.upscale_batch(floats)
         assert found.dtype == expected.dtype == np.float32
         assert np.abs(found - expected).max() < 1e-5
 
 
 def test_results_are_copies(compact_engine: Path) -> None:
     engine = open_engine(compact_engine, "openvino", "fp32")
-    first = engine.upscale(pixels())
+    first = engine.upscale_batch(pixels())
     kept = first.copy()
-    engine.upscale(255 - pixels())
+    engine.upscale_batch(255 - pixels())
     assert np.array_equal(first, kept)
 
 
@@ -199,9 +213,26 @@ def test_a_changed_companion_is_refused_when_it_is_needed(
     with companion.open("ab") as file:
         file.write(b"\0")
     engine = open_engine(compact_engine, "onnxruntime")
-    assert engine.upscale(pixels()).dtype == np.uint8
+    assert engine.upscale_batch(pixels()).dtype == np.uint8
     with complains(EngineError, companion, "SHA-256"):
-        engine.upscale(pixels() / np.float32(255))
+        engine.upscale_batch(pixels() / np.float32(255))
+
+
+@pytest.mark.parametrize("fault", ["other weights", "no manifest", "another scale"])
+def test_a_companion_of_another_network_is_refused(
+    compact_engine: Path, complains: Any, fault: str
+) -> None:
+    companion = compact_engine.with_name("x4.float32.onnx")
+    manifest = read_manifest(companion)
+    assert manifest is not None
+    changes = {"weights_sha256": "0"} if fault == "other weights" else {"scale": 2}
+    changed = manifest.model.model_copy(update=changes)
+    write_manifest(companion, manifest.model_copy(update={"model": changed}))
+    if fault == "no manifest":
+        sidecar(companion).unlink()
+    engine = open_engine(compact_engine, "onnxruntime")
+    with complains(EngineError, companion, "companion", "same weights", "--depth 8"):
+        engine.upscale(pixels()[0].astype(np.uint16))
 
 
 def test_a_missing_companion_is_named_when_it_is_needed(
@@ -209,9 +240,9 @@ def test_a_missing_companion_is_named_when_it_is_needed(
 ) -> None:
     compact_engine.with_name("x4.float32.onnx").unlink()
     engine = open_engine(compact_engine, "onnxruntime")
-    assert engine.upscale(pixels()).shape == (1, 48, 36, 3)
+    assert engine.upscale_batch(pixels()).shape == (1, 48, 36, 3)
     with complains(EngineError, compact_engine, "8-bit", "companion", "export", "--depth 8"):
-        engine.upscale(pixels() / np.float32(255))
+        engine.upscale_batch(pixels() / np.float32(255))
 
 
 def test_a_lone_file_knows_its_facts(compact_engine: Path, tmp_path: Path) -> None:
@@ -220,7 +251,8 @@ def test_a_lone_file_knows_its_facts(compact_engine: Path, tmp_path: Path) -> No
     assert alone == with_manifest.facts
     assert alone.weights == "compact.pth"
     assert np.array_equal(
-        open_engine(lone, "onnxruntime").upscale(pixels()), with_manifest.upscale(pixels())
+        open_engine(lone, "onnxruntime").upscale_batch(pixels()),
+        with_manifest.upscale_batch(pixels()),
     )
 
 
@@ -255,15 +287,15 @@ def test_foreign_files_run_and_their_scale_is_found(nearest_onnx: Any, io: str, 
     facts = facts_from_onnx(path)
     assert (facts.scale, facts.io, facts.halo) == (scale, io, 16)
     engine = open_engine(path, "onnxruntime")
-    assert np.array_equal(engine.upscale(pixels()), enlarged(pixels(), scale))
+    assert np.array_equal(engine.upscale_batch(pixels()), enlarged(pixels(), scale))
 
 
 def test_a_foreign_file_takes_floats(nearest_onnx: Any, complains: Any) -> None:
     floats = pixels() / np.float32(255)
     engine = open_engine(nearest_onnx(io="float32"))
-    assert np.array_equal(engine.upscale(floats), enlarged(floats))
+    assert np.array_equal(engine.upscale_batch(floats), enlarged(floats))
     with complains(EngineError, "foreign.onnx", "--depth 8"):
-        open_engine(nearest_onnx(io="uint8"), "onnxruntime").upscale(floats)
+        open_engine(nearest_onnx(io="uint8"), "onnxruntime").upscale_batch(floats)
 
 
 def nodes(*descriptions: Any) -> list[Any]:
@@ -275,8 +307,8 @@ def nodes(*descriptions: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"channels": 1}, ["tensor(float)", "expected RGB"]),
-        ({"io": "uint8", "channels": 4}, ["tensor(uint8)", "expected RGB"]),
+        ({"channels": 1}, ["float32", "expected RGB"]),
+        ({"io": "uint8", "channels": 4}, ["uint8", "expected RGB"]),
         ({"sides": (32, 48)}, ["48x32", "free"]),
         ({"sides": (32, "w")}, ["free"]),
         ({"io": "uint8", "sides": (32, 48)}, ["48x32", "free"]),
@@ -317,11 +349,12 @@ def test_a_foreign_file_that_fails_on_a_tile(nearest_onnx: Any, complains: Any) 
 
 
 def test_a_failure_of_onnxruntime_is_a_runtime_error(nearest_onnx: Any) -> None:
-    session = onnxruntime.open_session(nearest_onnx(extra=failing([1, 3, 7, 5])))
+    facts = FACTS.model_copy(update={"io": "float32"})
+    session = OnnxRuntime().open(nearest_onnx(extra=failing([1, 3, 7, 5])), facts)
     with pytest.raises(RuntimeError, match=r"[Rr]eshape"):
-        session(np.zeros((1, 3, 9, 9), np.float32))
+        session.run(np.zeros((1, 9, 9, 3), np.float32))
     with pytest.raises(RuntimeError):
-        session(np.zeros((9, 9), np.float64))
+        session.compute(np.zeros((9, 9), np.float64))
 
 
 @pytest.mark.parametrize("backend", ["auto", "onnxruntime", "openvino"])
@@ -391,15 +424,16 @@ def test_levels_are_rounded_and_clamped() -> None:
 def test_bytes_through_a_float_engine_are_exact(nearest: Any) -> None:
     tiles = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     engine = nearest(io="float32")
-    assert np.array_equal(engine.upscale(tiles), enlarged(tiles))
+    assert np.array_equal(engine.upscale_batch(tiles), enlarged(tiles))
 
 
 OUT_OF_ORDER = """
 import signal, sys
 from pathlib import Path
-from srtool.runtime.engine import open_session
+from srtool.runtime.backends.openvino import OpenVino
+from srtool.runtime.onnx_files import open_on
 
-first, second = (open_session(Path(sys.argv[1]), "openvino fp32") for _ in range(2))
+first, second = (open_on(Path(sys.argv[1]), OpenVino("fp32")) for _ in range(2))
 del first
 del second
 try:

@@ -215,8 +215,8 @@ def test_uniform_alpha_costs_no_computation(nearest: Any) -> None:
 
 def test_gray_images_stay_gray_on_a_network_that_tints(nearest: Any) -> None:
     engine = nearest()
-    plain = engine._session
-    engine._session = lambda batch: plain(batch) + np.array([0, 3, 1], np.uint8)
+    plain = engine._session.compute
+    engine._session.compute = lambda batch: plain(batch) + np.array([0, 3, 1], np.uint8)
     picture = Picture(np.full((4, 4, 3), 100, np.uint8), gray=True)
     found = upscale_picture(picture, engine, Options()).pixels
     assert np.unique(found).tolist() == [101]  # the mean of 100, 103 and 101, rounded
@@ -293,8 +293,8 @@ def test_onnxruntime_failing_on_one_image(folder: Any, nearest_onnx: Any) -> Non
     from onnx import helper, numpy_helper
 
     from srtool.manifest import ModelFacts
-    from srtool.runtime.backends import onnxruntime
-    from srtool.runtime.engine import Engine
+    from srtool.runtime.backends.onnxruntime import OnnxRuntime
+    from srtool.runtime.onnx_files import open_on
 
     shape = numpy_helper.from_array(np.array([1, 3, 9, 16], np.int64))
     nodes = [
@@ -303,7 +303,7 @@ def test_onnxruntime_failing_on_one_image(folder: Any, nearest_onnx: Any) -> Non
     ]
     path = nearest_onnx(extra=nodes)
     facts = ModelFacts(scale=4, io="float32", precision="fp32", architecture="", halo=2)
-    engine = Engine(path, facts, "test", "", onnxruntime.open_session(path))
+    engine = open_on(path, OnnxRuntime(), facts)
     jobs, events = folder(3), Events()
     run(jobs, engine, Options(), events)
     assert events.of("done") == ["1"]
@@ -314,7 +314,7 @@ def test_onnxruntime_failing_on_one_image(folder: Any, nearest_onnx: Any) -> Non
 def test_a_network_whose_output_has_another_size(folder: Any, nearest: Any) -> None:
     jobs, events = folder(2), Events()
     engine = nearest()
-    engine._session = lambda batch: batch
+    engine._session.compute = lambda batch: batch
     run(jobs, engine, Options(), events)
     assert events.of("failed") == ["0", "1"]
     assert not jobs[0].target.parent.exists() or outputs(jobs[0]) == {}

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from srtool.errors import EngineError, UsageError
 from srtool.manifest import Flavour, PlanRecipe, Profile
-from srtool.runtime.engine import open_engine
 from srtool.runtime.gpu import cuda as cuda_module
 from srtool.runtime.gpu.cuda import Cuda, find_gpu, open_cuda
 from srtool.runtime.gpu.plan import this_machine
+from srtool.runtime.opening import open_engine
 
 pytestmark = [
     pytest.mark.gpu,
@@ -123,7 +123,7 @@ def test_plans(nearest_onnx: Any, tmp_path: Path, flavour: Flavour) -> None:
     with engine:
         for number, sides in enumerate([(300, 500), (64, 96), (20, 33), (700, 64)]):
             image = noise(*sides, number)
-            assert np.array_equal(engine.upscale(image[None])[0], enlarged(image))
+            assert np.array_equal(engine.upscale_batch(image[None])[0], enlarged(image))
         many = [noise(64, 96, number) for number in range(60)]
         made: list[NDArray[Any]] = []
         for image in many:
@@ -142,4 +142,4 @@ def test_onnxruntime(nearest_onnx: Any, backend: Any) -> None:
     with engine:
         for number, sides in enumerate([(300, 500), (256, 256), (20, 33)]):
             image = noise(*sides, number)
-            assert np.array_equal(engine.upscale(image[None])[0], enlarged(image))
+            assert np.array_equal(engine.upscale_batch(image[None])[0], enlarged(image))

@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 
 from srtool.errors import ImageError
 from srtool.manifest import Manifest, ModelFacts, sha256, write_manifest
-from srtool.runtime import guard as module
-from srtool.runtime.engine import Engine
+from srtool.runtime import onnx_files as module
+from srtool.runtime.backends.onnxruntime import OnnxRuntime
+from srtool.runtime.backends.openvino import OpenVino
+from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.folder import Event, run
-from srtool.runtime.guard import Guard, float32_engine, is_finite, is_garbage
+from srtool.runtime.guard import Guard, is_finite, is_garbage
 from srtool.runtime.inputs import Job
+from srtool.runtime.onnx_files import float32_engine
+from srtool.runtime.session import Backend, DirectSession
 from srtool.runtime.upscaling import Options
 
 FACTS = ModelFacts(scale=4, io="uint8", precision="fp16", architecture="test", halo=2)
@@ -109,6 +113,7 @@ def test_one_value_that_is_not_finite(value: float) -> None:
 # What it is replaced by
 
 Session = Callable[[NDArray[Any]], NDArray[Any]]
+BACKEND = OnnxRuntime()
 
 
 def nearest(batch: NDArray[Any]) -> NDArray[Any]:
@@ -128,22 +133,35 @@ def failing(batch: NDArray[Any]) -> NDArray[Any]:
 
 def engine_of(session: Session, io: str = "uint8", name: str = "x4.fp16.onnx") -> Engine:
     facts = FACTS.model_copy(update={"io": io})
-    return Engine(Path(name), facts, "test fp16", "", session, lambda: session)
+    floats = FACTS.model_copy(update={"io": "float32"})
+    info = EngineInfo(Path(name), facts, BACKEND)
+    return Engine(
+        info, DirectSession(facts, session), lambda: DirectSession(floats, session), USED.opened
+    )
+
+
+class Used:
+    """What is used in float32, and how often it was asked for."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self.asked: list[int] = []
+
+    def opened(self) -> Engine | None:
+        self.asked.append(1)
+        return self.engine
+
+
+USED = Used()
 
 
 @pytest.fixture
-def fallback(monkeypatch: pytest.MonkeyPatch) -> Callable[[Engine | None], list[Engine]]:
-    """Sets what is used in float32; returns for which engines it was asked for."""
+def fallback() -> Callable[[Engine | None], list[int]]:
+    """Sets what is used in float32; returns a list that grows when it is opened."""
 
-    def use(engine: Engine | None) -> list[Engine]:
-        asked: list[Engine] = []
-
-        def float32(engine_: Engine) -> Engine | None:
-            asked.append(engine_)
-            return engine
-
-        monkeypatch.setattr(module, "float32_engine", float32)
-        return asked
+    def use(engine: Engine | None) -> list[int]:
+        USED.engine, USED.asked = engine, []
+        return USED.asked
 
     return use
 
@@ -161,9 +179,9 @@ def test_a_bad_tile_is_done_again(fallback: Any, io: str, dtype: Any) -> None:
         assert out.dtype == dtype
         assert np.array_equal(out[0], enlarged(given))
     assert guard.recomputed == [(1, 7), (3, 7)]
-    assert asked == [guard.engine]  # it is opened once
+    assert asked == [1]  # it is opened once
     report = guard.report()
-    assert [word for word in ("2 tiles", "test fp16", "x4.float32.onnx", "1,7 3,7")
+    assert [word for word in ("2 tiles", "onnxruntime fp32", "x4.float32.onnx", "1,7 3,7")
             if word not in report] == []  # fmt: skip
     assert guard.report() == ""
 
@@ -193,7 +211,7 @@ def test_a_suspicion_that_float32_does_not_share(fallback: Any) -> None:
 
 def test_nothing_to_do_it_with(fallback: Any, complains: Any) -> None:
     fallback(None)
-    with complains(ImageError, "at 0,0", "test fp16", "x4.fp16.onnx", "export"):
+    with complains(ImageError, "at 0,0", "onnxruntime fp32", "x4.fp16.onnx", "export"):
         Guard(engine_of(failing)).upscale(noise(8, 8)[None], 0, 0)
 
 
@@ -207,8 +225,8 @@ def test_many_tiles_are_one_line(fallback: Any) -> None:
 
 def test_each_image_has_its_own_list_and_all_have_one_fallback(fallback: Any) -> None:
     asked = fallback(engine_of(nearest, "float32"))
-    first = Guard(engine_of(failing))
-    second = first.another()
+    engine = engine_of(failing)
+    first, second = Guard(engine), Guard(engine)
     bad = noise(8, 9)
     bad[0, 0] = 255
     first.upscale(bad[None], 1, 2)
@@ -236,9 +254,8 @@ def test_errors_are_delivered_and_not_raised_to_who_submits(fallback: Any) -> No
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Write a file that is not read, with its manifest."""
-    names = ["onnxruntime fp32", "openvino fp32", "openvino bf16"]
-    monkeypatch.setattr(module, "installed_backends", lambda: names)
-    monkeypatch.setattr(module, "open_session", lambda path, name: nearest)
+    monkeypatch.setattr(module, "installed_backends", lambda: list(module.BACKENDS[:3]))
+    monkeypatch.setattr(OnnxRuntime, "open", lambda self, path, facts, threads: None)
 
     def write(name: str, weights: str = "a", companion: str | None = None, **facts: Any) -> Path:
         path = tmp_path / name
@@ -260,46 +277,42 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     return write
 
 
-def opened(path: Path, backend: str = "onnxruntime fp32") -> Engine:
-    return Engine(path, FACTS, backend, "", nearest)
-
-
 def test_the_companion_comes_first(files: Any) -> None:
     files("x4.float32.onnx", io="float32")
     files("x4.onnx")
     path = files("x4.fp16.onnx", companion="x4.float32.onnx", precision="fp16")
-    found = float32_engine(opened(path))
+    found = float32_engine(path, BACKEND)
     assert found is not None
-    assert (found.path.name, found.backend) == ("x4.float32.onnx", "onnxruntime fp32")
+    assert (found.path.name, found.backend) == ("x4.float32.onnx", BACKEND)
     assert found.facts.io == "float32"
 
 
 @pytest.mark.parametrize("name", ["x4.fp16.onnx", "x4.mixed.onnx", "x4.plan"])
 def test_then_the_fp32_file_beside(files: Any, name: str) -> None:
     path = files(name, companion="lost.onnx", precision="fp16")
-    assert float32_engine(opened(path)) is None
+    assert float32_engine(path, BACKEND) is None
     files("x4.onnx", weights="b")
-    assert float32_engine(opened(path)) is None
+    assert float32_engine(path, BACKEND) is None
     files("x4.onnx", precision="fp16")
-    assert float32_engine(opened(path)) is None
+    assert float32_engine(path, BACKEND) is None
     files("x4.onnx")
-    found = float32_engine(opened(path))
+    found = float32_engine(path, BACKEND)
     assert found is not None
     assert found.path.name == "x4.onnx"
 
 
 def test_then_the_file_itself_where_bfloat16_was_at_fault(files: Any) -> None:
     path = files("x4.onnx")
-    found = float32_engine(opened(path, "openvino bf16"))
+    found = float32_engine(path, OpenVino("bf16"))
     assert found is not None
-    assert (found.path, found.backend) == (path, "onnxruntime fp32")
-    assert float32_engine(opened(path, "openvino fp32")) is None
-    assert float32_engine(opened(files("y.onnx", precision="fp16"), "openvino bf16")) is None
+    assert (found.path, found.backend) == (path, BACKEND)
+    assert float32_engine(path, OpenVino("fp32")) is None
+    assert float32_engine(files("y.onnx", precision="fp16"), OpenVino("bf16")) is None
 
 
 def test_without_a_manifest_nothing_is_known(tmp_path: Path) -> None:
     (tmp_path / "x4.onnx").write_bytes(b"")
-    assert float32_engine(opened(tmp_path / "x4.onnx")) is None
+    assert float32_engine(tmp_path / "x4.onnx", BACKEND) is None
 
 
 # In the main job
@@ -350,14 +363,12 @@ def test_an_image_that_cannot_be_saved_fails_alone(
     assert "\n" not in failed.message
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime fp32", "openvino fp32"])
-def test_a_real_graph_that_overflows(nearest_onnx: Any, fallback: Any, backend: str) -> None:
+@pytest.mark.parametrize("backend", [OnnxRuntime(), OpenVino("fp32")], ids=str)
+def test_a_real_graph_that_overflows(nearest_onnx: Any, fallback: Any, backend: Backend) -> None:
     """inf - inf is NaN, which a uint8 graph turns into some level: the rule must see it."""
     from onnx import helper, numpy_helper
 
-    from srtool.runtime.engine import installed_backends, open_session
-
-    if backend not in installed_backends():
+    if not backend.is_available():
         pytest.skip(f"{backend} is not installed")
     huge = numpy_helper.from_array(np.array(3e36, np.float32))
     nodes = [
@@ -366,9 +377,10 @@ def test_a_real_graph_that_overflows(nearest_onnx: Any, fallback: Any, backend: 
         helper.make_node("Sub", ["beyond", "beyond"], ["none"]),
         helper.make_node("Add", ["x", "none"], ["y"]),
     ]
-    session = open_session(nearest_onnx(io="uint8", extra=nodes), backend)
+    session = backend.open(nearest_onnx(io="uint8", extra=nodes), FACTS)
     fallback(engine_of(nearest, "float32"))
-    guard = Guard(Engine(Path("x4.onnx"), FACTS, backend, "", session))
+    info = EngineInfo(Path("x4.onnx"), FACTS, backend)
+    guard = Guard(Engine(info, session, open_float32=USED.opened))
     dark, light = noise(16, 16, 0, 100), noise(16, 16, 130, 200)
     assert np.array_equal(guard.upscale(dark[None], 0, 0)[0], enlarged(dark))
     assert guard.recomputed == []

@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 
 from srtool.errors import EngineError
 from srtool.manifest import Manifest, ModelFacts, sha256, write_manifest
-from srtool.runtime import engine as engine_module
+from srtool.runtime import onnx_files
 from srtool.runtime.backends import onnxruntime_gpu as backend
-from srtool.runtime.engine import installed_backends, open_engine, open_session
+from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
 from srtool.runtime.gpu.cuda import open_cuda
 from srtool.runtime.gpu.plan import Library
+from srtool.runtime.onnx_files import installed_backends, open_on
+from srtool.runtime.opening import open_engine
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+
+ON_GPU = OnnxRuntimeGpu("cuda")
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -120,7 +124,7 @@ def test_pixels(sessions: Sessions, network: Any, backend_name: Any, io: str) ->
     with open_engine(network(io=io), backend_name) as engine:
         for number, sides in enumerate([(40, 61), (16, 24), (5, 9)]):
             image = noise(*sides, number)
-            assert np.array_equal(engine.upscale(image[None])[0], enlarged(image))
+            assert np.array_equal(engine.upscale_batch(image[None])[0], enlarged(image))
     assert sessions.gpu.used == 0
     assert sessions.gpu.log.count("onnxruntime") > 3
 
@@ -200,7 +204,7 @@ def test_running_out_of_memory(sessions: Sessions, network: Any) -> None:
     sessions.times = 1
     sessions.error = "BFCArena::AllocateRawInternal Available memory of 12 is smaller than 34"
     image = noise(40, 61)
-    assert np.array_equal(engine.upscale(image[None])[0], enlarged(image))
+    assert np.array_equal(engine.upscale_batch(image[None])[0], enlarged(image))
     (note,) = engine.notes()
     assert "2 tiles of 24x16" in note
     assert "1 tile of 24x16" in note
@@ -211,7 +215,7 @@ def test_another_failure(sessions: Sessions, network: Any) -> None:
     engine = open_engine(network(), "onnxruntime-cuda")
     sessions.times, sessions.error = 99, "Non-zero status code returned while running Conv node"
     with pytest.raises(RuntimeError, match="Non-zero status"):
-        engine.upscale(noise(40, 61)[None])
+        engine.upscale_batch(noise(40, 61)[None])
     assert engine.notes() == []
 
 
@@ -220,7 +224,7 @@ def test_no_model(sessions: Sessions, tmp_path: Path, complains: Any) -> None:
     path.write_bytes(b"nothing")
     facts = ModelFacts(scale=4, io="uint8", precision="fp32", architecture="", halo=2)
     with complains(EngineError, path, "Fake GPU"):
-        backend.open_session(path, facts, "cuda")
+        OnnxRuntimeGpu("cuda").open(path, facts)
 
 
 # The choice
@@ -229,34 +233,33 @@ def test_no_model(sessions: Sessions, tmp_path: Path, complains: Any) -> None:
 def test_it_is_among_the_backends_where_there_is_a_gpu(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "onnxruntime-cuda" in installed_backends()
+    assert ON_GPU in installed_backends()
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
-    assert "onnxruntime-cuda" not in installed_backends()
+    assert ON_GPU not in installed_backends()
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(backend, "find_gpu", lambda: None)
-    assert "onnxruntime-cuda" not in installed_backends()
+    assert ON_GPU not in installed_backends()
 
 
 def test_by_name_without_a_manifest(sessions: Sessions, nearest_onnx: Any) -> None:
-    session = open_session(nearest_onnx(io="uint8"), "onnxruntime-cuda")
+    engine = open_on(nearest_onnx(io="uint8"), ON_GPU)
     image = noise(16, 24)
-    assert np.array_equal(session(image[None])[0], enlarged(image))
+    assert np.array_equal(engine.upscale_batch(image[None])[0], enlarged(image))
 
 
 def test_auto_takes_it_where_it_is_the_fastest(
     sessions: Sessions, network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {"onnxruntime fp32": 3.0, "openvino fp32": 2.0, "onnxruntime-cuda": 0.5}
-    names = [*seconds, "openvino bf16"]
-    monkeypatch.setattr(engine_module, "installed_backends", lambda: names)
-    monkeypatch.setattr(engine_module, "_seconds", lambda path, facts, name: seconds[name])
+    monkeypatch.setattr(onnx_files, "installed_backends", lambda: list(onnx_files.BACKENDS))
+    monkeypatch.setattr(onnx_files, "_seconds", lambda path, facts, backend: seconds[str(backend)])
     with open_engine(network()) as engine:
-        assert engine.backend == "onnxruntime-cuda"
+        assert engine.backend == ON_GPU
         assert engine.reason == "4.00x as fast as the alternative on a trial tile"
     monkeypatch.undo()
 
 
 def test_the_trial_gives_its_memory_back(sessions: Sessions, network: Any) -> None:
     facts = ModelFacts(scale=4, io="uint8", precision="fp32", architecture="", halo=2)
-    assert engine_module._seconds(network(), facts, "onnxruntime-cuda") < float("inf")
+    assert onnx_files._seconds(network(), facts, ON_GPU) < float("inf")
     assert sessions.gpu.used == 0

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from srtool.cli.main import app
 from srtool.errors import EngineError, UsageError
 from srtool.images.reading import read_image
-from srtool.manifest import read_manifest, sha256, sidecar, write_manifest
+from srtool.manifest import Manifest, read_manifest, sha256, sidecar, write_manifest
 from srtool.runtime import folder as pipeline
-from srtool.runtime import opening as module
-from srtool.runtime.engine import open_engine
+from srtool.runtime import plan_files as module
 from srtool.runtime.folder import Event, run
 from srtool.runtime.inputs import Job
+from srtool.runtime.opening import open_engine
 from srtool.runtime.upscaling import Options
 
 WritePng = Callable[[Path, NDArray[Any]], Path]
@@ -105,8 +105,12 @@ def test_a_deep_image_through_an_onnx_companion(
     make_plan: Any, folder: Any, nearest_onnx: Any
 ) -> None:
     made = make_plan()
-    nearest_onnx("x4.float32.onnx")
-    write_manifest(made.path, made.manifest.model_copy(update={"companion": "x4.float32.onnx"}))
+    companion = nearest_onnx("x4.float32.onnx")
+    write_manifest(made.path, made.manifest.model_copy(update={"companion": companion.name}))
+    facts = made.facts.model_copy(update={"io": "float32", "precision": "fp32"})
+    write_manifest(
+        companion, Manifest(model=facts, sha256=sha256(companion), opset=18, srtool="0", made="")
+    )
     jobs = folder(3, dtype=np.uint16)
     with open_engine(made.path) as engine:
         assert run(jobs, engine).failed == 0
@@ -181,11 +185,8 @@ def test_garbage_is_done_again_and_told_for_its_image(
     made, jobs = make_plan(), folder(9)
     marks = {tuple(read_image(jobs[number].source).pixels[0, 0]) for number in (3, 6)}
     monkeypatch.setattr(guard, "is_garbage", lambda tile, out: tuple(tile[0, 0]) in marks)
-    real = open_engine(nearest_onnx(io="uint8"))
-    monkeypatch.setattr(guard, "float32_engine", lambda engine: real)
-    real.facts = real.facts.model_copy(update={"io": "float32"})  # is looked at for NaN only
-    real._session = lambda batch: batch.repeat(4, 2).repeat(4, 3)
-    real._float_session = real._session
+    real = open_engine(nearest_onnx(), "onnxruntime")  # looked at for NaN only
+    monkeypatch.setattr(module, "float32_engine", lambda path, backend: real)
     events: list[Event] = []
     with open_engine(made.path) as engine:
         run(jobs, engine, Options(), events.append)
@@ -212,9 +213,9 @@ def test_a_tile_that_the_user_wants(make_plan: Any, folder: Any) -> None:
 def test_what_it_says(make_plan: Any) -> None:
     made = make_plan("10.13")
     with open_engine(made.path) as engine:
-        assert engine.backend == "tensorrt fp16"
+        assert str(engine.backend) == "tensorrt fp16"
         assert engine.reason == "TensorRT 10.13.3.9, 4 tiles of 24x16 at a time in 3 lanes"
-        assert "never compared" in engine.doubt
+        assert "never compared" in engine.uncertified_reason
 
 
 # What cannot run here
@@ -280,8 +281,8 @@ def test_nothing_is_read_or_written_before(
     ("arguments", "words"),
     [
         (("onnxruntime",), ["TensorRT only", ".onnx"]),
-        (("auto", "fp32"), ["fp16", "--precision fp32"]),
-        (("auto", "bf16"), ["fp16", "--precision bf16"]),
+        (("auto", "fp32"), ["fp16", "fp32", "--precision"]),
+        (("auto", "bf16"), ["fp16", "bf16", "--precision"]),
     ],
 )
 def test_what_a_plan_has_no_choice_of(
@@ -307,10 +308,10 @@ def elsewhere(make_plan: Any, nearest_onnx: Any, monkeypatch: pytest.MonkeyPatch
 def test_the_recorded_file(elsewhere: Any) -> None:
     engine = open_engine(elsewhere.path, fallback="onnxruntime")
     assert engine.path == elsewhere.onnx
-    assert engine.backend.startswith("onnxruntime")
+    assert engine.backend.library == "onnxruntime"
     assert engine.reason.startswith(f"second choice: {elsewhere.path}: cannot run here: this mach")
     image = noise(7, 9, 0)
-    assert np.array_equal(engine.upscale(image[None])[0], enlarged(image))
+    assert np.array_equal(engine.upscale_batch(image[None])[0], enlarged(image))
 
 
 def test_a_file_that_is_named(elsewhere: Any, nearest_onnx: Any) -> None:

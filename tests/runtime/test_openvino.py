@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from srtool.runtime.backends import Foresighted, onnxruntime, openvino
-from srtool.runtime.backends.openvino import KEPT, OpenvinoSession, open_session
-from srtool.runtime.engine import open_engine
-from srtool.runtime.tiling import upscale_tiled
+from srtool.manifest import ModelFacts
+from srtool.runtime.backends import openvino
+from srtool.runtime.backends.onnxruntime import OnnxRuntime
+from srtool.runtime.backends.openvino import KEPT, OpenVino, OpenVinoSession
+from srtool.runtime.opening import open_engine
+from srtool.runtime.tiling import Tiling, upscale_tiled
 
+FACTS = ModelFacts(scale=4, io="uint8", precision="fp32", architecture="test", halo=8)
+FLOATS = FACTS.model_copy(update={"io": "float32"})
 PIXELS = 20 * 12  # of a batch of `images`
 
 
@@ -45,12 +49,11 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def test_a_shape_that_comes_often_gets_a_network_of_its_own(
     compact_engine: Path, compiled: Counter[str]
 ) -> None:
-    session = open_session(compact_engine)
-    assert isinstance(session, Foresighted)
-    expected = onnxruntime.open_session(compact_engine)(images())
+    session = OpenVino().open(compact_engine, FACTS)
+    expected = OnnxRuntime().open(compact_engine, FACTS).run(images())
     for number in range(1, 6):
-        session.expect(images().shape, 1)
-        found = session(images())
+        session.prepare(images().shape, 1)
+        found = session.run(images())
         assert np.abs(found.astype(int) - expected).max() <= 1
         assert compiled["one"] == (number >= 3), number
     assert compiled == {"any": 1, "one": 1, "released": 1}
@@ -59,41 +62,41 @@ def test_a_shape_that_comes_often_gets_a_network_of_its_own(
 def test_what_is_announced_at_once_is_worth_it_from_the_first(
     compact_engine: Path, compiled: Counter[str]
 ) -> None:
-    session = open_session(compact_engine)
-    session.expect(images().shape, 3)
+    session = OpenVino().open(compact_engine, FACTS)
+    session.prepare(images().shape, 3)
     assert compiled["one"] == 0  # not before it comes
-    session(images())
+    session.run(images())
     assert compiled["one"] == 1
 
 
 def test_a_row_that_is_broken_begins_anew(compact_engine: Path, compiled: Counter[str]) -> None:
-    session = open_session(compact_engine)
+    session = OpenVino().open(compact_engine, FACTS)
     for width in [20, 20, 24] * 4:
-        session.expect(images(width).shape, 1)
-        session(images(width))
+        session.prepare(images(width).shape, 1)
+        session.run(images(width))
     assert compiled == {"any": 1}
 
 
 def test_what_nobody_announced_runs_in_the_form_for_any_shape(
     compact_engine: Path, compiled: Counter[str]
 ) -> None:
-    session = open_session(compact_engine)
+    session = OpenVino().open(compact_engine, FACTS)
     for _ in range(10):
-        session(images())
-    session.expect(images().shape, 100)
-    session(images(24))
+        session.run(images())
+    session.prepare(images().shape, 100)
+    session.run(images(24))
     assert compiled == {"any": 1}
 
 
 def test_networks_are_kept_and_only_one_holds_memory(
     compact_engine: Path, compiled: Counter[str]
 ) -> None:
-    session = open_session(compact_engine)
+    session = OpenVino().open(compact_engine, FACTS)
 
     def come(widths: range) -> None:
         for width in widths:
-            session.expect(images(width).shape, 10)
-            session(images(width))
+            session.prepare(images(width).shape, 10)
+            session.run(images(width))
 
     come(range(20, 20 + KEPT))
     assert compiled == {"any": 1, "one": KEPT, "released": KEPT}
@@ -114,8 +117,8 @@ def test_batches_and_floats_have_shapes_of_their_own(
     reference = open_engine(compact_engine, "onnxruntime")
     two = np.concatenate([images(), 255 - images()])
     for pixels in (two, two / np.float32(255)):
-        engine.expect(two.shape, pixels.dtype, 10)
-        found, expected = engine.upscale(pixels), reference.upscale(pixels)
+        engine.prepare(two.shape, pixels.dtype, 10)
+        found, expected = engine.upscale_batch(pixels), reference.upscale_batch(pixels)
         assert found.dtype == expected.dtype
         assert found.shape == expected.shape
         assert np.abs(found.astype(np.float64) - expected).max() <= (
@@ -131,7 +134,7 @@ def test_the_tiles_of_an_image_are_announced(compact_engine: Path, compiled: Cou
     assert compiled == {"any": 1}
     whole = upscale_tiled(image, engine)  # many times WORTH by itself
     assert compiled["one"] == 1
-    tiled = upscale_tiled(image, engine, tile=40)
+    tiled = upscale_tiled(image, engine, Tiling(40))
     assert compiled["one"] == 2
     assert np.abs(tiled.astype(int) - whole).max() <= 1
     assert small.shape == (80, 48, 3)
@@ -140,11 +143,11 @@ def test_the_tiles_of_an_image_are_announced(compact_engine: Path, compiled: Cou
 def test_memory_is_given_back(nearest_onnx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     psutil = pytest.importorskip("psutil")
     monkeypatch.setattr(openvino, "WORTH", 1)
-    session: OpenvinoSession = open_session(nearest_onnx())
-    large, small = np.zeros((1, 3, 1200, 1200), np.float32), np.zeros((1, 3, 8, 8), np.float32)
+    session: OpenVinoSession = OpenVino().open(nearest_onnx(), FLOATS)
+    large, small = np.zeros((1, 1200, 1200, 3), np.float32), np.zeros((1, 8, 8, 3), np.float32)
     for batch in (large, small):
-        session.expect(batch.shape, 1)
-        session(batch)
+        session.prepare(batch.shape, 1)
+        session.run(batch)
         held = psutil.Process().memory_info().rss
         if batch is large:
             most = held

@@ -12,7 +12,8 @@ import pytest
 
 from srtool.errors import EngineError
 from srtool.runtime.backends import tensorrt as backend
-from srtool.runtime.engine import Engine
+from srtool.runtime.backends.tensorrt import TensorRt
+from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.gpu.plan import load_library
 from srtool.runtime.tiling import upscale_tiled
 
@@ -20,7 +21,15 @@ GENERATIONS = ["8.6", "10.0", "10.13", "11", "rtx-1.0", "rtx"]
 
 
 def opened(made: Any, **options: Any) -> Any:
-    return backend.open_session(made.path, made.facts, made.flavour, **options)
+    return backend_of(made, **options).open(made.path, made.facts)
+
+
+def backend_of(made: Any, **options: Any) -> TensorRt:
+    return TensorRt(made.flavour, made.facts.precision, **options)
+
+
+def engine_of(made: Any, session: Any) -> Engine:
+    return Engine(EngineInfo(made.path, made.facts, backend_of(made)), session)
 
 
 def noise(height: int, width: int, seed: int = 0) -> Any:
@@ -32,7 +41,7 @@ def noise(height: int, width: int, seed: int = 0) -> Any:
 def test_images_of_all_sizes(make_plan: Callable[..., Any], generation: str, io: str) -> None:
     made = make_plan(generation, io=io)
     ring = opened(made)
-    engine = Engine(made.path, made.facts, "test", "", ring)
+    engine = engine_of(made, ring)
     for number, sides in enumerate([(50, 90), (16, 24), (7, 5), (13, 70), (50, 90)]):
         image = noise(*sides, number)
         assert np.array_equal(upscale_tiled(image, engine), image.repeat(4, 0).repeat(4, 1))
@@ -58,7 +67,7 @@ def test_plans_of_8_6_share_a_profile_only_where_they_were_built_so(
     made = make_plan("8.6", sharing=sharing)
     ring = opened(made)
     assert ring.layout.lanes == (3 if sharing else 1)
-    engine = Engine(made.path, made.facts, "test", "", ring)
+    engine = engine_of(made, ring)
     for number, sides in enumerate([(50, 90), (7, 5), (70, 70), (16, 24)]):
         image = noise(*sides, number)
         assert np.array_equal(upscale_tiled(image, engine), image.repeat(4, 0).repeat(4, 1))
@@ -69,9 +78,9 @@ def test_plans_of_8_6_share_a_profile_only_where_they_were_built_so(
 
 def test_no_scratch_memory_at_all(make_plan: Any) -> None:
     made = make_plan(scratch=0)
-    engine = Engine(made.path, made.facts, "test", "", opened(made))
+    engine = engine_of(made, opened(made))
     image = noise(30, 30)
-    assert np.array_equal(engine.upscale(image[None])[0], image.repeat(4, 0).repeat(4, 1))
+    assert np.array_equal(engine.upscale_batch(image[None])[0], image.repeat(4, 0).repeat(4, 1))
 
 
 def test_other_shapes_share_the_scratch_memory(make_plan: Any) -> None:
@@ -79,7 +88,7 @@ def test_other_shapes_share_the_scratch_memory(make_plan: Any) -> None:
     ring = opened(made)
     before = made.gpu.used
     for side in range(4, 17):
-        ring(noise(side, side)[None])
+        ring.run(noise(side, side)[None])
     assert made.gpu.used == before
 
 
@@ -87,8 +96,8 @@ def test_rtx_compiles_for_the_shape_that_stays(make_plan: Any) -> None:
     made = make_plan("rtx")
     ring = opened(made)
     for _ in range(20):
-        ring(noise(16, 24)[None])
-    ring(noise(9, 9)[None])
+        ring.run(noise(16, 24)[None])
+    ring.run(noise(9, 9)[None])
     kernels = made.tensorrt.DynamicShapesKernelSpecializationStrategy
     graphs = made.tensorrt.CudaGraphStrategy
     contexts = [context() for context in made.tensorrt.made]
@@ -139,7 +148,7 @@ def test_a_plan_of_another_version(make_plan: Any, complains: Any) -> None:
     with complains(EngineError, "10.13.3.9", "11.4.0.106", "rebuild"):
         opened(made)
     ring = opened(made, host_code=True)
-    assert ring(noise(4, 4)[None]).shape == (1, 16, 16, 3)
+    assert ring.run(noise(4, 4)[None]).shape == (1, 16, 16, 3)
 
 
 @pytest.mark.parametrize("facts", [{"io": "float32"}, {"scale": 2}])
@@ -156,7 +165,7 @@ def test_errors_do_not_pile_up(make_plan: Any) -> None:
     ring = opened(made)
     for _ in range(2):
         with pytest.raises(RuntimeError) as caught:
-            ring(noise(16, 24)[None])
+            ring.run(noise(16, 24)[None])
         assert str(caught.value) == "Error Code 2: Internal Error"
 
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from srtool.errors import UsageError
 from srtool.manifest import ModelFacts
-from srtool.runtime.engine import Engine
-from srtool.runtime.gpu.scheduler import TooLarge
-from srtool.runtime.tiling import Canvas, Span, fitted, pieces, spans, upscale_tiled
+from srtool.runtime.backends.onnxruntime import OnnxRuntime
+from srtool.runtime.engine import Engine, EngineInfo
+from srtool.runtime.session import DirectSession, TooLarge
+from srtool.runtime.tiling import Canvas, Span, Tiling, fitted, pieces, spans, upscale_tiled
 
 
 def test_spans_by_hand() -> None:
@@ -50,7 +51,9 @@ def test_spans_of_many_sizes() -> None:
 
 @pytest.mark.parametrize(("tile", "halo"), [(32, 16), (31, 16), (2, 1), (16, 64)])
 def test_a_halo_that_leaves_nothing_is_refused(complains: Any, tile: int, halo: int) -> None:
-    with complains(UsageError, f"--tile {tile}", f"halo of {halo}", f"more than {2 * halo}"):
+    with complains(
+        UsageError, f"tile of {tile}", "--tile", f"halo of {halo}", f"at least {2 * halo + 1}"
+    ):
         spans(1000, tile, halo)
 
 
@@ -84,7 +87,12 @@ def blurring(halo: int, multiple_of: int = 1, seen: Any = None) -> Engine:
         halo=halo,
         multiple_of=multiple_of,
     )
-    return Engine(Path("blur.onnx"), facts, "test", "", session)
+    return engine_of(facts, session)
+
+
+def engine_of(facts: ModelFacts, function: Any) -> Engine:
+    info = EngineInfo(Path("blur.onnx"), facts, OnnxRuntime())
+    return Engine(info, DirectSession(facts, function))
 
 
 def noise(height: int, width: int, dtype: Any = np.float32) -> NDArray[Any]:
@@ -117,9 +125,9 @@ def test_tiles_are_no_larger_than_their_number_asks(
 def test_tiled_equals_untiled(tile: int, dtype: Any) -> None:
     for size in [(1, 1), (3, 50), (50, 7), (31, 31), (32, 33), (57, 40)]:
         image = noise(*size, dtype)
-        whole = upscale_tiled(image, blurring(0), max(size), 0)
+        whole = upscale_tiled(image, blurring(0), Tiling(max(size), 0))
         seen: set[tuple[int, int]] = set()
-        tiled = upscale_tiled(image, blurring(RADIUS, seen=seen), tile)
+        tiled = upscale_tiled(image, blurring(RADIUS, seen=seen), Tiling(tile))
         assert tiled.shape == (2 * size[0], 2 * size[1], 3)
         assert tiled.dtype == dtype
         assert np.array_equal(tiled, whole)
@@ -130,9 +138,9 @@ def test_tiled_equals_untiled(tile: int, dtype: Any) -> None:
 
 def test_a_smaller_halo_would_show() -> None:
     image = noise(40, 40)
-    whole = upscale_tiled(image, blurring(RADIUS), 40)
-    assert not np.array_equal(upscale_tiled(image, blurring(RADIUS), 16, RADIUS - 1), whole)
-    assert np.array_equal(upscale_tiled(image, blurring(0), 16, RADIUS), whole)
+    whole = upscale_tiled(image, blurring(RADIUS), Tiling(40))
+    assert not np.array_equal(upscale_tiled(image, blurring(RADIUS), Tiling(16, RADIUS - 1)), whole)
+    assert np.array_equal(upscale_tiled(image, blurring(0), Tiling(16, RADIUS)), whole)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
@@ -140,26 +148,31 @@ def test_a_smaller_halo_would_show() -> None:
 def test_sides_are_padded_to_what_the_network_needs(size: tuple[int, int], dtype: Any) -> None:
     image = noise(*size, dtype)
     seen: set[tuple[int, int]] = set()
-    found = upscale_tiled(image, blurring(RADIUS, multiple_of=8, seen=seen), 21)
+    found = upscale_tiled(image, blurring(RADIUS, multiple_of=8, seen=seen), Tiling(21))
     assert all(side % 8 == 0 for shape in seen for side in shape)
-    # The padding mirrors the image instead of the zeros beyond it.
-    padding = ((0, -size[0] % 8), (0, -size[1] % 8), (0, 0))
-    padded = np.pad(image, padding, mode="symmetric")
-    whole = upscale_tiled(padded, blurring(0), 99)[: 2 * size[0], : 2 * size[1]]
+    # The padding mirrors the image, and then repeats its edge, instead of the zeros beyond it.
+    wide = image
+    for axis in (0, 1):
+        missing = -size[axis] % 8
+        mirrored = min(missing, size[axis] - 1)
+        for mode, count in (("reflect", mirrored), ("edge", missing - mirrored)):
+            padding = [(0, count if each == axis else 0) for each in range(3)]
+            wide = np.pad(wide, padding, mode=mode) if count else wide  # type: ignore[call-overload]
+    whole = upscale_tiled(wide, blurring(0), Tiling(99))[: 2 * size[0], : 2 * size[1]]
     assert np.array_equal(found, whole)
 
 
 def test_repeated_pixels(nearest: Any) -> None:
     image = noise(70, 45, np.uint8)
-    found = upscale_tiled(image, nearest(), 24)
+    found = upscale_tiled(image, nearest(), Tiling(24))
     assert np.array_equal(found, image.repeat(4, 0).repeat(4, 1))
 
 
 def test_tiles_are_checked_only_where_there_are_any(nearest: Any) -> None:
     image = noise(16, 16, np.uint8)
-    assert upscale_tiled(image, nearest(halo=100), 16).shape == (64, 64, 3)
+    assert upscale_tiled(image, nearest(halo=100), Tiling(16)).shape == (64, 64, 3)
     with pytest.raises(UsageError):
-        upscale_tiled(noise(16, 17, np.uint8), nearest(halo=100), 16)
+        upscale_tiled(noise(16, 17, np.uint8), nearest(halo=100), Tiling(16))
 
 
 # Parts of an image
@@ -201,27 +214,28 @@ class Later(Engine):
     """Keeps tiles until it is flushed, and then takes those that are not larger than `most`."""
 
     def __init__(self, halo: int, most: int) -> None:
-        super().__init__(Path("x"), blurring(halo).facts, "test", "", blurring(halo)._session)
+        blurs = blurring(halo)
+        super().__init__(blurs.info, blurs._session)
         self.most, self.kept = most, list[Any]()
 
     def tile_of(self, dtype: Any) -> tuple[int, int]:
         return self.most, self.most
 
-    def submit(self, tile: NDArray[Any], deliver: Any) -> None:
-        self.kept.append((tile, deliver))
+    def submit(self, tile: NDArray[Any], callback: Any) -> None:
+        self.kept.append((tile, callback))
 
     def flush(self) -> None:
         while self.kept:
-            tile, deliver = self.kept.pop(len(self.kept) // 2)
+            tile, callback = self.kept.pop(len(self.kept) // 2)
             if max(tile.shape) > self.most:
-                deliver(TooLarge("too large"))
+                callback(TooLarge("too large"))
             else:
-                deliver(self.upscale(tile[None])[0])
+                callback(self._session.run(tile[None])[0])
 
 
 def test_tiles_that_become_too_large_on_the_way() -> None:
     image = noise(60, 77)
-    whole = upscale_tiled(image, blurring(0), 99)
+    whole = upscale_tiled(image, blurring(0), Tiling(99))
     engine = Later(RADIUS, 40)
     canvas = Canvas(image, engine)
     assert not canvas.is_done
@@ -244,9 +258,9 @@ def test_the_first_error_of_a_tile_is_that_of_the_image() -> None:
     engine = Later(RADIUS, 40)
     canvas = Canvas(noise(60, 77), engine)
     kept, engine.kept = engine.kept, []
-    for number, (tile, deliver) in enumerate(kept):
+    for number, (tile, callback) in enumerate(kept):
         failed = number in (1, 2)
-        deliver(RuntimeError(f"tile {number}") if failed else engine.upscale(tile[None])[0])
+        callback(RuntimeError(f"tile {number}") if failed else engine.upscale_batch(tile[None])[0])
     assert canvas.is_done
     with pytest.raises(RuntimeError, match="tile 1"):
         canvas.result()
@@ -259,9 +273,9 @@ def test_no_more_tiles_are_tried_after_an_error() -> None:
         calls.append(batch)
         raise RuntimeError("broken")
 
-    engine = Engine(Path("x"), blurring(RADIUS).facts, "test", "", failing)
+    engine = engine_of(blurring(RADIUS).facts, failing)
     with pytest.raises(RuntimeError, match="broken"):
-        upscale_tiled(noise(60, 77), engine, 20)
+        upscale_tiled(noise(60, 77), engine, Tiling(20))
     assert len(calls) == 1
 
 
@@ -273,17 +287,17 @@ def test_all_tiles_are_announced_before_they_come(
     told: list[tuple[Any, int]] = []
     seen: list[Any] = []
     monkeypatch.setattr(
-        Engine, "expect", lambda self, shape, dtype, times: told.append((shape, times))
+        Engine, "prepare", lambda self, shape, dtype, times: told.append((shape, times))
     )
     submit = Engine.submit
     monkeypatch.setattr(
         Engine,
         "submit",
-        lambda self, tile, deliver: (seen.append((1, *tile.shape)), submit(self, tile, deliver)),
+        lambda self, tile, callback: (seen.append((1, *tile.shape)), submit(self, tile, callback)),
     )
     image = np.random.default_rng(0).random((*size, 3), np.float32)
     engine = blurring(halo=4, multiple_of=multiple_of)
-    Canvas(image, engine, tile=32, times=5)
+    Canvas(image, engine, Tiling(32, times=5))
     ((shape, times),) = told
     assert set(seen) == {shape}
     assert times == 5 * len(seen)

@@ -189,13 +189,15 @@ def test_computes_what_the_exported_float16_graph_computes(
 
     from srtool.export.mixed.graph import emulated_session
     from srtool.export.onnx import onnx_from_network
+    from srtool.manifest import ModelFacts
     from srtool.networks.loading import load_network, save_generator
 
     generator = made(tiny_config, blocks=1, taps=(1,))
     save_generator(tmp_path / "tiny.safetensors", generator, {})
     model, _ = onnx_from_network(load_network(tmp_path / "tiny.safetensors"), "uint8", "fp16")
+    facts = ModelFacts(scale=4, io="uint8", precision="fp16", architecture="test", halo=8)
     lr = noise(40, 52)
-    exported = emulated_session(onnx.shape_inference.infer_shapes(model))(lr[None])[0]
+    exported = emulated_session(onnx.shape_inference.infer_shapes(model), facts).run(lr[None])[0]
     plain = upscale_uint8(fold_head(generator), lr)
     image = upscale_uint8(deployed(generator), lr, float16=True)
     assert (plain != exported).mean() > 0.05

@@ -32,7 +32,7 @@ from srtool.images.datasets import (
     load_pair,
 )
 from srtool.manifest import sha256
-from srtool.runtime.engine import Backend, Precision
+from srtool.runtime.request import BackendName, PrecisionName
 
 YRounding = Literal["nearest", "none"]
 
@@ -46,8 +46,8 @@ class Config:
     metrics: tuple[str, ...] = DEFAULT_METRICS
     y_rounding: YRounding = "nearest"
     workers: int | None = None
-    backend: Backend = "auto"
-    precision: Precision = "auto"
+    backend: BackendName = "auto"
+    precision: PrecisionName = "auto"
 
 
 @dataclass(frozen=True)

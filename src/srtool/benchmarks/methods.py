@@ -25,8 +25,11 @@ from srtool.images.imresize import imresize, mod_crop
 from srtool.images.reading import read_rgb
 from srtool.manifest import read_manifest, sha256
 from srtool.models import engine_path, model_names
-from srtool.runtime.engine import Backend, Precision, open_engine
-from srtool.runtime.tiling import DEFAULT_TILE, upscale_tiled
+from srtool.runtime.onnx_files import backend_named, open_on
+from srtool.runtime.opening import open_engine
+from srtool.runtime.request import BackendName, PrecisionName
+from srtool.runtime.session import DEFAULT_TILE
+from srtool.runtime.tiling import upscale_tiled
 
 Upscale = Callable[[Sample, Pair], Image]
 
@@ -49,8 +52,8 @@ class Method:
 def methods_from_arguments(
     arguments: list[str],
     datasets: list[Dataset],
-    backend: Backend = "auto",
-    precision: Precision = "auto",
+    backend: BackendName = "auto",
+    precision: PrecisionName = "auto",
     recorded: dict[str, dict[str, Any]] | None = None,
 ) -> list[Method]:
     """PATH or NAME=PATH of an engine file or a folder of results, or bicubic, bicubic-float.
@@ -117,7 +120,7 @@ def baseline_method(name: str, word: str) -> Method:
 
 
 def engine_method(
-    name: str, path: Path, backend: Backend, precision: Precision, recorded: dict[str, Any]
+    name: str, path: Path, backend: BackendName, precision: PrecisionName, recorded: dict[str, Any]
 ) -> Method:
     """An engine file. EngineError where it or its manifest is not one; more shows when opened."""
     manifest = read_manifest(path)
@@ -134,16 +137,18 @@ def engine_method(
         facts |= {key: recorded[key] for key in ("backend", "reason") if key in recorded}
 
     def open_() -> Upscale:
-        chosen, wanted = (backend, precision) if onnx else ("auto", "auto")
-        if onnx and "backend" in facts:  # "openvino bf16" in the earlier run
-            chosen, _, kept = facts["backend"].partition(" ")
-            wanted = kept or "auto"
-        engine = open_engine(path, chosen, wanted)
+        before = backend_named(facts.get("backend", ""))  # in the earlier run
+        if onnx and before is not None:
+            engine = open_on(path, before)
+        elif onnx:
+            engine = open_engine(path, backend, precision)
+        else:
+            engine = open_engine(path)
         if engine.facts.scale != SCALE:
             raise UsageError(
                 f"{path}: upscales x{engine.facts.scale}; the evaluation protocol is for x{SCALE}"
             )
-        facts.setdefault("backend", engine.backend)
+        facts.setdefault("backend", str(engine.backend))
         facts.setdefault("reason", engine.reason)
         return lambda sample, pair: np.asarray(upscale_tiled(pair.lr, engine))
 

@@ -16,8 +16,7 @@ from srtool.export.compare import TILE
 from srtool.export.mixed.bisect import Bisection, Overflow, bisect
 from srtool.export.mixed.blocks import modules_from_graph
 from srtool.export.mixed.graph import (
-    EMULATED,
-    emulated_session,
+    emulated_engine,
     half_nodes,
     mixed_from_half,
     model_from_file,
@@ -28,7 +27,6 @@ from srtool.manifest import Manifest
 from srtool.networks.deployed import deployed_from_network
 from srtool.networks.loading import Network, load_network
 from srtool.parity import Fidelity, WorstTile
-from srtool.runtime.engine import Engine
 
 ROUNDS = 8  # tiles to look at one after the other, each the worst that the last round left
 
@@ -85,7 +83,7 @@ def mix(
         )
         nodes = rounds[-1].float32_nodes
         mixed = mixed_from_half(model, weights, nodes)
-        engine = Engine(target, manifest.model, EMULATED, "", emulated_session(mixed))
+        engine = emulated_engine(target, manifest.model, mixed)
         found = references.compare(engine)
     widened = [node.name for node in half_nodes(model) if node.name in nodes]
     named = tuple(dict.fromkeys(modules[name] for name in widened))

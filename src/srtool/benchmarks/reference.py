@@ -21,9 +21,11 @@ from srtool.export.compare import Compared, fidelity_from_images
 from srtool.images.colour import to_levels
 from srtool.images.datasets import BORDER, SCALE, Dataset, Image, load_pair
 from srtool.parity import Fidelity, Gates
-from srtool.runtime.engine import Engine, open_engine
+from srtool.runtime.engine import Engine
 from srtool.runtime.guard import is_finite
-from srtool.runtime.tiling import DEFAULT_TILE, upscale_tiled
+from srtool.runtime.opening import open_engine
+from srtool.runtime.session import DEFAULT_TILE
+from srtool.runtime.tiling import Tiling, upscale_tiled
 
 Figures = dict[str, dict[str, float | str]]  # image -> metric -> figure, or why there is none
 
@@ -84,7 +86,7 @@ class References:
         for number, sample in enumerate(self.dataset.samples):
             pair = load_pair(sample, BORDER)
             scaled = pair.lr.astype(np.float32) / np.float32(255)
-            out = upscale_tiled(scaled, reference, DEFAULT_TILE, self.halo)
+            out = upscale_tiled(scaled, reference, Tiling(DEFAULT_TILE, self.halo))
             if not is_finite(out):
                 raise ExportError(
                     f"{reference.path}: makes NaN or infinite values of {sample.hr}; its weights "
@@ -133,7 +135,7 @@ class References:
     def _outputs(self, engine: Engine, figures: Figures) -> Iterator[Compared]:
         for number, sample in enumerate(self.dataset.samples):
             arrays = self._load(number)
-            out = upscale_tiled(arrays["lr"], engine, DEFAULT_TILE, self.halo)
+            out = upscale_tiled(arrays["lr"], engine, Tiling(DEFAULT_TILE, self.halo))
             self.scorer.start(figures, sample.name, out, arrays["hr"])
             yield Compared(sample.name, out, arrays["reference"], arrays["hr"])
             self.say()

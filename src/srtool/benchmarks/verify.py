@@ -15,18 +15,16 @@ from srtool.benchmarks.mixed import Mixed, mix
 from srtool.benchmarks.reference import References, open_references
 from srtool.benchmarks.scores import assets_of, with_parts
 from srtool.errors import CheckpointError, EngineError, ExportError, UsageError
-from srtool.export.mixed.graph import EMULATED, emulated_session, model_from_file
+from srtool.export.mixed.graph import EMULATED
 from srtool.images.datasets import SCALE, dataset_from_folder
 from srtool.manifest import Manifest, read_manifest, sha256, sidecar, write_manifest
 from srtool.parity import FAITHFUL, Fidelity, Gates
-from srtool.runtime.engine import (
-    CHECKPOINTS,
-    Engine,
-    installed_backends,
-    open_engine,
-    open_session,
-)
-from srtool.runtime.opening import plan_backend
+from srtool.runtime.engine import Engine
+from srtool.runtime.onnx_files import installed_backends, open_on
+from srtool.runtime.opening import open_engine
+from srtool.runtime.plan_files import plan_backend
+from srtool.runtime.request import CHECKPOINTS
+from srtool.runtime.session import Backend
 
 ASKED = ("ssim_wang", "ssim", "niqe", "pi", "lpips")  # beside PSNR
 
@@ -128,7 +126,7 @@ def verify(
                 references.say(f"{path}: was exported from {weights}, another file than {model}")
             rows = _check(path, manifest, backends[path], references)
             record.rows += rows
-            half = next((row.fidelity for row in rows if row.backend == EMULATED), None)
+            half = next((row.fidelity for row in rows if row.backend == str(EMULATED)), None)
             if config.bisect and half and half.passed:
                 references.say(f"{path}: passes in float16; there is nothing to bisect")
             elif config.bisect and half:
@@ -145,7 +143,7 @@ def _mix(
     model: Path,
     references: References,
     record: Verification,
-    backends: list[str],
+    backends: list[Backend],
 ) -> None:
     """Write the mixed file and check it like any other; where there is none, say why."""
     try:
@@ -154,10 +152,10 @@ def _mix(
         references.say(str(error))
         return
     record.mixed.append(mixed)
-    known = written.fidelity[EMULATED]
-    record.rows.append(Row(engine=mixed.engine, backend=EMULATED, fidelity=known, missed=[]))
-    names = [name for name in backends if name != EMULATED]
-    record.rows += _check(Path(mixed.engine), written, names, references)
+    known = written.fidelity[str(EMULATED)]
+    record.rows.append(Row(engine=mixed.engine, backend=str(EMULATED), fidelity=known, missed=[]))
+    others = [backend for backend in backends if backend != EMULATED]
+    record.rows += _check(Path(mixed.engine), written, others, references)
 
 
 def _manifest(path: Path) -> Manifest:
@@ -181,30 +179,32 @@ def _manifest(path: Path) -> Manifest:
     return manifest
 
 
-def _backends(path: Path, manifest: Manifest, choice: Backends) -> list[str]:
+def _backends(path: Path, manifest: Manifest, choice: Backends) -> list[Backend]:
     if manifest.plan is not None:
-        return [plan_backend(manifest)]
-    names = installed_backends()
+        return [plan_backend(manifest.plan, manifest.model)]
+    found = installed_backends()
     if choice == "auto":
-        names = [open_engine(path).backend]
+        with open_engine(path) as engine:
+            found = [engine.backend]
     elif choice != "all":
-        names = [name for name in names if name.startswith(choice)]
-    if not names:
+        found = [backend for backend in found if backend.library == choice]
+    if not found:
         library = "no backend" if choice == "all" else choice
         raise EngineError(f"{path}: {library} is not installed; pip install 'srtool[cpu]'")
-    return names if manifest.model.precision == "fp32" else [*names, EMULATED]
+    return found if manifest.model.precision == "fp32" else [*found, EMULATED]
 
 
 def _check(
-    path: Path, manifest: Manifest, backends: list[str], references: References
+    path: Path, manifest: Manifest, backends: list[Backend], references: References
 ) -> list[Row]:
     """Compare one engine on its backends, and write what was found into its manifest."""
     rows = []
     known = dict(manifest.fidelity)
-    for name in backends:
+    for backend in backends:
+        name = str(backend)
         known.pop(name, None)
         try:
-            with _opened(path, manifest, name) as engine:
+            with _opened(path, manifest, backend) as engine:
                 found = references.compare(engine)
         except (EngineError, RuntimeError, MemoryError) as error:
             reason = " ".join(str(error).split())[:160] or type(error).__name__
@@ -219,9 +219,7 @@ def _check(
     return rows
 
 
-def _opened(path: Path, manifest: Manifest, name: str) -> Engine:
+def _opened(path: Path, manifest: Manifest, backend: Backend) -> Engine:
     if manifest.plan is not None:
         return open_engine(path)
-    emulate = name == EMULATED
-    session = emulated_session(model_from_file(path)) if emulate else open_session(path, name)
-    return Engine(path, manifest.model, name, "", session)
+    return open_on(path, backend, manifest.model)

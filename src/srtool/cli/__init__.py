@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-from srtool.errors import UsageError
+from srtool.errors import SrtoolError, UsageError
 
 
 @contextmanager
@@ -21,6 +21,17 @@ def needing(extra: str) -> Iterator[None]:
             f"this command needs {error.name}, which is not installed; "
             f"pip install 'srtool[{extra}]'"
         ) from None
+
+
+def line_of(error: SrtoolError) -> str:
+    """What the user reads of an error: the library's words, and the options that they are about."""
+    named = f" ({_option(error.parameter)})" if error.parameter else ""
+    tried = [f"{_option(name)} {value}" for name, value in error.remedy.items()]
+    return f"{error}{named}" + (f"; try {' '.join(tried)}" if tried else "")
+
+
+def _option(parameter: str) -> str:
+    return f"--{parameter.replace('_', '-')}"
 
 
 class WithDefault(TyperGroup):

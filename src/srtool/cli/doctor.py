@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtool import __version__
 from srtool.cli import needing
 from srtool.cli.progress import answer
+from srtool.version import __version__
 
 if TYPE_CHECKING:
     from srtool.export.tensorrt.gpus import Target

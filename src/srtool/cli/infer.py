@@ -53,6 +53,9 @@ def infer(
     halo: Annotated[
         int | None, typer.Option(min=0, help="Overlap at tile edges (default: the engine's).")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of the engine (default: all cores).")
+    ] = None,
     suffix: Annotated[str, typer.Option(help="Added to each file's name.")] = "",
     format: Annotated[
         FormatChoice | None, typer.Option(help="Output format (default: the input's own).")
@@ -70,24 +73,25 @@ def infer(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary line.")] = False,
 ) -> None:
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
-    from srtool.models import engine_path
     from srtool.runtime import folder as pipeline
-    from srtool.runtime.engine import open_engine
     from srtool.runtime.inputs import check_writable, jobs_from_inputs
+    from srtool.runtime.opening import open_engine
     from srtool.runtime.tiling import check_tile
     from srtool.runtime.upscaling import Options
 
     jobs = jobs_from_inputs(inputs, out, suffix, format.value if format else None)
-    with open_engine(engine_path(engine), backend.value, precision.value, fallback) as opened:
+    with open_engine(
+        engine, backend.value, precision.value, fallback=fallback, threads=threads
+    ) as opened:
         if tile is not None:
             opened.use_tile(tile)
         check_tile(tile or min(opened.tile), opened.facts.halo if halo is None else halo)
         check_writable(jobs)
         console.say(f"{opened.path} on {opened.backend} ({opened.reason})")
-        if opened.doubt:
+        if opened.uncertified_reason:
             if require_certified:
-                raise EngineError(f"{opened.path}: is not certified: {opened.doubt}")
-            console.say(f"{opened.path}: is not certified: {opened.doubt}")
+                raise EngineError(f"{opened.path}: is not certified: {opened.uncertified_reason}")
+            console.say(f"{opened.path}: is not certified: {opened.uncertified_reason}")
         options = Options(tile, halo, depth, quality, overwrite)
         summary = pipeline.Summary()
         try:
@@ -97,6 +101,6 @@ def infer(
             console.say(f"interrupted after {summary.files} images; the same command continues")
             raise
         finally:
-            console.print_summary(summary, out, opened.path, opened.backend, as_json)
+            console.print_summary(summary, out, opened.path, str(opened.backend), as_json)
     if summary.failed:
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from srtool import __version__
+from srtool.cli import line_of
 from srtool.cli import progress as console
 from srtool.cli.assets import assets_app
 from srtool.cli.bench import bench_app
@@ -24,6 +24,7 @@ from srtool.cli.models import models
 from srtool.cli.report import report
 from srtool.cli.train import train_app
 from srtool.errors import ExportError, SrtoolError
+from srtool.version import __version__
 
 app = typer.Typer(
     name="srtool",
@@ -70,7 +71,7 @@ def main() -> None:
     try:
         app()
     except SrtoolError as error:
-        console.say(f"srtool: {error}")
+        console.say(f"srtool: {line_of(error)}")
         sys.exit(1 if isinstance(error, ExportError) else 2)
     except KeyboardInterrupt:
         sys.exit(130)

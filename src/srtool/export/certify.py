@@ -79,7 +79,7 @@ def reference(network: Network, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def fidelity(engine: Engine, samples: list[Sample], dataset: str = "") -> Fidelity:
     """Compare an engine's output with the reference, over all values of all samples."""
     images = (
-        Compared(sample.name, engine.upscale(sample.lr[None])[0], sample.reference, sample.hr)
+        Compared(sample.name, engine.upscale_batch(sample.lr[None])[0], sample.reference, sample.hr)
         for sample in samples
     )
     return fidelity_from_images(images, engine.facts.scale, dataset)
@@ -118,11 +118,11 @@ def measured_halo(engine: Engine, lr: NDArray[Any]) -> int:
     99.9 % of the values within 16 pixels of the cut at most one level of difference."""
     scale, width = engine.facts.scale, lr.shape[1]
     cut, strip = width // 2, 16
-    whole = engine.upscale(lr[None])[0].astype(np.int16)
+    whole = engine.upscale_batch(lr[None])[0].astype(np.int16)
     for halo in HALOS:
         if cut + halo >= width:
             break
-        piece = engine.upscale(lr[None, :, : cut + halo])[0]
+        piece = engine.upscale_batch(lr[None, :, : cut + halo])[0]
         near = slice(max(0, cut - strip) * scale, cut * scale)
         gap = np.abs(whole[:, near] - piece[:, near])
         if float((gap > 1).mean()) <= 1e-3:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-import srtool
 from srtool.errors import ExportError
 from srtool.export import certify
 from srtool.files import whole_file
@@ -27,8 +26,9 @@ from srtool.networks.deployed import (
     shape_dimensions,
 )
 from srtool.networks.loading import Network
-from srtool.parity import Fidelity
-from srtool.runtime.engine import Engine, installed_backends, open_session
+from srtool.runtime.backends.onnxruntime import OnnxRuntime
+from srtool.runtime.onnx_files import installed_backends, open_on
+from srtool.version import __version__
 
 if TYPE_CHECKING:
     import onnx
@@ -120,16 +120,14 @@ def _write(
     """
     import onnx
 
-    from srtool.export.mixed.graph import EMULATED, emulated_session
+    from srtool.export.mixed.graph import EMULATED, emulated_engine
 
     report(f"{path.name}: tracing the network")
     assert facts.precision != "mixed"  # that is what `verify --bisect` makes
     model, rewrites = onnx_from_network(network, facts.io, facts.precision)
     report(f"{path.name}: comparing with PyTorch")
     onnx.save(model, temporary)
-    engine = Engine(
-        path, facts, "onnxruntime fp32", "", open_session(temporary, "onnxruntime fp32")
-    )
+    engine = open_on(temporary, OnnxRuntime(), facts)
     if facts.halo == 0:
         facts = facts.model_copy(update={"halo": certify.measured_halo(engine, samples[0].lr)})
     onnx.helper.set_model_props(
@@ -137,23 +135,23 @@ def _write(
     )
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, temporary)
-    found: dict[str, Fidelity] = {"onnxruntime fp32": certify.fidelity(engine, samples, dataset)}
+    found = {str(OnnxRuntime()): certify.fidelity(engine, samples, dataset)}
     if facts.precision == "fp16":
-        engine = Engine(path, facts, EMULATED, "", emulated_session(model))
-        found[EMULATED] = certify.fidelity(engine, samples, dataset)
+        engine = emulated_engine(path, facts, model)
+        found[str(EMULATED)] = certify.fidelity(engine, samples, dataset)
         if not force:
-            certify.check_emulated(found[EMULATED], path)
+            certify.check_emulated(found[str(EMULATED)], path)
     if not force:
-        certify.check(facts.precision, found["onnxruntime fp32"], path)
-    for name in installed_backends() if everywhere else ():
-        if name not in found:
-            engine = Engine(path, facts, name, "", open_session(temporary, name))
-            found[name] = certify.fidelity(engine, samples, dataset)
+        certify.check(facts.precision, found[str(OnnxRuntime())], path)
+    for backend in installed_backends() if everywhere else ():
+        if str(backend) not in found:
+            engine = open_on(temporary, backend, facts)
+            found[str(backend)] = certify.fidelity(engine, samples, dataset)
     manifest = Manifest(
         model=facts,
         sha256=sha256(temporary),
         opset=OPSET,
-        srtool=srtool.__version__,
+        srtool=__version__,
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         fidelity=found,
     )

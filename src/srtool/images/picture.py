@@ -40,7 +40,8 @@ class Metadata:
 class Picture:
     """A decoded image in the form the network takes.
 
-    `pixels` is (H, W, 3) RGB, uint8 or uint16 over the full range of its dtype, upright, in the
+    `pixels` is (H, W, 3) RGB, uint8 or uint16 over the full range of its dtype (in memory float32
+    0..1 as well), upright, in the
     colour space of `metadata.icc`. `alpha` is (H, W) of the same dtype, 0 transparent, not
     multiplied into the pixels. `gray`: the source had one colour channel, repeated three times
     here, and is written back as one where the format can. `pages`: how many pages or frames the
@@ -54,7 +55,7 @@ class Picture:
     pages: int = 1
 
     def __post_init__(self) -> None:
-        assert self.pixels.dtype in (np.uint8, np.uint16)
+        assert self.pixels.dtype in (np.uint8, np.uint16, np.float32)
         assert self.pixels.ndim == 3
         assert self.pixels.shape[2] == 3
         if self.alpha is not None:
@@ -62,7 +63,7 @@ class Picture:
             assert self.alpha.shape == self.pixels.shape[:2]
 
     def as_8_bit(self) -> Picture:
-        """The same in uint8, 16 bits rounded to the nearest of 8."""
+        """The same in uint8, rounded to the nearest level."""
         if self.pixels.dtype == np.uint8:
             return self
         alpha = None if self.alpha is None else _rounded(self.alpha)
@@ -70,5 +71,6 @@ class Picture:
 
 
 def _rounded(samples: NDArray[Any]) -> NDArray[np.uint8]:
-    levels: NDArray[np.uint8] = to_levels(samples / np.float32(65535), np.uint8)
+    peak = np.float32(1 if samples.dtype == np.float32 else 65535)
+    levels: NDArray[np.uint8] = to_levels(samples / peak, np.uint8)
     return levels

@@ -1,55 +1,89 @@
-"""An engine: a network file opened by the backend that runs it best here."""
+"""An engine: a network file opened by a backend, ready for images of any size."""
 
 from __future__ import annotations
 
-import importlib.util
-import time
+import threading
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError, UsageError
 from srtool.images.colour import to_levels
-from srtool.manifest import Manifest, ModelFacts, doubt_about, facts_from_metadata, read_manifest
-from srtool.runtime.backends import DEFAULT_HALO, Foresighted, Session
-from srtool.runtime.gpu.scheduler import Deliver, Ring
-from srtool.runtime.tiling import DEFAULT_TILE, upscale_tiled
+from srtool.manifest import ModelFacts
+from srtool.runtime import pixels
+from srtool.runtime.session import Backend, Callback, Session
+from srtool.runtime.tiling import upscale_tiled
+from srtool.runtime.upscaling import Options
 
-Backend = Literal[
-    "auto", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch"
-]
-Precision = Literal["auto", "fp32", "bf16"]
-CHECKPOINTS = {".pth", ".pt", ".safetensors"}
-PLAN = ".plan"
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Value = TypeVar("Value", np.uint8, np.uint16, np.float32)
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine is. path: its file. facts: what it computes. backend: what runs it. reason:
+    why that one. uncertified_reason: why its results are not certified, empty where they are."""
+
+    path: Path
+    facts: ModelFacts
+    backend: Backend
+    reason: str = ""
+    uncertified_reason: str = ""
 
 
 class Engine:
-    """A network ready to run: tiles in, upscaled tiles out. To be closed where it is on a GPU.
+    """A network ready to run, made by `open_engine` and to be closed, best by `with`.
 
-    facts: what it computes. backend: what runs it, "openvino bf16" for example. reason: why that
-    one, for the user. doubt: why its results are not certified, empty where they are.
+    Several threads may use it at once. See `EngineInfo` for path, facts, backend, reason and
+    uncertified_reason.
     """
 
     def __init__(
         self,
-        path: Path,
-        facts: ModelFacts,
-        backend: str,
-        reason: str,
+        info: EngineInfo,
         session: Session,
-        open_float: Callable[[], Session] | None = None,
-        doubt: str = "",
+        open_companion: Callable[[], Session] | None = None,
+        open_float32: Callable[[], Engine | None] = lambda: None,
     ) -> None:
-        """open_float: loads the float32 I/O variant of a uint8 network when first needed."""
-        self.path, self.facts, self.backend, self.reason = path, facts, backend, reason
-        self.doubt = doubt
-        self._session, self._open_float = session, open_float
-        self._float_session: Session | None = session if facts.io == "float32" else None
+        """open_companion: loads the float32 I/O variant of a uint8 network, open_float32: the same
+        weights in float32 arithmetic; both when first needed."""
+        self.info = info
+        self._session, self._open_companion, self._open_float32 = (
+            session,
+            open_companion,
+            open_float32,
+        )
+        self._float_session: Session | None = session if info.facts.io == "float32" else None
+        self._float32: list[Engine | None] = []
+        self._opening = threading.Lock()
+        self._closed = False
+
+    @property
+    def path(self) -> Path:
+        return self.info.path
+
+    @property
+    def facts(self) -> ModelFacts:
+        return self.info.facts
+
+    @property
+    def backend(self) -> Backend:
+        return self.info.backend
+
+    @property
+    def reason(self) -> str:
+        return self.info.reason
+
+    @property
+    def uncertified_reason(self) -> str:
+        return self.info.uncertified_reason
 
     def __enter__(self) -> Engine:
         return self
@@ -63,310 +97,142 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Give back what it holds of a GPU."""
-        for ring in self._rings():
-            ring.close()
+        """Give back what it holds. It cannot be used afterwards."""
+        self._closed = True
+        for session in self._sessions():
+            session.close()
+        for engine in self._float32:
+            if engine is not None:
+                engine.close()
 
-    def upscale(self, tiles: NDArray[Any]) -> NDArray[Any]:
-        """(N, H, W, 3) uint8 or float32 0..1 -> (N, scale * H, scale * W, 3) of the same dtype,
-        float32 not clamped. On a GPU, what is larger than its tiles is cut up. EngineError where
-        the engine has no float32 form."""
-        session = self._session_for(tiles.dtype)
-        if isinstance(session, Ring):
-            return np.stack([upscale_tiled(image, self) for image in tiles])
-        if self._is_bytewise(tiles.dtype):
-            return session(np.ascontiguousarray(tiles))
-        as_float = tiles.astype(np.float32) / np.float32(255) if tiles.dtype == np.uint8 else tiles
-        planes = np.ascontiguousarray(as_float.transpose(0, 3, 1, 2), dtype=np.float32)
-        out = session(planes).transpose(0, 2, 3, 1)
-        return to_levels(out, np.uint8) if tiles.dtype == np.uint8 else out
+    @overload
+    def upscale(self, image: NDArray[Value], options: Options | None = ...) -> NDArray[Value]: ...
+    @overload
+    def upscale(self, image: Image, options: Options | None = ...) -> Image: ...
+    @overload
+    def upscale(self, image: str | Path, options: Options | None = ...) -> NDArray[Any]: ...
 
-    def expect(self, shape: tuple[int, ...], dtype: Any, times: int) -> None:
-        """Say that so many batches, (N, H, W, 3) of uint8 or float32, are about to come: where that
-        is often, the engine makes ready for just this shape."""
-        session = self._session_for(dtype)
-        if isinstance(session, Foresighted):
-            number, height, width, channels = shape
-            planes = (number, channels, height, width)
-            session.expect(shape if self._is_bytewise(dtype) else planes, times)
+    def upscale(self, image: Any, options: Options | None = None) -> Any:
+        """Upscale one image of any size, in tiles.
 
-    def submit(self, tile: NDArray[Any], deliver: Deliver) -> None:
-        """Upscale one tile, (H, W, 3), as `upscale` does: at once, or on a GPU together with later
-        ones. `deliver` gets a view that holds until it returns, or what went wrong, at `flush` the
-        latest. What goes wrong at once is raised."""
+        image: an array of (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA, uint8, uint16, or float32
+            0..1; a PIL image; or the path of a file.
+        Returns what it was given, `facts.scale` times as large: an array of the same dtype and
+        channels, float32 clamped to 0..1, or a PIL image; for a path an array, uint8 or uint16.
+        UsageError for arrays of another kind, ImageError where the file cannot be read, EngineError
+        where the engine has no form for more than 8 bits.
+        """
+        return pixels.upscale(image, self, options or Options())
+
+    def upscale_batch(self, batch: NDArray[Value]) -> NDArray[Value]:
+        """(N, H, W, 3) RGB uint8, uint16 or float32 0..1 -> (N, scale * H, scale * W, 3) of the
+        same dtype, float32 not clamped. A CPU computes it in one piece, whatever its size; a GPU
+        cuts up what is larger than its tiles.
+
+        UsageError for another shape or dtype, EngineError where the engine has no form for more
+        than 8 bits, RuntimeError or MemoryError where the backend fails.
+        """
+        if batch.ndim != 4 or batch.shape[3] != 3 or 0 in batch.shape:
+            raise UsageError(
+                f"a batch has the shape {batch.shape}, expected (N, H, W, 3)",
+                parameter="batch",
+                found=str(batch.shape),
+                expected="(N, H, W, 3)",
+            )
+        pixels.check_dtype(batch.dtype, "batch")
+        if batch.dtype == np.uint16:
+            return to_levels(self.upscale_batch(pixels.as_floats(batch)), np.uint16)
+        session = self._session_for(batch.dtype)
+        if session.is_deferred:
+            return np.stack([upscale_tiled(image, self) for image in batch])
+        multiple = self.facts.multiple_of
+        if batch.shape[1] % multiple or batch.shape[2] % multiple:
+            return np.stack([upscale_tiled(image, self) for image in batch])
+        if batch.dtype == np.uint8 and self.facts.io == "float32":
+            return to_levels(session.run(pixels.as_floats(batch)), np.uint8)
+        return session.run(batch)
+
+    def prepare(self, shape: tuple[int, ...], dtype: Any, times: int) -> None:
+        """Say that so many batches, (N, H, W, 3) of uint8 or float32, are about to come from this
+        thread: where that is often, the engine makes ready for just this shape."""
+        self._session_for(dtype).prepare(shape, times)
+
+    def submit(self, tile: NDArray[Any], callback: Callback) -> None:
+        """Upscale one tile, (H, W, 3) uint8 or float32: at once, or on a GPU together with later
+        ones. `callback` gets a view that holds until it returns, or what went wrong, at `flush`
+        the latest, perhaps in another thread."""
         session = self._session_for(tile.dtype)
-        if not isinstance(session, Ring):
-            deliver(self.upscale(tile[None])[0])
-        elif tile.dtype == np.uint8 and self.facts.io == "float32":
-            scaled = tile.astype(np.float32) / np.float32(255)
-            session.submit(scaled, lambda found: deliver(_levels_of(found)))
+        if tile.dtype == np.uint8 and self.facts.io == "float32":
+            session.submit(pixels.as_floats(tile), lambda found: callback(_levels_of(found)))
         else:
-            session.submit(tile, deliver)
+            session.submit(tile, callback)
 
     def flush(self) -> None:
-        """Deliver everything that was submitted."""
-        for ring in self._rings():
-            ring.flush()
+        """Call back for everything that was submitted."""
+        for session in self._sessions():
+            session.flush()
+
+    def in_float32(self) -> Engine | None:
+        """The same weights in float32 where float32 is kept; None where there is no such file."""
+        with self._opening:
+            if not self._float32:
+                self._float32.append(self._open_float32())
+            return self._float32[0]
 
     @property
     def is_deferred(self) -> bool:
         """Whether `submit` returns before the tile is upscaled."""
-        return isinstance(self._session, Ring)
+        return self._session.is_deferred
 
     @property
     def busy(self) -> float:
         """Seconds in which a GPU computed, 0 on a CPU."""
-        return sum(ring.busy for ring in self._rings())
+        return sum(session.busy for session in self._sessions())
 
     @property
     def tile(self) -> tuple[int, int]:
         """Height and width of the tiles that suit it."""
-        return _tile_of(self._session)
+        return self._session.tile
 
     def tile_of(self, dtype: Any) -> tuple[int, int]:
         """The same for images of this dtype, uint8 or float32."""
-        return _tile_of(self._session_for(dtype))
+        return self._session_for(dtype).tile
 
     def use_tile(self, side: int) -> None:
         """Have a GPU work on tiles of that side. UsageError where the engine cannot."""
-        if isinstance(self._session, Ring):
-            self._session.use_tile(side)
+        self._session.use_tile(side)
 
     def notes(self) -> list[str]:
         """What the user should know of what happened since the last time."""
-        found = [note for ring in self._rings() for note in ring.notes]
-        for ring in self._rings():
-            ring.notes.clear()
+        found = []
+        for session in self._sessions():
+            while session.notes:
+                found.append(session.notes.pop(0))
         return found
 
-    def _rings(self) -> list[Ring]:
-        sessions = dict.fromkeys((self._session, self._float_session))
-        return [session for session in sessions if isinstance(session, Ring)]
-
-    def _is_bytewise(self, dtype: Any) -> bool:
-        """Whether the session takes these pixels as they are."""
-        return bool(dtype == np.uint8 and self.facts.io == "uint8")
+    def _sessions(self) -> list[Session]:
+        float_session = self._float_session
+        if float_session is None or float_session is self._session:
+            return [self._session]
+        return [self._session, float_session]
 
     def _session_for(self, dtype: Any) -> Session:
-        if self._is_bytewise(dtype):
+        if self._closed:
+            raise EngineError(f"{self.path}: the engine is closed", path=self.path)
+        if dtype == np.uint8 and self.facts.io == "uint8":
             return self._session
-        if self._float_session is None:
-            if self._open_float is None:
-                raise EngineError(
-                    f"{self.path}: takes 8-bit images only and its float32 companion is missing; "
-                    "export the network again, or convert the image with --depth 8"
-                )
-            self._float_session = self._open_float()
-        return self._float_session
-
-
-def _tile_of(session: Session) -> tuple[int, int]:
-    return session.tile if isinstance(session, Ring) else (DEFAULT_TILE, DEFAULT_TILE)
+        with self._opening:
+            if self._float_session is None:
+                if self._open_companion is None:
+                    raise EngineError(
+                        f"{self.path}: takes 8-bit images only and its float32 companion is "
+                        "missing; export the network again, or convert the image to 8 bits",
+                        path=self.path,
+                        remedy={"depth": 8},
+                    )
+                self._float_session = self._open_companion()
+            return self._float_session
 
 
 def _levels_of(found: NDArray[Any] | Exception) -> NDArray[Any] | Exception:
     return found if isinstance(found, Exception) else to_levels(found, np.uint8)
-
-
-def open_engine(
-    path: str | Path,
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    fallback: str | None = None,
-) -> Engine:
-    """Open an .onnx file, a TensorRT plan, or a checkpoint as the PyTorch reference.
-
-    backend "auto" takes the fastest choice that is faithful according to the manifest: OpenVINO
-    in bfloat16 where the CPU has it and the export certified it; else the fastest of ONNX Runtime
-    on the GPU, OpenVINO and ONNX Runtime in float32, timed on a small tile. precision "bf16"
-    insists on bfloat16. fallback: what runs instead of a plan that cannot run here, "onnxruntime"
-    for the .onnx file that it was made of, or the path of one.
-    """
-    path = Path(path)
-    if path.suffix == PLAN:
-        from srtool.runtime.opening import open_plan
-
-        return open_plan(path, backend, precision, fallback)
-    if fallback is not None:
-        raise UsageError(f"{path}: --fallback is for plans (.plan); any machine runs this file")
-    if not path.is_file():
-        raise EngineError(f"{path}: no such engine; `srtool export model.pth` writes one")
-    if path.suffix in CHECKPOINTS:
-        return _reference(path, backend, precision)
-    if path.suffix != ".onnx":
-        raise EngineError(
-            f"{path}: is no engine that this version runs; expected .onnx, .plan, .pth or "
-            ".safetensors"
-        )
-    if backend == "torch":
-        raise UsageError(f"{path}: the torch backend runs checkpoints (.pth), not .onnx files")
-    if precision == "bf16" and backend.startswith("onnxruntime"):
-        raise UsageError("ONNX Runtime has no bfloat16; use --backend openvino")
-    manifest = read_manifest(path)
-    facts = manifest.model if manifest else facts_from_onnx(path)
-    name, reason = _choose(path, facts, manifest, backend, precision)
-    companion = path.parent / manifest.companion if manifest and manifest.companion else None
-    open_float = None
-    if companion and companion.is_file():
-        # 16-bit images are for precision: bfloat16 would keep 8 of their bits.
-        open_float = partial(_open_companion, companion, name.replace("bf16", "fp32"))
-    doubt = doubt_about(manifest, name)
-    return Engine(path, facts, name, reason, open_session(path, name), open_float, doubt)
-
-
-def _reference(path: Path, backend: Backend, precision: Precision) -> Engine:
-    from srtool.runtime.backends import torch as reference
-
-    if backend not in ("auto", "torch"):
-        raise UsageError(f"{path}: {backend} runs .onnx files; `srtool export {path}` writes one")
-    if precision == "bf16":
-        raise UsageError(f"{path}: the PyTorch reference runs in fp32; export it for bf16")
-    session, facts = reference.open_session(path)
-    return Engine(path, facts, "torch fp32", "the PyTorch reference", session)
-
-
-def _open_companion(path: Path, name: str) -> Session:
-    read_manifest(path)  # EngineError where the file is not the one that was certified
-    return open_session(path, name)
-
-
-def open_session(path: Path, name: str) -> Session:
-    """Load an .onnx file on a backend by name, as `installed_backends` gives it, or on
-    "onnxruntime-tensorrt"."""
-    from srtool.runtime.backends import onnxruntime, onnxruntime_gpu, openvino
-
-    if name == "onnxruntime fp32":
-        return onnxruntime.open_session(path)
-    if name.startswith("onnxruntime"):
-        manifest = read_manifest(path)
-        facts = manifest.model if manifest else facts_from_onnx(path)
-        provider: onnxruntime_gpu.Provider = "cuda" if name == "onnxruntime-cuda" else "tensorrt"
-        return onnxruntime_gpu.open_session(path, facts, provider)
-    return openvino.open_session(path, "bf16" if name == "openvino bf16" else "fp32")
-
-
-def installed_backends() -> list[str]:
-    """Names of the ways to run an .onnx file here, that take no more than opening it. On a GPU
-    the precision is that of the file."""
-    from srtool.runtime.backends import onnxruntime_gpu, openvino
-
-    names = []
-    if importlib.util.find_spec("onnxruntime"):
-        names.append("onnxruntime fp32")
-    if importlib.util.find_spec("openvino"):
-        names.append("openvino fp32")
-        if openvino.has_bf16():
-            names.append("openvino bf16")
-    if onnxruntime_gpu.has("cuda"):
-        names.append("onnxruntime-cuda")
-    return names
-
-
-def _choose(
-    path: Path, facts: ModelFacts, manifest: Manifest | None, backend: Backend, precision: Precision
-) -> tuple[str, str]:
-    """The backend's name and why."""
-    if backend.startswith("onnxruntime"):
-        return "onnxruntime fp32" if backend == "onnxruntime" else backend, "asked for"
-    names = installed_backends()
-    if precision == "bf16":
-        if "openvino bf16" not in names:
-            raise EngineError(
-                f"{path}: bfloat16 takes OpenVINO (pip install 'srtool[cpu]') and a CPU with "
-                "bfloat16 instructions; use --precision auto"
-            )
-        return "openvino bf16", "asked for"
-    if not names:
-        raise EngineError(
-            f"{path}: neither ONNX Runtime nor OpenVINO is installed; pip install 'srtool[cpu]'"
-        )
-    found = manifest.fidelity if manifest else {}
-    faithful = [name for name in found if found[name].passed and found[name].grade != "lossy"]
-    on_cpu = "onnxruntime-cuda" not in names
-    if precision == "auto" and on_cpu and "openvino bf16" in names and "openvino bf16" in faithful:
-        grade = found["openvino bf16"].grade
-        return "openvino bf16", f"certified {grade} and the fastest here"
-    if backend == "openvino":
-        return "openvino fp32", "asked for"
-    names = [name for name in names if name != "openvino bf16"]
-    if len(names) == 1:
-        return names[0], "the only one installed"
-    kept = [name for name in names if name in faithful or name not in found]
-    if len(kept) == 1:
-        return kept[0], "the other one is not faithful"
-    seconds = {name: _seconds(path, facts, name) for name in kept or names}
-    best, second = sorted(seconds, key=lambda name: seconds[name])[:2]
-    if seconds[second] == float("inf"):
-        return best, "the only one that runs it"
-    ratio = seconds[second] / seconds[best]
-    return best, f"{ratio:.2f}x as fast as the alternative on a trial tile"
-
-
-def _seconds(path: Path, facts: ModelFacts, name: str) -> float:
-    """Best of three runs on a small tile, after one to warm up; infinite where it does not run:
-    not every backend has every operation of other people's networks."""
-    image = np.full((1, 64, 64, 3), 128, np.uint8)
-    times = []
-    try:
-        with Engine(path, facts, name, "", open_session(path, name)) as engine:
-            engine.upscale(image)
-            for _ in range(3):
-                start = time.perf_counter()
-                engine.upscale(image)
-                times.append(time.perf_counter() - start)
-    except (EngineError, RuntimeError):
-        return float("inf")
-    return min(times)
-
-
-def _tile(io: Literal["uint8", "float32"], side: int) -> NDArray[Any]:
-    """A gray tile in the form that a session takes."""
-    if io == "uint8":
-        return np.full((1, side, side, 3), 128, np.uint8)
-    return np.full((1, 3, side, side), 0.5, np.float32)
-
-
-def facts_from_onnx(path: Path) -> ModelFacts:
-    """Facts of an .onnx file that has no manifest: from its own metadata where srtool wrote it,
-    else from its input (RGB, (N, 3, H, W) float32 in 0..1 or (N, H, W, 3) uint8) and a trial."""
-    from srtool.runtime.backends import onnxruntime
-
-    metadata, shape, kind = onnxruntime.read_metadata(path)
-    if facts := facts_from_metadata(metadata):
-        return facts
-    io: Literal["uint8", "float32"]
-    if kind == "tensor(float)" and len(shape) == 4 and shape[1] == 3:
-        io, sides = "float32", shape[2:]
-    elif kind == "tensor(uint8)" and len(shape) == 4 and shape[3] == 3:
-        io, sides = "uint8", shape[1:3]
-    else:
-        raise EngineError(
-            f"{path}: takes {kind} of shape {shape}, expected RGB images as float32 "
-            "(N, 3, H, W) or uint8 (N, H, W, 3)"
-        )
-    if any(isinstance(side, int) for side in sides):
-        raise EngineError(
-            f"{path}: takes only images of {sides[1]}x{sides[0]} pixels; export it with free "
-            "height and width"
-        )
-    side = 64
-    tile = _tile(io, side)
-    try:
-        out = onnxruntime.open_session(path)(tile)
-    except RuntimeError as error:
-        raise EngineError(
-            f"{path}: fails on an image of {side}x{side} pixels ({error}); expected a network "
-            "with one input that takes any size"
-        ) from None
-    height = 1 if io == "uint8" else 2
-    scale = out.shape[height] // side if out.ndim == 4 else 0
-    expected = list(tile.shape)
-    expected[height : height + 2] = [scale * side] * 2
-    if scale < 1 or list(out.shape) != expected or out.dtype != tile.dtype:
-        raise EngineError(
-            f"{path}: makes {out.dtype} values of shape {out.shape} from an image of "
-            f"{side}x{side} pixels, expected an image a whole number of times as large"
-        )
-    return ModelFacts(
-        scale=scale, io=io, precision="fp32", architecture="unknown", halo=DEFAULT_HALO
-    )

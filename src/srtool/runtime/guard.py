@@ -13,9 +13,6 @@ tile in doubt is not discarded but computed again, so a wrong suspicion only cos
 
 from __future__ import annotations
 
-from copy import copy
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +20,7 @@ from numpy.typing import NDArray
 
 from srtool.errors import ImageError
 from srtool.images.colour import to_levels
-from srtool.manifest import read_manifest
-from srtool.runtime.engine import Engine, installed_backends, open_session
-from srtool.runtime.gpu.scheduler import Deliver
+from srtool.runtime.session import Callback, TileEngine
 
 BLOCK = 4  # LR pixels
 FAR = 64  # levels
@@ -36,19 +31,16 @@ class Guard:
     """Looks at each tile that an engine makes of one image; `recomputed` lists those that were
     bad, by the LR pixel at their left and top."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: TileEngine) -> None:
         self.engine = engine
         self.recomputed: list[tuple[int, int]] = []
-        self._fallback = cache(lambda: float32_engine(engine))
 
     def another(self) -> Guard:
-        """One for the next image, with the same float32 engine."""
-        guard = copy(self)
-        guard.recomputed = []
-        return guard
+        """One for the next image."""
+        return Guard(self.engine)
 
     def upscale(self, tile: NDArray[Any], left: int, top: int) -> NDArray[Any]:
-        """As `Engine.upscale`, of one tile (1, H, W, 3), in float32 where it must be.
+        """Upscale one tile, (1, H, W, 3), in float32 where it must be, and wait for it.
 
         ImageError where there is no float32 file to do so, or that fails on the tile as well.
         """
@@ -59,7 +51,7 @@ class Guard:
             raise found[0]
         return found[0][None]
 
-    def submit(self, tile: NDArray[Any], left: int, top: int, deliver: Deliver) -> None:
+    def submit(self, tile: NDArray[Any], left: int, top: int, callback: Callback) -> None:
         """As `Engine.submit`, of a tile at this place of the image, in float32 where it must be;
         see `upscale`."""
 
@@ -70,25 +62,31 @@ class Guard:
                     found = self._again(tile, left, top) if good is None else good
                 except Exception as error:  # whatever the other engine raises is about this tile
                     found = error
-            deliver(found)
+            callback(found)
 
         self.engine.submit(_given(self.engine, tile), look)
 
     def _again(self, tile: NDArray[Any], left: int, top: int) -> NDArray[Any]:
         where = f"the tile of {tile.shape[1]}x{tile.shape[0]} pixels at {left},{top}"
-        fallback = self._fallback()
+        fallback = self.engine.in_float32()
         if fallback is None:
             raise ImageError(
                 f"{where} comes out as garbage on {self.engine.backend}, and beside "
                 f"{self.engine.path} there is no float32 file of the same weights to do it again; "
-                "export the network again"
+                "export the network again",
+                path=self.engine.path,
             )
-        made = fallback.upscale(_given(fallback, tile)[None])[0]
-        found = _good(tile, made)
+        made: list[NDArray[Any] | Exception] = []
+        fallback.submit(_given(fallback, tile), lambda result: made.append(_kept(result)))
+        fallback.flush()
+        if isinstance(made[0], Exception):
+            raise made[0]
+        found = _good(tile, made[0])
         if found is None:
             raise ImageError(
                 f"{where} comes out as garbage, in float32 ({fallback.path.name}) as well; "
-                "the network cannot upscale this image, or its weights are damaged"
+                "the network cannot upscale this image, or its weights are damaged",
+                path=fallback.path,
             )
         self.recomputed.append((left, top))
         return found
@@ -100,7 +98,7 @@ class Guard:
             return ""
         shown = [f"{left},{top}" for left, top in tiles[:8]]
         shown += [f"{len(tiles) - 8} more"] if len(tiles) > 8 else []
-        fallback = self._fallback()
+        fallback = self.engine.in_float32()
         assert fallback is not None
         return (
             f"{len(tiles)} {'tile' if len(tiles) == 1 else 'tiles'} came out as garbage on "
@@ -109,7 +107,7 @@ class Guard:
         )
 
 
-def _given(engine: Engine, tile: NDArray[Any]) -> NDArray[Any]:
+def _given(engine: TileEngine, tile: NDArray[Any]) -> NDArray[Any]:
     """The tile in the form in which the engine's result can be looked at."""
     if tile.dtype == np.uint8 and engine.facts.io == "float32":
         return tile.astype(np.float32) / np.float32(255)
@@ -162,31 +160,3 @@ def _lost(centres: NDArray[np.uint8], tile: NDArray[np.uint8]) -> NDArray[np.boo
     far = (np.abs(centres.astype(np.int16) - tile) > FAR).any(-1)
     lost: NDArray[np.bool_] = saturated & far
     return lost
-
-
-def float32_engine(engine: Engine) -> Engine | None:
-    """The same weights in float32 on a float32 backend: the float32 companion, the fp32 file
-    beside (x4.onnx of x4.fp16.onnx or x4.plan), or the file itself where only its backend is
-    bfloat16."""
-    manifest = read_manifest(engine.path)
-    if manifest is None:
-        return None
-    files = [engine.path.parent / manifest.companion] if manifest.companion else []
-    made_of = manifest.plan.onnx if manifest.plan else engine.path.name
-    files += [_fp32_file(engine.path), _fp32_file(engine.path.parent / made_of), engine.path]
-    names = [name for name in installed_backends() if not name.endswith("bf16")]
-    for file in files:
-        other = read_manifest(file) if file.suffix == ".onnx" and file.is_file() else None
-        if other is None or not names or other.model.precision != "fp32":
-            continue
-        if other.model.weights_sha256 != manifest.model.weights_sha256:
-            continue
-        if file == engine.path and engine.backend in names:
-            continue  # that is what went wrong
-        return Engine(file, other.model, names[0], "", open_session(file, names[0]))
-    return None
-
-
-def _fp32_file(path: Path) -> Path:
-    stem = path.stem.removesuffix(".fp16").removesuffix(".mixed")
-    return path.with_name(f"{stem}.onnx")

@@ -1,103 +1,102 @@
-"""A TensorRT plan on this machine's GPU, or what was named to run instead of it."""
+"""Opening an engine: one opener for each kind of file."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from pydantic import ValidationError
 
 from srtool.errors import EngineError, UsageError
-from srtool.manifest import Manifest, PlanFacts, doubt_about, sidecar
-from srtool.runtime.backends import Session, tensorrt
-from srtool.runtime.engine import Backend, Engine, Precision, installed_backends, open_engine
-from srtool.runtime.engine import open_session as open_onnx
-from srtool.runtime.gpu.plan import NAMES, plan_facts, rebuild_command, this_machine, unrunnable
-
-# As a fallback: the .onnx file that the plan was made of, on the GPU where that can be.
-ONNXRUNTIME: Literal["onnxruntime"] = "onnxruntime"
-ON_GPU: Literal["onnxruntime-cuda"] = "onnxruntime-cuda"
+from srtool.models import engine_path
+from srtool.runtime.backends.torch import Torch
+from srtool.runtime.engine import Engine, EngineInfo
+from srtool.runtime.onnx_files import open_onnx
+from srtool.runtime.plan_files import open_plan
+from srtool.runtime.request import CHECKPOINTS, PLAN, BackendName, PrecisionName, Request
 
 
-def plan_backend(manifest: Manifest) -> str:
-    """The name under which a plan's fidelity stands in its manifest: "tensorrt fp16"."""
-    assert manifest.plan is not None
-    return f"{manifest.plan.recipe.flavour} {manifest.model.precision}"
+@dataclass(frozen=True)
+class Opener:
+    """How files of some suffixes become an engine."""
+
+    suffixes: frozenset[str]
+    open: Callable[[Request], Engine]
 
 
-def open_plan(
-    path: Path,
-    backend: Backend = "auto",
-    precision: Precision = "auto",
+def open_engine(
+    path: str | Path | None = None,
+    backend: BackendName = "auto",
+    precision: PrecisionName = "auto",
+    *,
     fallback: str | None = None,
+    threads: int | None = None,
 ) -> Engine:
-    """Open a plan. fallback: see `open_engine`.
+    """Open an engine: an .onnx file, a TensorRT plan, weights as the PyTorch reference, or by name
+    one of the networks that come with srtool (default: x4-lite).
 
-    EngineError where it cannot run here: with what stands in the way, and the command that builds
-    it for this machine.
+    backend "auto" takes the fastest choice that is faithful according to the manifest: OpenVINO
+    in bfloat16 where the CPU has it and the export certified it; else the fastest of ONNX Runtime
+    on the GPU, OpenVINO and ONNX Runtime in float32, timed on a small tile. precision "bf16"
+    insists on bfloat16. fallback: what runs instead of a plan that cannot run here, "onnxruntime"
+    for the .onnx file that it was made of, or the path of one. threads: of the CPU, default all
+    cores; with PyTorch they are those of the whole process.
+
+    EngineError where there is no such engine or it does not run here, CheckpointError where
+    weights are none, UsageError where a choice does not fit the file.
     """
-    if backend != "auto":
-        raise UsageError(f"{path}: a plan runs on TensorRT only; name an .onnx file for {backend}")
-    try:
-        manifest, plan = plan_facts(path)
-        if precision not in ("auto", manifest.model.precision):
-            raise UsageError(
-                f"{path}: computes in {manifest.model.precision}, which was decided when it was "
-                f"built; leave out --precision {precision}, or export it again"
-            )
-        here = this_machine()
-        if reason := unrunnable(plan, here):
-            instead = f", --fallback {ONNXRUNTIME} runs {plan.onnx} instead" if not fallback else ""
-            raise EngineError(
-                f"{path}: cannot run here: {reason}; "
-                f"`{rebuild_command(path, plan, here)}` makes it again{instead}"
-            )
-        return _planned(path, manifest, plan)
-    except EngineError as error:
-        if fallback is None:
-            raise
-        return _second_choice(path, fallback, str(error))
+    path = engine_path(path)
+    if threads is not None and threads < 1:
+        raise UsageError(
+            f"{threads} threads compute nothing, expected at least 1",
+            parameter="threads",
+            found=str(threads),
+            expected="at least 1",
+        )
+    opener = next((each for each in OPENERS if path.suffix in each.suffixes), None)
+    if fallback is not None and path.suffix != PLAN:
+        raise UsageError(
+            f"{path}: a fallback is for plans (.plan); any machine runs this file",
+            path=path,
+            parameter="fallback",
+        )
+    if opener is not None and path.suffix == PLAN:
+        return opener.open(Request(path, backend, precision, fallback, threads))
+    if not path.is_file():
+        raise EngineError(
+            f"{path}: no such engine; `srtool export model.pth` writes one", path=path
+        )
+    if opener is None:
+        raise EngineError(
+            f"{path}: is no engine that this version runs; expected .onnx, .plan, .pth or "
+            ".safetensors",
+            path=path,
+            found=path.suffix,
+            expected=".onnx, .plan, .pth or .safetensors",
+        )
+    return opener.open(Request(path, backend, precision, fallback, threads))
 
 
-def _planned(path: Path, manifest: Manifest, plan: PlanFacts) -> Engine:
-    open_float = None
-    companion = path.parent / manifest.companion if manifest.companion else None
-    if companion and companion.is_file():
-        open_float = partial(_open_companion, companion)
-    ring = tensorrt.open_session(
-        path, manifest.model, plan.recipe.flavour, plan.recipe.version_compatible
-    )
-    name = plan_backend(manifest)
-    reason = f"{NAMES[plan.recipe.flavour]} {plan.version}, {ring.layout}"
-    return Engine(path, manifest.model, name, reason, ring, open_float, doubt_about(manifest, name))
+def _open_reference(request: Request) -> Engine:
+    path = request.path
+    if request.backend not in ("auto", "torch"):
+        raise UsageError(
+            f"{path}: {request.backend} runs .onnx files; `srtool export {path}` writes one",
+            path=path,
+            parameter="backend",
+        )
+    if request.precision == "bf16":
+        raise UsageError(
+            f"{path}: the PyTorch reference runs in fp32; export it for bf16",
+            path=path,
+            parameter="precision",
+        )
+    session = Torch().load(path, request.threads)
+    reason = f"the slow PyTorch reference; `srtool export {path}` writes a fast engine"
+    return Engine(EngineInfo(path, session.facts, Torch(), reason), session)
 
 
-def _open_companion(path: Path) -> Session:
-    """The float32 I/O variant of a plan: a plan as well, or an .onnx file."""
-    if path.suffix == ".onnx":
-        on_gpu = ON_GPU in installed_backends()
-        return open_onnx(path, ON_GPU if on_gpu else "onnxruntime fp32")
-    manifest, plan = plan_facts(path)
-    if reason := unrunnable(plan, this_machine()):
-        raise EngineError(f"{path}: cannot run here: {reason}")
-    return tensorrt.open_session(path, manifest.model, plan.recipe.flavour)
-
-
-def _second_choice(path: Path, fallback: str, error: str) -> Engine:
-    """The fallback, with the reason for it, which the user gets to see on every run."""
-    file = _recorded(path) if fallback == ONNXRUNTIME else Path(fallback)
-    if file.suffix != ".onnx" or not file.is_file():
-        raise EngineError(f"{error}; and the fallback {file} is not there, expected an .onnx file")
-    engine = open_engine(file, ON_GPU if ON_GPU in installed_backends() else ONNXRUNTIME)
-    engine.reason = f"second choice: {error}"
-    return engine
-
-
-def _recorded(path: Path) -> Path:
-    """The .onnx file that a plan was made of, even where the plan itself is damaged or gone."""
-    try:
-        manifest = Manifest.model_validate_json(sidecar(path).read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError):
-        return path.with_suffix(".onnx")
-    return path.parent / manifest.plan.onnx if manifest.plan else path.with_suffix(".onnx")
+OPENERS = (
+    Opener(frozenset({".onnx"}), open_onnx),
+    Opener(frozenset({PLAN}), open_plan),
+    Opener(CHECKPOINTS, _open_reference),
+)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import UsageError
-from srtool.runtime.gpu.scheduler import TooLarge
+from srtool.manifest import ModelFacts
+from srtool.runtime.session import Callback, TileEngine, TooLarge
 
-if TYPE_CHECKING:
-    from srtool.runtime.engine import Engine
-    from srtool.runtime.guard import Guard
 
-DEFAULT_TILE = 256
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut. tile: side in LR pixels, halo included; halo: LR pixels cut off where
+    tiles meet; None for what suits the engine. times: how many images of this size come, as far as
+    is known."""
+
+    tile: int | None = None
+    halo: int | None = None
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -30,14 +38,17 @@ class Span:
     last: int
 
 
-def spans(length: int, tile: int, halo: int) -> list[Span]:
+def spans(length: int, tile: int, halo: int, step: int = 1) -> list[Span]:
     """Cover 0..length with tiles of one size, evenly spaced, each result at least halo away from
-    a cut. No tile reaches over the image's edge, so the network sees true edges only there."""
+    a cut. No tile reaches over the image's edge, so the network sees true edges only there.
+
+    step: tiles begin at multiples of it. Length and tile are multiples of it as well.
+    """
     if length <= tile:
         return [Span(0, length, 0, length)]
-    check_tile(tile, halo)
-    count = -(-(length - 2 * halo) // (tile - 2 * halo))
-    starts = [round(i * (length - tile) / (count - 1)) for i in range(count)]
+    check_tile(tile, halo, step)
+    count = -(-(length - tile) // _stride(tile, halo, step)) + 1
+    starts = [round(i * (length - tile) / (count - 1) / step) * step for i in range(count)]
     cuts = [(left + tile + right) // 2 for left, right in pairwise(starts)]
     return [
         Span(start, start + tile, first, last)
@@ -45,17 +56,28 @@ def spans(length: int, tile: int, halo: int) -> list[Span]:
     ]
 
 
-def fitted(length: int, tile: int, halo: int) -> int:
+def fitted(length: int, tile: int, halo: int, step: int = 1) -> int:
     """The smallest side of tiles, at most `tile`, that covers a length with as few of them: what
     does not come out even is no reason to compute the same pixels twice."""
     if length <= tile:
         return tile
-    check_tile(tile, halo)
-    count = -(-(length - 2 * halo) // (tile - 2 * halo))
-    return -(-(length + 2 * halo * (count - 1)) // count)
+    check_tile(tile, halo, step)
+    count = -(-(length - tile) // _stride(tile, halo, step)) + 1
+    if step == 1:
+        return -(-(length + 2 * halo * (count - 1)) // count)
+    enough = (
+        side
+        for side in range(step * (-(-2 * halo // step) + 1), tile, step)
+        if -(-(length - side) // _stride(side, halo, step)) + 1 <= count
+    )
+    return next(enough, tile)
 
 
-def pieces(span: Span, tile: int, halo: int) -> list[Span]:
+def _stride(tile: int, halo: int, step: int) -> int:
+    return (tile - 2 * halo) // step * step
+
+
+def pieces(span: Span, tile: int, halo: int, step: int = 1) -> list[Span]:
     """Cover what a span keeps with smaller tiles, out of what it reads."""
     found = [
         Span(
@@ -64,44 +86,67 @@ def pieces(span: Span, tile: int, halo: int) -> list[Span]:
             max(span.first, span.start + piece.first),
             min(span.last, span.start + piece.last),
         )
-        for piece in spans(span.stop - span.start, tile, halo)
+        for piece in spans(span.stop - span.start, tile, halo, step)
     ]
     return [piece for piece in found if piece.first < piece.last]
 
 
-def check_tile(tile: int, halo: int) -> None:
+def check_tile(tile: int, halo: int, step: int = 1) -> None:
     """UsageError where nothing of a tile would be kept."""
-    if tile <= 2 * halo:
+    if _stride(tile, halo, step) < 1:
+        least = 2 * halo + step
         raise UsageError(
-            f"--tile {tile} leaves nothing of a tile with a halo of {halo} on each side; "
-            f"expected more than {2 * halo}"
+            f"a tile of {tile} pixels has nothing left of it with a halo of {halo} on each side; "
+            f"expected at least {least}",
+            parameter="tile",
+            found=str(tile),
+            expected=f"at least {least}",
         )
 
 
+class Look(Protocol):
+    """Submits a tile, (H, W, 3), that lies at left, top of the image: the engine or its guard."""
+
+    def submit(self, tile: NDArray[Any], left: int, top: int, callback: Callback) -> None: ...
+
+
+# Is told of each painted tile: how many are, and of how many. What it raises ends the image.
+Progress = Callable[[int, int], None]
+
+
 class Canvas:
-    """An image on its way: its tiles are submitted when it is made, and painted as they come."""
+    """An image on its way: its tiles are submitted when it is made, and painted as they come.
+
+    Tiles may come in any thread, before or after `submit` returns.
+    """
 
     def __init__(
         self,
         pixels: NDArray[Any],
-        engine: Engine,
-        tile: int | None = None,
-        halo: int | None = None,
-        guard: Guard | None = None,
-        times: int = 1,
+        engine: TileEngine,
+        tiling: Tiling = Tiling(),
+        look: Look | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """See `upscale_tiled`. times: how many images of this size come, as far as is known. What
-        goes wrong with a tile is raised by `result`."""
-        self._pixels, self._engine, self._guard = pixels, engine, guard
-        self._halo = engine.facts.halo if halo is None else halo
+        """See `upscale_tiled`. What goes wrong with a tile is raised by `result`."""
+        self._engine, self._look, self._times = engine, look, tiling.times
+        self._progress, self._painted = progress, 0
+        self._halo = engine.facts.halo if tiling.halo is None else tiling.halo
+        self._sides = pixels.shape[:2]
+        self._pixels = padded(pixels, engine.facts)
         self._error: Exception | None = None
-        self._missing, self._times = 0, times
-        height, width = pixels.shape[:2]
+        self._missing, self._lock = 0, threading.Lock()
+        height, width = self._pixels.shape[:2]
         scale = engine.facts.scale
         self._made = np.empty((height * scale, width * scale, 3), pixels.dtype)
-        sides = engine.tile_of(pixels.dtype) if tile is None else (tile, tile)
+        step = engine.facts.multiple_of
+        chosen = None if tiling.tile is None else max(step, tiling.tile // step * step)
+        sides = engine.tile_of(pixels.dtype) if chosen is None else (chosen, chosen)
         if not engine.is_deferred:  # a GPU's tiles have one shape, for which its plan was made
-            sides = fitted(height, sides[0], self._halo), fitted(width, sides[1], self._halo)
+            sides = tuple(
+                fitted(length, side, self._halo, step)
+                for length, side in zip((height, width), sides, strict=True)
+            )  # type: ignore[assignment]
         self._submit(Span(0, height, 0, height), Span(0, width, 0, width), sides)
 
     @property
@@ -113,27 +158,30 @@ class Canvas:
         assert self.is_done or self._error, "a canvas was looked at before the engine was flushed"
         if self._error is not None:
             raise self._error
-        return self._made
+        height, width = (side * self._engine.facts.scale for side in self._sides)
+        return np.ascontiguousarray(self._made[:height, :width])
 
     def _submit(self, rows: Span, columns: Span, sides: tuple[int, int]) -> None:
         """Have a part of the image upscaled, in tiles of these sides."""
-        multiple = self._engine.facts.multiple_of
-        down, across = pieces(rows, sides[0], self._halo), pieces(columns, sides[1], self._halo)
-        size = [_padded_side(each[0].stop - each[0].start, multiple) for each in (down, across)]
-        count = len(down) * len(across) * self._times
-        self._engine.expect((1, *size, 3), self._pixels.dtype, count)
+        step = self._engine.facts.multiple_of
+        down = pieces(rows, sides[0], self._halo, step)
+        across = pieces(columns, sides[1], self._halo, step)
+        size = [each[0].stop - each[0].start for each in (down, across)]
+        count = len(down) * len(across)
+        with self._lock:
+            self._missing += count
+        self._engine.prepare((1, *size, 3), self._pixels.dtype, count * self._times)
         for row in down:
             for column in across:
-                if self._error is not None:
-                    return
-                tile = self._pixels[row.start : row.stop, column.start : column.stop]
-                tile = _padded(tile, multiple)
-                self._missing += 1
                 paint = partial(self._paint, row, column)
-                if self._guard is None:
+                if self._error is not None:
+                    paint(self._error)
+                    continue
+                tile = self._pixels[row.start : row.stop, column.start : column.stop]
+                if self._look is None:
                     self._engine.submit(tile, paint)
                 else:
-                    self._guard.submit(tile, column.start, row.start, paint)
+                    self._look.submit(tile, column.start, row.start, paint)
 
     def _paint(self, row: Span, column: Span, found: NDArray[Any] | Exception) -> None:
         """Keep what is to be kept of an upscaled tile; cut it up where it was too large."""
@@ -151,37 +199,52 @@ class Canvas:
             self._made[
                 row.first * scale : row.last * scale, column.first * scale : column.last * scale
             ] = kept
-        elif not isinstance(found, TooLarge):
-            self._error = self._error or found
-        self._missing -= 1
+        with self._lock:
+            if isinstance(found, np.ndarray):
+                self._painted += 1
+            elif not isinstance(found, TooLarge):
+                self._error = self._error or found
+            self._missing -= 1
+            done, total = self._painted, self._painted + self._missing
+        if self._progress is not None and isinstance(found, np.ndarray):
+            try:
+                self._progress(done, total)
+            except Exception as error:  # whoever looks on may end the image, and only this one
+                self._error = self._error or error
 
 
 def upscale_tiled(
     pixels: NDArray[Any],
-    engine: Engine,
-    tile: int | None = None,
-    halo: int | None = None,
-    guard: Guard | None = None,
+    engine: TileEngine,
+    tiling: Tiling = Tiling(),
+    look: Look | None = None,
 ) -> NDArray[Any]:
     """Upscale one image of any size in bounded memory.
 
-    pixels: (H, W, 3) uint8, or float32 0..1. tile: side in LR pixels, halo included (default: what
-    suits the engine); halo: LR pixels cut off where tiles meet (default: the engine's own). guard:
-    of the same engine, looks at every tile.
+    pixels: (H, W, 3) uint8, or float32 0..1. look: a guard of the same engine, which looks at
+    every tile.
     Returns (scale * H, scale * W, 3) of the same dtype, float32 not clamped.
     """
-    canvas = Canvas(pixels, engine, tile, halo, guard)
+    canvas = Canvas(pixels, engine, tiling, look)
     engine.flush()
     return canvas.result()
 
 
-def _padded(tile: NDArray[Any], multiple: int) -> NDArray[Any]:
-    """Continued by its mirror image to sides that are multiples of what the network needs."""
-    rows, columns = (_padded_side(side, multiple) - side for side in tile.shape[:2])
-    if not rows and not columns:
-        return tile
-    return np.pad(tile, ((0, rows), (0, columns), (0, 0)), mode="symmetric")
+def padded(pixels: NDArray[Any], facts: ModelFacts) -> NDArray[Any]:
+    """An image continued at right and bottom to sides that the network takes: its mirror image
+    without the edge itself, as networks' own code pads, and then the edge."""
+    height, width = (_taken_side(side, facts) for side in pixels.shape[:2])
+    rows, columns = height - pixels.shape[0], width - pixels.shape[1]
+    for axis, missing in enumerate((rows, columns)):
+        if not missing:
+            continue
+        mirrored = min(missing, pixels.shape[axis] - 1)
+        for mode, count in (("reflect", mirrored), ("edge", missing - mirrored)):
+            wide = [(0, count if axis == each else 0) for each in range(pixels.ndim)]
+            pixels = np.pad(pixels, wide, mode=mode) if count else pixels  # type: ignore[call-overload]
+    return pixels
 
 
-def _padded_side(side: int, multiple: int) -> int:
-    return side + -side % multiple
+def _taken_side(side: int, facts: ModelFacts) -> int:
+    """The least side, not smaller, that a network takes."""
+    return side + -side % facts.multiple_of

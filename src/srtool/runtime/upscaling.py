@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from srtool.images.colour import to_levels
 from srtool.images.picture import Picture
-from srtool.runtime.engine import Engine
 from srtool.runtime.guard import Guard
-from srtool.runtime.tiling import Canvas
+from srtool.runtime.session import TileEngine
+from srtool.runtime.tiling import Canvas, Progress, Tiling
 
 
 @dataclass(frozen=True)
 class Options:
-    """tile, halo: see `upscale_tiled`. depth: bits per channel of the result, 8 forces 8-bit.
+    """tile, halo: see `Tiling`. depth: bits per channel of the result, 8 forces 8-bit.
     quality: of lossy formats. overwrite: redo images whose result exists."""
 
     tile: int | None = None
@@ -32,12 +32,18 @@ class Upscaling:
     pictures go through the engine's float32 form."""
 
     def __init__(
-        self, picture: Picture, engine: Engine, options: Options, guard: Guard | None = None
+        self,
+        picture: Picture,
+        engine: TileEngine,
+        options: Options,
+        guard: Guard | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        if options.depth == 8 and picture.pixels.dtype != np.uint8:
-            picture = _as_8_bit(picture)
+        """progress: of the colours."""
+        if options.depth == 8:
+            picture = picture.as_8_bit()
         self._picture = picture
-        self._colours = _canvas(picture.pixels, engine, options, guard)
+        self._colours = _canvas(picture.pixels, engine, options, guard, progress)
         self._alpha: Canvas | None = None
         alpha = picture.alpha
         if alpha is not None and alpha.min() != alpha.max():  # nearly always opaque throughout
@@ -62,35 +68,39 @@ class Upscaling:
 
 
 def upscale_picture(
-    picture: Picture, engine: Engine, options: Options, guard: Guard | None = None
+    picture: Picture,
+    engine: TileEngine,
+    options: Options,
+    guard: Guard | None = None,
+    progress: Progress | None = None,
 ) -> Picture:
     """Upscale one picture and wait for it."""
-    upscaling = Upscaling(picture, engine, options, guard)
+    upscaling = Upscaling(picture, engine, options, guard, progress)
     engine.flush()
     return upscaling.result()
 
 
-def _canvas(pixels: NDArray[Any], engine: Engine, options: Options, guard: Guard | None) -> Canvas:
-    if pixels.dtype != np.uint8:
-        pixels = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-    return Canvas(pixels, engine, options.tile, options.halo, guard)
+def _canvas(
+    pixels: NDArray[Any],
+    engine: TileEngine,
+    options: Options,
+    guard: Guard | None,
+    progress: Progress | None = None,
+) -> Canvas:
+    if pixels.dtype == np.uint16:
+        pixels = pixels.astype(np.float32) / np.float32(65535)
+    return Canvas(pixels, engine, Tiling(options.tile, options.halo), guard, progress)
 
 
 def _result(canvas: Canvas, dtype: Any) -> NDArray[Any]:
     upscaled = canvas.result()
+    if dtype == np.float32:
+        clamped: NDArray[Any] = np.clip(upscaled, 0, 1)
+        return clamped
     return upscaled if upscaled.dtype == dtype else to_levels(upscaled, dtype)
 
 
 def _gray(pixels: NDArray[Any]) -> NDArray[Any]:
     """Mean of the channels, rounded: a network gives gray images a slight tint."""
-    mean: NDArray[Any] = np.rint(pixels.mean(-1, dtype=np.float32)).astype(pixels.dtype)
-    return mean
-
-
-def _as_8_bit(picture: Picture) -> Picture:
-    alpha = picture.alpha
-    return replace(
-        picture,
-        pixels=to_levels(picture.pixels / np.float32(65535), np.uint8),
-        alpha=None if alpha is None else to_levels(alpha / np.float32(65535), np.uint8),
-    )
+    mean: NDArray[Any] = pixels.mean(-1, dtype=np.float32)
+    return mean if pixels.dtype == np.float32 else np.rint(mean).astype(pixels.dtype)

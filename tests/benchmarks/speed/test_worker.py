@@ -43,7 +43,7 @@ def test_it_runs_what_it_opened(images: Path) -> None:
 
 def test_an_engine_upscales_pixels_and_files(compact_engine: Path, tmp_path: Path) -> None:
     from srtool.benchmarks.speed.images import pieces, write_files
-    from srtool.runtime.engine import open_engine
+    from srtool.runtime.opening import open_engine
 
     image = tmp_path / "image.npy"
     np.save(image, pieces(1, 40, 24))
@@ -53,7 +53,7 @@ def test_an_engine_upscales_pixels_and_files(compact_engine: Path, tmp_path: Pat
         worker.run(image)
         whole = worker.result()
         engine = open_engine(compact_engine, "onnxruntime")
-        assert np.array_equal(whole, engine.upscale(np.load(image)))
+        assert np.array_equal(whole, engine.upscale_batch(np.load(image)))
         worker.use_tile(36)
         worker.run(image)
         tiled = worker.result()
@@ -150,7 +150,7 @@ def test_an_engine_is_told_how_many_images_come(
     from srtool.runtime.engine import Engine
 
     told: list[Any] = []
-    monkeypatch.setattr(Engine, "expect", lambda self, *announced: told.append(announced))
+    monkeypatch.setattr(Engine, "prepare", lambda self, *announced: told.append(announced))
     path = tmp_path / "image.npy"
     np.save(path, np.zeros((2, 20, 30, 3), np.uint8))
     side = _Side(open_engine_side(compact_engine, "onnxruntime"))

@@ -29,15 +29,16 @@ from srtool.export.mixed.graph import (
 )
 from srtool.export.onnx import onnx_from_network
 from srtool.images.colour import psnr
-from srtool.manifest import read_manifest
+from srtool.manifest import ModelFacts, read_manifest
 from srtool.networks.deployed import deployed_from_network
 from srtool.networks.generator import Generator, GeneratorConfig
 from srtool.networks.loading import Network, load_network, save_generator
-from srtool.runtime.engine import open_session
+from srtool.runtime.backends.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
     from srtool.networks.generator import DenseBlock
 
+FACTS = ModelFacts(scale=4, io="uint8", precision="fp16", architecture="test", halo=8)
 PLANTED = "trunk.0.dense.1.convs.0"
 
 
@@ -62,7 +63,7 @@ class Case:
         return mixed_from_half(self.model, self.weights, nodes)
 
     def psnr(self, model: ModelProto) -> float:
-        return psnr(emulated_session(model)(self.tile[None])[0], self.reference)
+        return psnr(emulated_session(model, FACTS).run(self.tile[None])[0], self.reference)
 
 
 def noise(height: int, width: int) -> NDArray[np.uint8]:
@@ -113,8 +114,8 @@ def test_onnxruntime_hides_an_overflow_and_the_emulation_shows_it(
 ) -> None:
     path = tmp_path / "x4.onnx"
     onnx.save(compact.model, path)
-    plain = open_session(path, "onnxruntime fp32")(compact.tile[None])[0]
-    shown = emulated_session(compact.model)(compact.tile[None])[0]
+    plain = OnnxRuntime().open(path, FACTS).run(compact.tile[None])[0]
+    shown = emulated_session(compact.model, FACTS).run(compact.tile[None])[0]
     if psnr(plain, compact.reference) < 30:
         pytest.skip("this ONNX Runtime rounds by itself: no emulation would be needed")
     assert psnr(shown, compact.reference) < 15
@@ -136,7 +137,7 @@ def test_the_emulation_of_a_float32_graph_changes_nothing(planted: Case) -> None
     casts = [node.attribute[0].i for node in everything.graph.node if node.op_type == "Cast"]
     assert TensorProto.FLOAT16 not in casts  # not even the gradient map is rounded
     assert np.array_equal(
-        emulated_session(everything)(planted.tile[None]),
+        emulated_session(everything, FACTS).run(planted.tile[None]),
         open_model(everything)(planted.tile[None])[0],
     )
 
@@ -311,15 +312,15 @@ def test_a_mixed_file_stands_by_itself(
     assert parent is not None
     kept = compact.bisect().float32_nodes
     named = tuple(dict.fromkeys(compact.modules[name] for name in compact.names if name in kept))
-    found = parent.fidelity[EMULATED].model_copy(update={"psnr_between": 60.0})
+    found = parent.fidelity[str(EMULATED)].model_copy(update={"psnr_between": 60.0})
     path = tmp_path / "x4.mixed.onnx"
     written = write_mixed(path, compact.mixed(kept), parent, named, found)
     assert read_manifest(path) == written
     assert (written.model.precision, written.companion) == ("mixed", "x4.float32.onnx")
     assert written.model.float32_modules == ("body.0", "body.2")
-    assert written.fidelity == {EMULATED: found}
+    assert written.fidelity == {str(EMULATED): found}
     assert compact.psnr(model_from_file(path)) >= 50
-    out = open_session(path, "onnxruntime fp32")(compact.tile[None])[0]
+    out = OnnxRuntime().open(path, FACTS).run(compact.tile[None])[0]
     assert psnr(out, compact.reference) >= 50
 
 

@@ -21,8 +21,10 @@ from srtool.export.certify import fidelity, samples_from_images
 from srtool.export.tensorrt import plans, refit
 from srtool.export.tensorrt.plans import WrittenPlan, export_plan, locked, rebuild, source_from_onnx
 from srtool.manifest import DEFAULT_PROFILE, PlanRecipe, Profile, read_manifest, sha256, sidecar
-from srtool.runtime.engine import open_session
+from srtool.runtime.backends.onnxruntime import OnnxRuntime
+from srtool.runtime.backends.tensorrt import TensorRt
 from srtool.runtime.gpu.plan import Library, Machine, library_of
+from srtool.runtime.session import DirectSession
 
 SMALL = Profile(min=(1, 16, 16), opt=(1, 32, 32), max=(2, 32, 32))
 Build = Callable[..., WrittenPlan]
@@ -285,18 +287,18 @@ def ada(library: Library) -> Machine:
 def played(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Opens the .onnx file where a plan is asked for; the list holds what was asked, and a damage
     that is put on the output when something is in front."""
-    from srtool.runtime.backends import tensorrt
-
     asked: list[Any] = []
 
-    def open_plan(path: Path, facts: Any, flavour: str, host_code: bool) -> Any:
+    def open_plan(self: TensorRt, path: Path, facts: Any) -> Any:
         assert path.read_bytes()
-        session = open_session(folder / "x4.fp16.onnx", "onnxruntime fp32")
+        session = OnnxRuntime().open(folder / "x4.fp16.onnx", facts)
         damage = asked.pop() if asked else 0
-        asked.append((facts, flavour, host_code))
-        return lambda batch: (session(batch) // (1 + damage)).astype(np.uint8)
+        asked.append((facts, self.library, self.host_code))
+        return DirectSession(
+            facts, lambda batch: (session.run(batch) // (1 + damage)).astype(np.uint8)
+        )
 
-    monkeypatch.setattr(tensorrt, "open_session", open_plan)
+    monkeypatch.setattr(TensorRt, "open", open_plan)
     return asked
 
 

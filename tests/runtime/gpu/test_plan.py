@@ -16,9 +16,9 @@ from srtool.manifest import (
     PlanFacts,
     PlanRecipe,
     Profile,
-    doubt_about,
     sha256,
     sidecar,
+    uncertified_reason,
     write_manifest,
 )
 from srtool.runtime.gpu.plan import (
@@ -199,7 +199,7 @@ def test_profiles_that_do_not_grow(shapes: dict[str, Any]) -> None:
 def test_why_a_plan_is_not_certified(tmp_path: Path) -> None:
     plan = plan_of(not_certified="built without a GPU")
     manifest, _ = plan_facts(written(tmp_path / "x4.plan", plan))
-    doubt = doubt_about(manifest, "tensorrt fp16")
+    doubt = uncertified_reason(manifest, "tensorrt fp16")
     assert doubt.startswith("built without a GPU; `srtool verify`")
 
 

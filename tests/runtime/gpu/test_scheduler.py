@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError, UsageError
-from srtool.runtime.backends import tensorrt
-from srtool.runtime.engine import Engine
+from srtool.runtime.backends.tensorrt import TensorRt
+from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.gpu.scheduler import Ring, TooLarge
-from srtool.runtime.tiling import Canvas, upscale_tiled
+from srtool.runtime.tiling import Canvas, Tiling, upscale_tiled
 
 Opened = Callable[..., tuple[Ring, Any]]
 # One main shape of 4 tiles of 24x16, other sizes from 4x4 to 32x32.
@@ -35,13 +35,17 @@ def opened(make_plan: Any) -> Opened:
 
     def open_ring(generation: str = "11", **wanted: Any) -> tuple[Ring, Any]:
         made = make_plan(generation, **wanted)
-        return tensorrt.open_session(made.path, made.facts, made.flavour), made
+        return backend_of(made).open(made.path, made.facts), made
 
     return open_ring
 
 
+def backend_of(made: Any) -> TensorRt:
+    return TensorRt(made.flavour, made.facts.precision)
+
+
 def engine_of(ring: Ring, made: Any) -> Engine:
-    return Engine(made.path, made.facts, "test", "", ring)
+    return Engine(EngineInfo(made.path, made.facts, backend_of(made)), ring)
 
 
 class Delivered:
@@ -105,13 +109,11 @@ def test_tiles_of_all_sizes_in_between(opened: Opened, io: str, seed: int) -> No
 def test_as_a_session(opened: Opened, io: str) -> None:
     ring, _ = opened(io=io)
     batch = np.stack([noise(*SIDES, number, io) for number in range(9)])
-    batch = batch if io == "uint8" else np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
-    first = 1 if io == "uint8" else 2
-    out = ring(batch)
+    out = ring.run(batch)
     assert out.flags.c_contiguous
-    assert np.array_equal(out, batch.repeat(4, first).repeat(4, first + 1))
+    assert np.array_equal(out, batch.repeat(4, 1).repeat(4, 2))
     with pytest.raises(RuntimeError, match="24x16"):
-        ring(np.zeros((1, 40, 40, 3) if io == "uint8" else (1, 3, 40, 40), batch.dtype))
+        ring.run(np.zeros((1, 40, 40, 3), batch.dtype))
 
 
 def test_padding_smaller_tiles_than_the_engine_takes(opened: Opened) -> None:
@@ -238,7 +240,7 @@ def test_free_memory_decides_how_much_at_a_time(
 def test_no_memory_at_all(make_plan: Any, complains: Any) -> None:
     made = make_plan(capacity=300)
     with complains(EngineError, made.path.name, "0.0 GiB", "--shapes"):
-        tensorrt.open_session(made.path, made.facts, made.flavour)
+        backend_of(made).open(made.path, made.facts)
     assert made.gpu.used == 0
     assert made.gpu.host == {}
 
@@ -318,7 +320,7 @@ def test_a_canvas_cuts_them_up(opened: Opened) -> None:
     ring, made = opened()
     image = noise(100, 75)
     for tile in (20, 40, 200):
-        found = upscale_tiled(image, engine_of(ring, made), tile)
+        found = upscale_tiled(image, engine_of(ring, made), Tiling(tile))
         assert np.array_equal(found, enlarged(image))
 
 
@@ -354,7 +356,7 @@ def test_sides_that_it_was_not_built_for(opened: Opened, complains: Any) -> None
     ring.use_tile(32)
     assert (ring.layout.batch, ring.tile) == (1, (32, 32))
     tiles = [noise(32, 32, number) for number in range(5)]
-    assert np.array_equal(ring(np.stack(tiles)), np.stack([enlarged(tile) for tile in tiles]))
+    assert np.array_equal(ring.run(np.stack(tiles)), np.stack([enlarged(tile) for tile in tiles]))
 
 
 def test_closed(opened: Opened, complains: Any) -> None:

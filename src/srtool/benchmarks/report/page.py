@@ -14,7 +14,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from srtool import __version__
 from srtool.benchmarks.report.charts import Slugs, plots_of_network, quality_plots
 from srtool.benchmarks.report.drawing import Plot, inline_svg
 from srtool.benchmarks.report.embedding import colour_scale, difference_map, png_uri
@@ -32,6 +31,7 @@ from srtool.benchmarks.report.timings import (
 from srtool.benchmarks.speed.result import Bench, Measured
 from srtool.errors import DataError
 from srtool.files import whole_file
+from srtool.version import __version__
 
 ZOOM = 3
 

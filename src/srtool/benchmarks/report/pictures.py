@@ -25,7 +25,9 @@ from srtool.images.datasets import (
 )
 from srtool.images.imresize import imresize
 from srtool.manifest import read_manifest, sha256
-from srtool.runtime.engine import CHECKPOINTS, Engine, open_engine
+from srtool.runtime.engine import Engine
+from srtool.runtime.opening import open_engine
+from srtool.runtime.request import CHECKPOINTS
 from srtool.runtime.tiling import upscale_tiled
 
 Value = TypeVar("Value", bound=np.generic)

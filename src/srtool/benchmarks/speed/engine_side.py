@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from srtool.benchmarks.speed.opened import Opened
-from srtool.runtime.engine import open_engine
+from srtool.runtime.onnx_files import open_on
+from srtool.runtime.opening import open_engine
+from srtool.runtime.request import BackendName
+from srtool.runtime.session import Backend
 
-# What runs an engine, as the names of backends begin, and the packages that it comes in.
+# The libraries of backends, and the packages that each comes in.
 _PACKAGES = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "onnxruntime-cuda": ("onnxruntime-gpu",),
+    "onnxruntime-tensorrt": ("onnxruntime-gpu",),
     "openvino": ("openvino",),
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx"),
     "tensorrt": ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt"),
@@ -23,17 +27,14 @@ _PACKAGES = {
 }
 
 
-def open_engine_side(path: Path, backend: str) -> Opened:
-    """An engine as `srtool infer` opens it. backend: as there, perhaps with a precision behind it,
-    as `installed_backends` names them: "openvino bf16"."""
-    name, _, precision = backend.partition(" ")
-    chosen: Any = name, precision or "auto"
-    engine = open_engine(path, *chosen)
-    library = next((name for name in _PACKAGES if engine.backend.startswith(name)), "")
-    software = f"{library} {_version(_PACKAGES[library])}" if library else engine.backend
-    found = engine.backend.rpartition(" ")[2]
-    made_in = found if found in ("fp32", "bf16", "fp16") else engine.facts.precision
-    return Opened(engine.upscale, software, made_in, engine)
+def open_engine_side(path: Path, backend: Backend | BackendName) -> Opened:
+    """An engine as `srtool infer` opens it, where it chooses itself or is told the library; or on
+    one backend."""
+    engine = open_engine(path, backend) if isinstance(backend, str) else open_on(path, backend)
+    library = engine.backend.library
+    software = f"{library.removesuffix('-cuda')} {_version(_PACKAGES[library])}"
+    precision = engine.backend.precision or engine.facts.precision
+    return Opened(engine.upscale_batch, software, precision, engine)
 
 
 def _version(packages: Sequence[str]) -> str:

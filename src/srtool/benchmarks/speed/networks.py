@@ -10,7 +10,8 @@ from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.flops import Cost, cost_from_file
 from srtool.manifest import ModelFacts, read_manifest, sha256
 from srtool.networks.generator import PRESETS
-from srtool.runtime.engine import CHECKPOINTS, PLAN, facts_from_onnx
+from srtool.runtime.onnx_files import facts_from_onnx
+from srtool.runtime.request import CHECKPOINTS, PLAN
 
 
 @dataclass

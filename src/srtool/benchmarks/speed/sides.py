@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from srtool.benchmarks.speed.baselines import REFERENCE, Baseline, Device, baselines
 from srtool.benchmarks.speed.engine_side import open_engine_side
 from srtool.benchmarks.speed.networks import Network
 from srtool.benchmarks.speed.opened import Opened
 from srtool.errors import UsageError
-from srtool.runtime.engine import PLAN, installed_backends
+from srtool.runtime.onnx_files import installed_backends
+from srtool.runtime.request import PLAN, BackendName
+from srtool.runtime.session import Backend
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,14 @@ def _chosen(known: Sequence[Baseline], wanted: Sequence[str]) -> list[Baseline]:
     return [item for item in known if any(word in item.name.lower() for word in words)]
 
 
-def _backends(path: Path, wanted: Sequence[str]) -> list[str]:
+def _backends(path: Path, wanted: Sequence[str]) -> list[Backend | BackendName]:
     """What to run a file on, as `open_engine_side` takes it."""
     if path.suffix == PLAN:
         return ["auto"]
-    return installed_backends() if "all" in wanted else list(wanted)
+    if "all" in wanted:
+        return list(installed_backends())
+    for name in wanted:
+        if name not in get_args(BackendName):
+            known = ", ".join(get_args(BackendName))
+            raise UsageError(f"{name}: no such backend; expected all, {known}", parameter="backend")
+    return [cast(BackendName, name) for name in wanted]

@@ -204,7 +204,7 @@ def _serve(
         connection.send(_Failed(_reason(error)))
         return
     seconds = time.perf_counter() - start
-    backend = opened.engine.backend if opened.engine else ""
+    backend = str(opened.engine.backend) if opened.engine else ""
     connection.send(Ready(seconds, opened.software, opened.precision, backend))
     side = _Side(opened)
     while True:
@@ -243,14 +243,15 @@ class _Side:
         engine = self._opened.engine
         if engine is None:
             return self._opened.upscale(self._images)
-        from srtool.runtime.tiling import Canvas
+        from srtool.runtime.tiling import Canvas, Tiling
 
         height, width = self._images.shape[1:3]
         in_one = max(height, width) <= min(engine.tile) and not engine.is_deferred
         if in_one and self._tile is None:
-            engine.expect(self._images.shape, np.uint8, times)
-            return engine.upscale(self._images)
-        canvases = [Canvas(image, engine, self._tile, times=times) for image in self._images]
+            engine.prepare(self._images.shape, np.uint8, times)
+            return engine.upscale_batch(self._images)
+        tiling = Tiling(self._tile, times=times)
+        canvases = [Canvas(image, engine, tiling) for image in self._images]
         engine.flush()  # on a GPU, tiles of different images share batches
         return np.stack([canvas.result() for canvas in canvases])
 

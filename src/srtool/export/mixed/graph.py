@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-import srtool
 from srtool.errors import ExportError
 from srtool.files import whole_file
-from srtool.manifest import METADATA_KEY, Manifest, sha256, write_manifest
+from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sha256, write_manifest
 from srtool.parity import Fidelity
-from srtool.runtime.backends import Session
-
-EMULATED = "float16 emulated"  # beside "onnxruntime fp32" and so on in a manifest
+from srtool.runtime.backends.onnxruntime import OnnxRuntime
+from srtool.runtime.engine import Engine, EngineInfo
+from srtool.runtime.session import DirectSession
+from srtool.version import __version__
 
 _HALF, _FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 _NO_ARITHMETIC = {"Cast", "Constant", "ConstantOfShape"}
@@ -162,19 +163,45 @@ def write_mixed(
         model=facts,
         sha256=digest,
         opset=parent.opset,
-        srtool=srtool.__version__,
+        srtool=__version__,
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         companion=parent.companion,
-        fidelity={EMULATED: found},
+        fidelity={str(EMULATED): found},
     )
     write_manifest(path, manifest)
     return manifest
 
 
-def emulated_session(model: ModelProto) -> Session:
-    """Open a float16 or mixed model so that each float16 value of it is one."""
+@dataclass(frozen=True)
+class Emulated:
+    """ONNX Runtime on the CPU, with each float16 value of a float16 or mixed file being one."""
+
+    library: ClassVar = "onnxruntime"
+    precision: ClassVar = "fp16"
+    on_gpu: ClassVar = False
+
+    def __str__(self) -> str:
+        return "float16 emulated"
+
+    def is_available(self) -> bool:
+        return OnnxRuntime().is_available()
+
+    def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> DirectSession:
+        return emulated_session(model_from_file(path), facts)
+
+
+EMULATED = Emulated()
+
+
+def emulated_session(model: ModelProto, facts: ModelFacts) -> DirectSession:
+    """A float16 or mixed model opened so that each float16 value of it is one."""
     run = open_model(emulated(model))
-    return lambda batch: run(batch)[0]
+    return DirectSession(facts, lambda batch: run(batch)[0])
+
+
+def emulated_engine(path: Path, facts: ModelFacts, model: ModelProto) -> Engine:
+    """A model in memory, that is to become the file `path`."""
+    return Engine(EngineInfo(path, facts, EMULATED), emulated_session(model, facts))
 
 
 def open_model(model: ModelProto, outputs: Iterable[str] = ()) -> Run:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-import srtool
 from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.tensorrt.builder import Report, flags_of, plan_from_onnx
 from srtool.export.tensorrt.editions import (
@@ -38,8 +37,11 @@ from srtool.manifest import (
     write_manifest,
 )
 from srtool.parity import Fidelity
-from srtool.runtime.engine import Engine, facts_from_onnx
+from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.gpu.plan import Library, Machine, load_library, unrunnable
+from srtool.runtime.onnx_files import facts_from_onnx
+from srtool.runtime.plan_files import plan_backend
+from srtool.version import __version__
 
 if TYPE_CHECKING:
     from srtool.networks.loading import Network
@@ -216,7 +218,7 @@ def write_plan(
             model=source.facts,
             sha256=sha256(temporary),
             opset=source.opset,
-            srtool=srtool.__version__,
+            srtool=__version__,
             made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             companion=source.companion and os.path.relpath(source.companion, out.parent),
             fidelity=fidelity,
@@ -242,11 +244,9 @@ def _certified(
     certify: Certify,
     force: bool,
 ) -> dict[str, Fidelity]:
-    from srtool.runtime.backends import tensorrt
-
-    name, flavour = f"{plan.recipe.flavour} {facts.precision}", plan.recipe.flavour
-    session = tensorrt.open_session(temporary, facts, flavour, plan.recipe.version_compatible)
-    with Engine(out, facts, name, "", session) as engine:
+    backend = plan_backend(plan, facts)
+    session = backend.open(temporary, facts)
+    with Engine(EngineInfo(out, facts, backend), session) as engine:
         found = certify(engine)
     missed = found.misses(found.gates)
     if missed and not force:
@@ -254,7 +254,7 @@ def _certified(
             f"{out}: the plan does not do what the network does: {', '.join(missed)}; nothing was "
             "written (--force writes it all the same)"
         )
-    return {name: found}
+    return {str(backend): found}
 
 
 def certifier(network: Network, images: Path | None) -> Certify:

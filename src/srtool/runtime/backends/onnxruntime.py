@@ -2,61 +2,83 @@
 
 from __future__ import annotations
 
+import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError
-from srtool.manifest import METADATA_KEY
-from srtool.runtime.backends import Session
+from srtool.manifest import METADATA_KEY, ModelFacts
+from srtool.runtime.session import DirectSession
+
+_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16"}
 
 
-def _open(path: Path) -> Any:
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """The default build's CPU provider, in float32."""
+
+    library: ClassVar = "onnxruntime"
+    precision: ClassVar = "fp32"
+    on_gpu: ClassVar = False
+
+    def __str__(self) -> str:
+        return "onnxruntime fp32"
+
+    def is_available(self) -> bool:
+        return importlib.util.find_spec("onnxruntime") is not None
+
+    def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> DirectSession:
+        file = OnnxRuntimeFile(_opened(path, threads))
+        return DirectSession(facts, lambda batch: file.run(batch)[0])
+
+    def inspect(self, path: Path) -> OnnxRuntimeFile:
+        return OnnxRuntimeFile(_opened(path))
+
+
+class OnnxRuntimeFile:
+    """See `OnnxFile`. ONNX Runtime's own session takes calls of several threads."""
+
+    def __init__(self, session: Any) -> None:
+        given = session.get_inputs()[0]
+        self.metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        self.shape = tuple(side if isinstance(side, int) else None for side in given.shape)
+        self.dtype = _DTYPES.get(given.type, given.type)
+        self.outputs = tuple(output.name for output in session.get_outputs())
+        self.input = given.name
+        self._session = session
+
+    def run(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+        try:
+            found: list[NDArray[Any]] = self._session.run(None, {self.input: batch})
+        except Exception as error:  # its exception classes have no common root of their own
+            raise RuntimeError(_reason(error)) from None
+        return found
+
+
+def _opened(path: Path, threads: int | None = None) -> Any:
     try:
         import onnxruntime
     except ImportError:
         raise EngineError(
-            f"{path}: ONNX Runtime is not installed; pip install 'srtool[cpu]'"
+            f"{path}: ONNX Runtime is not installed; pip install 'srtool[cpu]'", path=path
         ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: they come as exceptions
+    if threads is not None:
+        options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exception classes have no common root of their own
+    except Exception as error:  # see OnnxRuntimeFile
         raise EngineError(
             f"{path}: is no ONNX model that ONNX Runtime opens ({_reason(error)}); "
-            "expected a file written by `srtool export`"
+            "expected a file written by `srtool export`",
+            path=path,
+            found=_reason(error),
+            expected="an .onnx file",
         ) from None
-
-
-def open_session(path: Path) -> Session:
-    """Load an .onnx file. EngineError where it is none, or ONNX Runtime is missing."""
-    session = _open(path)
-    name = session.get_inputs()[0].name
-
-    def run(batch: NDArray[Any], /) -> NDArray[Any]:
-        try:
-            result: NDArray[Any] = session.run(None, {name: batch})[0]
-        except Exception as error:  # see _open
-            raise RuntimeError(_reason(error)) from None
-        return result
-
-    return run
-
-
-def read_metadata(path: Path) -> tuple[str | None, list[Any], str]:
-    """srtool's entry of metadata_props, and shape and type of the first input, for files
-    without a manifest. Shapes hold numbers and names."""
-    session = _open(path)
-    image = session.get_inputs()[0]
-    return session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), image.shape, image.type
-
-
-def read_input_name(path: Path) -> str:
-    """The name of the first input."""
-    name: str = _open(path).get_inputs()[0].name
-    return name
 
 
 def _reason(error: Exception) -> str:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from dataclasses import dataclass
 from hashlib import sha256 as digest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from srtool.assets import cache_folder
 from srtool.errors import EngineError
 from srtool.manifest import ModelFacts, Profile, Shape, sha256
-from srtool.runtime.backends.onnxruntime import read_input_name
+from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.gpu.cuda import Buffer, Cuda, OutOfMemory, find_gpu, open_cuda
 from srtool.runtime.gpu.layout import FEWEST_LANES
 from srtool.runtime.gpu.plan import library_of
 from srtool.runtime.gpu.scheduler import Ring
+from srtool.runtime.session import Library
 
 Provider = Literal["cuda", "tensorrt"]
 
@@ -38,32 +40,45 @@ _PROFILES: dict[Provider, Profile] = {
 _NO_MEMORY = re.compile(r"out of memory|failed to allocate|bfc_?arena", re.IGNORECASE)
 
 
-def has(provider: Provider) -> bool:
-    """Whether this machine has a GPU and the installed ONNX Runtime the provider."""
-    if not importlib.util.find_spec("onnxruntime") or find_gpu() is None:
-        return False
-    import onnxruntime
+@dataclass(frozen=True)
+class OnnxRuntimeGpu:
+    """The CUDA or the TensorRT provider; the precision is that of the file. The latter builds an
+    engine first, which takes minutes, and keeps it in the user's cache folder."""
 
-    return _PROVIDERS[provider] in onnxruntime.get_available_providers()
+    provider: Provider
+    precision: ClassVar = ""
+    on_gpu: ClassVar = True
 
+    @property
+    def library(self) -> Library:
+        return "onnxruntime-cuda" if self.provider == "cuda" else "onnxruntime-tensorrt"
 
-def open_session(path: Path, facts: ModelFacts, provider: Provider) -> Ring:
-    """Load an .onnx file on the GPU. The TensorRT provider builds an engine first, which takes
-    minutes, and keeps it in the user's cache folder.
+    def __str__(self) -> str:
+        return self.library
 
-    EngineError where there is no GPU, the provider is missing or does not load, or the file is no
-    ONNX model.
-    """
-    cuda = open_cuda()
-    try:
-        with cuda.current():
-            return Ring(cuda, OnnxNetwork(cuda, path, facts, provider))
-    except EngineError as error:
-        raise EngineError(f"{path}: {error}") from None
-    except RuntimeError as error:
-        raise EngineError(
-            f"{path}: ONNX Runtime fails with it on the {cuda.gpu.name} ({error})"
-        ) from None
+    def is_available(self) -> bool:
+        """Whether this machine has a GPU and the installed ONNX Runtime the provider."""
+        if not importlib.util.find_spec("onnxruntime") or find_gpu() is None:
+            return False
+        import onnxruntime
+
+        return _PROVIDERS[self.provider] in onnxruntime.get_available_providers()
+
+    def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> Ring:
+        """EngineError where there is no GPU, the provider is missing or does not load, or the file
+        is no ONNX model."""
+        cuda = open_cuda()
+        try:
+            with cuda.current():
+                return Ring(cuda, OnnxNetwork(cuda, path, facts, self.provider))
+        except EngineError as error:
+            raise EngineError(f"{path}: {error}", path=path) from None
+        except RuntimeError as error:
+            raise EngineError(
+                f"{path}: ONNX Runtime fails with it on the {cuda.gpu.name} ({error})",
+                path=path,
+                found=str(error),
+            ) from None
 
 
 class OnnxNetwork:
@@ -125,7 +140,7 @@ class OnnxNetwork:
             }
         folder = cache_folder() / "onnxruntime-tensorrt" / self._key
         folder.mkdir(parents=True, exist_ok=True)
-        profile, image = _PROFILES["tensorrt"], read_input_name(self._path)
+        profile, image = _PROFILES["tensorrt"], OnnxRuntime().inspect(self._path).input
         shapes = {
             f"trt_profile_{name}_shapes": f"{image}:" + "x".join(map(str, tensor))
             for name in ("min", "opt", "max")

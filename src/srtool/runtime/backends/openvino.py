@@ -8,15 +8,18 @@ as long as some tiles.
 from __future__ import annotations
 
 import math
+import threading
+from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError
+from srtool.manifest import METADATA_KEY, ModelFacts
+from srtool.runtime.session import DirectSession
 
-Precision = Literal["fp32", "bf16"]
 Shape = tuple[int, ...]
 
 # Pixels in a row of one shape that pay for compiling: measured, 50,000 (tiles of 24x24) to 350,000
@@ -25,14 +28,45 @@ Shape = tuple[int, ...]
 WORTH = 1 << 18
 KEPT = 8  # networks for one shape; only the one that runs holds memory for it
 
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_DTYPES = {"f32": "float32", "u8": "uint8", "f16": "float16"}
 
-def has_bf16() -> bool:
-    """Whether OpenVINO is installed and this CPU has bfloat16 instructions."""
-    try:
-        core = process_core()
-    except ImportError:
-        return False
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+@dataclass(frozen=True)
+class OpenVino:
+    """The CPU plugin in one precision."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    library: ClassVar = "openvino"
+    on_gpu: ClassVar = False
+
+    def __str__(self) -> str:
+        return f"openvino {self.precision}"
+
+    def is_available(self) -> bool:
+        """In bfloat16: whether this CPU has instructions for it."""
+        try:
+            core = process_core()
+        except ImportError:
+            return False
+        return self.precision == "fp32" or (
+            "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        )
+
+    def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> OpenVinoSession:
+        settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
+        }
+        model = _read(path)
+        try:
+            return OpenVinoSession(model, facts, settings)
+        except RuntimeError as error:
+            raise _refused(path, error) from None
+
+    def inspect(self, path: Path) -> OpenVinoFile:
+        return OpenVinoFile(_read(path))
 
 
 @cache
@@ -45,66 +79,131 @@ def process_core() -> Any:
     return openvino.Core()
 
 
-def open_session(path: Path, precision: Precision = "fp32") -> OpenvinoSession:
-    """Load an .onnx file. EngineError where it is none, or OpenVINO is missing."""
-    try:
-        core = process_core()
-    except ImportError:
-        raise EngineError(f"{path}: OpenVINO is not installed; pip install 'srtool[cpu]'") from None
-    try:
-        return OpenvinoSession(core.read_model(str(path)), precision)
-    except RuntimeError as error:
-        raise EngineError(
-            f"{path}: is no ONNX model that OpenVINO opens ({' '.join(str(error).split())[-120:]});"
-            " expected a file written by `srtool export`"
-        ) from None
+class OpenVinoSession(DirectSession):
+    """A network compiled for any shape, and for those that `prepare` was told of often enough."""
 
-
-class OpenvinoSession:
-    """A network compiled for any shape, and for those that `expect` was told of often enough."""
-
-    def __init__(self, model: Any, precision: Precision) -> None:
+    def __init__(self, model: Any, facts: ModelFacts, settings: dict[str, Any]) -> None:
         """model: openvino.Model. RuntimeError where it cannot be compiled."""
-        hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-        settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        super().__init__(facts, self._compute)
         self._for_any = self._running = _Compiled(model, settings)
         self._running_for: Shape | None = None  # None: any
         self._for_one = lru_cache(KEPT)(partial(_compiled_for, model, settings))
-        self._row: Shape = ()
-        self._pixels = 0  # of the row
+        self._choosing = threading.Lock()
+        self._row = _Row()
 
-    def expect(self, shape: Shape, times: int) -> None:
-        """See `Foresighted`."""
-        if shape != self._row:
-            self._row, self._pixels = shape, 0
-        self._pixels += times * math.prod(shape) // 3
+    def prepare(self, shape: Shape, times: int) -> None:
+        row = self._row
+        number, height, width, channels = shape
+        planes = (number, channels, height, width)
+        shape = shape if self.facts.io == "uint8" else planes
+        if shape != row.shape:
+            row.shape, row.pixels = shape, 0
+        row.pixels += times * math.prod(shape) // channels
 
-    def __call__(self, batch: NDArray[Any], /) -> NDArray[Any]:
-        often = batch.shape == self._row and self._pixels >= WORTH
+    def _compute(self, batch: NDArray[Any]) -> NDArray[Any]:
+        often = batch.shape == self._row.shape and self._row.pixels >= WORTH
         wanted = batch.shape if often else None
-        if wanted != self._running_for:
-            self._running.release()
-            self._running = self._for_any if wanted is None else self._for_one(wanted)
-            self._running_for = wanted
-        return self._running(batch)
+        with self._choosing:
+            if wanted != self._running_for:
+                self._running.release()
+                self._running = self._for_any if wanted is None else self._for_one(wanted)
+                self._running_for = wanted
+            running = self._running
+        return running(batch)
+
+
+class _Row(threading.local):
+    """The shape that comes in a row, and its pixels: of each thread, so that none gets another
+    result because of what others do."""
+
+    shape: Shape = ()
+    pixels = 0
 
 
 class _Compiled:
-    def __init__(self, model: Any, settings: dict[str, str]) -> None:
+    """A compiled network with as many requests as there are threads that use it at once."""
+
+    def __init__(self, model: Any, settings: dict[str, Any]) -> None:
         self._network = process_core().compile_model(model, "CPU", settings)
-        self._request = self._network.create_infer_request()
+        self._idle: list[Any] = [self._network.create_infer_request()]
+        self._using = 0
+        self._unwanted = False
+        self._lock = threading.Lock()
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
-        # The request owns its output buffer and reuses it: copy.
-        result: NDArray[Any] = self._request.infer([batch], share_inputs=True)[0].copy()
+        with self._lock:
+            self._using += 1
+            self._unwanted = False
+            request = self._idle.pop() if self._idle else self._network.create_infer_request()
+        try:
+            # The request owns its output buffer and reuses it: copy.
+            result: NDArray[Any] = request.infer([batch], share_inputs=True)[0].copy()
+        finally:
+            with self._lock:
+                self._using -= 1
+                self._idle.append(request)
+                self._give_back()
         return result
 
     def release(self) -> None:
-        """Give back the memory that it holds between runs."""
-        self._network.release_memory()
+        """Give back the memory that it holds between runs, as soon as none is going on."""
+        with self._lock:
+            self._unwanted = True
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self._unwanted and not self._using:
+            self._network.release_memory()
+            self._unwanted = False
 
 
-def _compiled_for(model: Any, settings: dict[str, str], shape: Shape) -> _Compiled:
+class OpenVinoFile:
+    """See `OnnxFile`."""
+
+    def __init__(self, model: Any) -> None:
+        given = model.inputs[0]
+        shape = given.get_partial_shape()
+        self.shape = tuple(side.get_length() if side.is_static else None for side in shape)
+        dtype = given.get_element_type().get_type_name()
+        self.dtype = _DTYPES.get(dtype, dtype)
+        self.outputs = tuple(output.get_any_name() for output in model.outputs)
+        where = ["framework", METADATA_KEY]
+        self.metadata: str | None
+        self.metadata = model.get_rt_info(where).value if model.has_rt_info(where) else None
+        self._model = model
+
+    def run(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        request = process_core().compile_model(self._model, "CPU", settings).create_infer_request()
+        found = request.infer([batch])
+        return [found[index].copy() for index in range(len(self.outputs))]
+
+
+def _compiled_for(model: Any, settings: dict[str, Any], shape: Shape) -> _Compiled:
     fixed = model.clone()
     fixed.reshape(list(shape))
     return _Compiled(fixed, settings)
+
+
+def _read(path: Path) -> Any:
+    try:
+        core = process_core()
+    except ImportError:
+        raise EngineError(
+            f"{path}: OpenVINO is not installed; pip install 'srtool[cpu]'", path=path
+        ) from None
+    try:
+        return core.read_model(str(path))
+    except RuntimeError as error:
+        raise _refused(path, error) from None
+
+
+def _refused(path: Path, error: RuntimeError) -> EngineError:
+    reason = " ".join(str(error).split())[-120:]
+    return EngineError(
+        f"{path}: is no ONNX model that OpenVINO opens ({reason}); "
+        "expected a file written by `srtool export`",
+        path=path,
+        found=reason,
+        expected="an .onnx file",
+    )

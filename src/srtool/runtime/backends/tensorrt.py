@@ -9,40 +9,56 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from srtool.errors import EngineError
 from srtool.files import whole_file
 from srtool.manifest import Flavour, ModelFacts, Profile, Shape
-from srtool.runtime.gpu.cuda import Buffer, Cuda, CudaError, OutOfMemory, open_cuda
+from srtool.runtime.gpu.cuda import Buffer, Cuda, CudaError, OutOfMemory, find_gpu, open_cuda
 from srtool.runtime.gpu.layout import LANES
-from srtool.runtime.gpu.plan import NAMES, load_library
+from srtool.runtime.gpu.plan import NAMES, library_of, load_library
 from srtool.runtime.gpu.scheduler import Ring
 
 _NO_MEMORY = re.compile(r"out ?of ?memory|allocat|insufficient memory|cudaMalloc", re.IGNORECASE)
 
 
-def open_session(path: Path, facts: ModelFacts, flavour: Flavour, host_code: bool = False) -> Ring:
-    """Open a plan on this machine's GPU.
+@dataclass(frozen=True)
+class TensorRt:
+    """A TensorRT, for plans of a precision. host_code: let plans bring the runtime of the TensorRT
+    that made them, as version-compatible ones do; that is a program, so only for files that are
+    trusted."""
 
-    facts, flavour: of its manifest. host_code: let it bring the runtime of the TensorRT that made
-    it, as version-compatible plans do; that is a program, so only for files that are trusted.
-    EngineError where it is none for this machine, or the GPU has too little memory.
-    """
-    try:
-        cuda, module = open_cuda(), load_library(flavour)
-        with cuda.current():
-            return Ring(cuda, Plan(cuda, module, flavour, path, facts, host_code))
-    except EngineError as error:
-        raise EngineError(f"{path}: {error}") from None
-    except RuntimeError as error:
-        raise EngineError(
-            f"{path}: {NAMES[flavour]} {module.__version__} fails with it ({error}); "
-            f"`srtool engine rebuild {path}` makes it again"
-        ) from None
+    library: Flavour
+    precision: str
+    host_code: bool = False
+    on_gpu: ClassVar = True
+
+    def __str__(self) -> str:
+        return f"{self.library} {self.precision}"
+
+    def is_available(self) -> bool:
+        return find_gpu() is not None and library_of(self.library) is not None
+
+    def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> Ring:
+        """Open a plan on this machine's GPU. EngineError where it is none for this machine, or the
+        GPU has too little memory."""
+        try:
+            cuda, module = open_cuda(), load_library(self.library)
+            with cuda.current():
+                return Ring(cuda, Plan(cuda, module, self.library, path, facts, self.host_code))
+        except EngineError as error:
+            raise EngineError(f"{path}: {error}", path=path) from None
+        except RuntimeError as error:
+            raise EngineError(
+                f"{path}: {NAMES[self.library]} {module.__version__} fails with it ({error}); "
+                f"`srtool engine rebuild {path}` makes it again",
+                path=path,
+                found=str(error),
+            ) from None
 
 
 class Plan:

@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
+import importlib.util
+import threading
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError
 from srtool.manifest import ModelFacts
-from srtool.runtime.backends import DEFAULT_HALO, Session
+from srtool.runtime.session import DEFAULT_HALO, DirectSession
 
 
-def open_session(path: Path) -> tuple[Session, ModelFacts]:
-    """Load a .pth or .safetensors file; it takes float32 batches. Uses the GPU where torch has
-    one. CheckpointError where the file is no network, EngineError where torch is missing."""
-    try:
-        import torch
+@dataclass(frozen=True)
+class Torch:
+    """Weights as they are, .pth or .safetensors, on the GPU where torch has one."""
 
-        from srtool.networks.loading import load_network
-    except ImportError:
-        raise EngineError(
-            f"{path}: running weights takes PyTorch; pip install 'srtool[export]', "
-            "or name an .onnx file"
-        ) from None
-    network = load_network(path)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.module.to(device)
+    library: ClassVar = "torch"
+    precision: ClassVar = "fp32"
+    on_gpu: ClassVar = False
 
-    def run(batch: NDArray[Any], /) -> NDArray[Any]:
-        with torch.inference_mode():
-            result: NDArray[Any] = network.upscale(torch.from_numpy(batch).to(device)).cpu().numpy()
-        return result
+    def __str__(self) -> str:
+        return "torch fp32"
+
+    def is_available(self) -> bool:
+        return importlib.util.find_spec("torch") is not None
+
+    def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> DirectSession:
+        return self.load(path, threads)
+
+    def load(self, path: Path, threads: int | None = None) -> DirectSession:
+        """As `open`, with the facts that the file itself tells. threads: of the whole process,
+        torch knows no other. CheckpointError where the file is no network."""
+        try:
+            import torch
+
+            from srtool.networks.loading import load_network
+        except ImportError:
+            raise EngineError(
+                f"{path}: running weights takes PyTorch; pip install 'srtool[export]', "
+                "or name an .onnx file",
+                path=path,
+            ) from None
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return _session(load_network(path))
+
+
+def _session(network: Any) -> DirectSession:
+    """network: srtool.networks.loading.Network. One thread after the other: each would bring its
+    own pool for all the cores."""
+    import torch
 
     facts = ModelFacts(
         scale=network.scale,
@@ -40,4 +62,13 @@ def open_session(path: Path) -> tuple[Session, ModelFacts]:
         architecture=network.architecture,
         halo=DEFAULT_HALO,
     )
-    return run, facts
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.module.to(device)
+    lock = threading.Lock()
+
+    def compute(batch: NDArray[Any]) -> NDArray[Any]:
+        with lock, torch.inference_mode():
+            result: NDArray[Any] = network.upscale(torch.from_numpy(batch).to(device)).cpu().numpy()
+        return result
+
+    return DirectSession(facts, compute)

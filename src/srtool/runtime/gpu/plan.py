@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
-from srtool.errors import EngineError
+from srtool.errors import ChangedFileError, EngineError
 from srtool.manifest import Flavour, Manifest, PlanFacts, read_manifest, sha256, sidecar
 from srtool.runtime.gpu.devices import driver_library, gpu_number, visible_gpus
 
@@ -150,12 +150,13 @@ def plan_facts(path: Path) -> tuple[Manifest, PlanFacts]:
         raise EngineError(f"{path}: no such plan; `srtool export model.pth` writes one")
     try:
         manifest = read_manifest(path)
-    except EngineError as error:
-        if "SHA-256" not in str(error):
-            raise
-        raise EngineError(
+    except ChangedFileError as error:
+        raise ChangedFileError(
             f"{path}: is damaged, or another file than its manifest describes (SHA-256 "
-            f"{sha256(path)[:12]}...); `srtool engine rebuild {path}` makes it again"
+            f"{error.found[:12]}...); `srtool engine rebuild {path}` makes it again",
+            path=path,
+            found=error.found,
+            expected=error.expected,
         ) from None
     if manifest is None:
         raise EngineError(

@@ -20,14 +20,9 @@ from srtool.manifest import Shape
 from srtool.runtime.gpu.cuda import Cuda, CudaError, OutOfMemory
 from srtool.runtime.gpu.layout import Layout, fitting, layouts_from_profiles, shape_in
 from srtool.runtime.gpu.slots import Lane, Network
+from srtool.runtime.session import Callback, TooLarge
 
-# Gets the upscaled tile, (sH, sW, 3), a view that holds until it returns; or what went wrong.
-Deliver = Callable[[NDArray[Any] | Exception], None]
-Tile = tuple[NDArray[Any], Deliver]
-
-
-class TooLarge(Exception):
-    """A tile is larger than the ring takes, perhaps since it ran out of memory: cut it up."""
+Tile = tuple[NDArray[Any], Callback]
 
 
 class Ring:
@@ -38,6 +33,7 @@ class Ring:
     """
 
     layout: Layout
+    is_deferred = True
 
     def __init__(self, cuda: Cuda, network: Network) -> None:
         """EngineError where the GPU has too little memory for any shape of the network."""
@@ -77,10 +73,9 @@ class Ring:
         with self._cuda.current():
             self._fit(choices)
 
-    def __call__(self, batch: NDArray[Any], /) -> NDArray[Any]:
-        """Upscale a batch, in the form of the file, and wait for it; see `Session`. RuntimeError
-        for tiles larger than `tile`."""
-        bytewise = self._facts.io == "uint8"
+    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Upscale a batch and wait for it; see `Session`. RuntimeError for tiles larger than
+        `tile`."""
         made: list[NDArray[Any]] = []
         failed: list[Exception] = []
 
@@ -90,16 +85,17 @@ class Ring:
             else:
                 made.append(found.copy())
 
-        # All of one shape, so that they come in order.
-        for tile in batch if bytewise else batch.transpose(0, 2, 3, 1):
+        for tile in batch:  # all of one shape, so that they come in order
             self.submit(tile, deliver)
         self.flush()
         for error in failed:
             raise RuntimeError(str(error)) if isinstance(error, TooLarge) else error
-        tiles = np.stack(made)
-        return tiles if bytewise else np.ascontiguousarray(tiles.transpose(0, 3, 1, 2))
+        return np.stack(made)
 
-    def submit(self, tile: NDArray[Any], deliver: Deliver) -> None:
+    def prepare(self, shape: tuple[int, ...], times: int) -> None:
+        """Every tile is made to fit the shapes that there are."""
+
+    def submit(self, tile: NDArray[Any], deliver: Callback) -> None:
         """Take a tile, (H, W, 3) of the file's dtype, and deliver it later, at `flush` the latest.
 
         The tile must not change until then. One that is larger than `tile` is not done: TooLarge

@@ -232,7 +232,9 @@ def test_tensorrt_gets_the_float16_file_and_its_plan_is_run(
 ) -> None:
     """With everything that takes a GPU replaced: what is handed from one to the next."""
     from srtool.export.tensorrt.builder import Plan
+    from srtool.runtime.backends.tensorrt import TensorRt
     from srtool.runtime.gpu.plan import Library, Machine
+    from srtool.runtime.session import DirectSession
 
     library = Library("tensorrt", "10.13.0.35", 13)
     here = Machine("NVIDIA H100", "9.0", libraries={"tensorrt": library})
@@ -242,16 +244,16 @@ def test_tensorrt_gets_the_float16_file_and_its_plan_is_run(
         sources.append((generation.name, source.name, facts.precision, facts.io))
         return Plan(b"a plan", 1.0)
 
-    def session(path: Path, facts: Any, flavour: str) -> Any:
+    def session(self: TensorRt, path: Path, facts: Any) -> Any:
         assert path.read_bytes() == b"a plan"
-        assert (facts.scale, flavour) == (4, "tensorrt")
-        return lambda batch: batch.repeat(4, 2).repeat(4, 3)
+        assert (facts.scale, self.library) == (4, "tensorrt")
+        return DirectSession(facts, lambda batch: batch.repeat(4, 2).repeat(4, 3))
 
     monkeypatch.setattr("srtool.runtime.gpu.cuda.find_gpu", lambda: "a GPU")
     monkeypatch.setattr("srtool.runtime.gpu.plan.this_machine", lambda: here)
     monkeypatch.setattr("srtool.runtime.gpu.plan.load_library", lambda flavour: None)
     monkeypatch.setattr("srtool.export.tensorrt.builder.plan_from_onnx", plan)
-    monkeypatch.setattr("srtool.runtime.backends.tensorrt.open_session", session)
+    monkeypatch.setattr(TensorRt, "open", session)
     for _ in range(2):
         side = named("TensorRT").open(compact_weights, tmp_path)
         assert (side.software, side.precision) == ("tensorrt 10.13.0.35", "fp16")

@@ -23,8 +23,8 @@ def build(weights: Path, folder: Path) -> None:
     from srtool.export.tensorrt.gpus import local_target
     from srtool.manifest import ModelFacts, PlanRecipe
     from srtool.networks.loading import load_network
-    from srtool.runtime.backends import DEFAULT_HALO
     from srtool.runtime.gpu.plan import load_library, this_machine
+    from srtool.runtime.session import DEFAULT_HALO
 
     here = this_machine()
     library = here.libraries.get("tensorrt")
@@ -58,12 +58,13 @@ def open_tensorrt(weights: Path, folder: Path) -> Opened:
     """The plan, driven by srtool's runtime: images larger than the plan takes are cut up there."""
     build(weights, folder)
     from srtool.manifest import ModelFacts
-    from srtool.runtime.backends.tensorrt import open_session
-    from srtool.runtime.engine import Engine
+    from srtool.runtime.backends.tensorrt import TensorRt
+    from srtool.runtime.engine import Engine, EngineInfo
     from srtool.runtime.gpu.plan import this_machine
 
     path = folder / PLAN
     facts = ModelFacts.model_validate_json((folder / FACTS).read_text(encoding="utf-8"))
-    engine = Engine(path, facts, "tensorrt", "", open_session(path, facts, "tensorrt"))
+    backend = TensorRt("tensorrt", facts.precision)
+    engine = Engine(EngineInfo(path, facts, backend), backend.open(path, facts))
     version = this_machine().libraries["tensorrt"].version
-    return Opened(engine.upscale, f"tensorrt {version}", "fp16")
+    return Opened(engine.upscale_batch, f"tensorrt {version}", "fp16")
