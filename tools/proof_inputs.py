@@ -55,7 +55,8 @@ def bytes_of(name: str, weights: Path, precision: str) -> nn.Module:
     from srtool.benchmarks.speed.baselines.half import half_module
     from srtool.networks.deployed import plain_module
     from srtool.networks.generator import PRESETS, Generator
-    from srtool.networks.loading import Network, load_network
+    from srtool.networks.loading import load_network
+    from srtool.networks.network import Network
 
     if name in PRESETS:
         torch.manual_seed(0)

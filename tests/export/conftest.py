@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from srtool.export.onnx import Written
-    from srtool.networks.loading import Network
+    from srtool.networks.network import Network
 
 torch.set_num_threads(1)
 

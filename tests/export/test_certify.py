@@ -18,7 +18,7 @@ from srtool.export import certify
 from srtool.export.certify import Sample, fidelity, measured_halo
 from srtool.images.colour import psnr_y
 from srtool.manifest import ModelFacts
-from srtool.networks.loading import Network
+from srtool.networks.network import Network
 from srtool.parity import EXPORTED, Fidelity
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.engine import Engine, EngineInfo

@@ -23,7 +23,8 @@ from srtool.export import onnx as onnx_export
 from srtool.export.onnx import onnx_from_network
 from srtool.manifest import METADATA_KEY, read_manifest, sidecar
 from srtool.networks.generator import Generator, GeneratorConfig
-from srtool.networks.loading import Network, load_network, save_generator
+from srtool.networks.loading import load_network, save_generator
+from srtool.networks.network import Network
 from srtool.runtime.opening import open_engine
 
 SIZES = [(1, 5, 3), (1, 24, 40), (3, 17, 9)]

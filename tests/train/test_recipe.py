@@ -122,8 +122,10 @@ def test_the_weights_are_those_of_the_paper() -> None:
     }
 
 
-def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
-    assert recipe_from_file(written(tmp_path, "# nothing\n")) == Recipe()
+def test_a_recipe_with_one_key_has_defaults_for_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: 0\n")
+    assert recipe_from_file(path) == Recipe()
 
 
 def test_a_file_wins_over_a_shipped_recipe_of_its_name(
@@ -222,4 +224,24 @@ def test_a_binary_file_is_no_recipe(tmp_path: Path, complains: Any) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(bytes(range(256)))
     with complains(UsageError, path, "text file"):
+        recipe_from_file(path)
+
+
+ALL_ZERO = ", ".join(f"{name}: 0" for name in LossWeights.model_fields)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing\n",
+        "{}",
+        f"extends: tiny.yaml\nstage2: {{weights: {{{ALL_ZERO}}}}}",
+        "[" * 5000,
+    ],
+)
+def test_recipes_that_teach_nothing(tmp_path: Path, complains: Any, text: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with complains(UsageError, path):
         recipe_from_file(path)

@@ -25,7 +25,8 @@ from srtool.export.mixed.graph import (
 from srtool.images.datasets import Image
 from srtool.manifest import Manifest
 from srtool.networks.deployed import deployed_from_network
-from srtool.networks.loading import Network, load_network
+from srtool.networks.loading import load_network
+from srtool.networks.network import Network
 from srtool.parity import Fidelity, WorstTile
 
 ROUNDS = 8  # tiles to look at one after the other, each the worst that the last round left

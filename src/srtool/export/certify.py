@@ -17,7 +17,7 @@ from srtool.images.colour import to_levels
 from srtool.images.datasets import dataset_from_folder
 from srtool.images.imresize import make_lr, mod_crop
 from srtool.images.reading import read_rgb
-from srtool.networks.loading import Network
+from srtool.networks.network import Network
 from srtool.parity import EXPORTED, Fidelity
 from srtool.runtime.engine import Engine
 

@@ -25,7 +25,7 @@ from srtool.networks.deployed import (
     deployed_from_network,
     shape_dimensions,
 )
-from srtool.networks.loading import Network
+from srtool.networks.network import Network
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.onnx_files import installed_backends, open_on
 from srtool.version import __version__

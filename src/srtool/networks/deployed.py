@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from srtool.errors import ExportError
 from srtool.networks import rewrite
 from srtool.networks.generator import Generator, deployed
-from srtool.networks.loading import Network
+from srtool.networks.network import Network
 
 Io = Literal["uint8", "float32"]
 Precision = Literal["fp32", "fp16"]

@@ -293,7 +293,9 @@ def deployed(generator: Generator) -> Generator:
 
 def generator_from_state(config: GeneratorConfig, state: dict[str, Tensor]) -> Generator:
     """Build a generator and load its weights; CheckpointError names the first misfit."""
-    generator = Generator(config)
+    _check_claims(config, state)
+    with torch.device("meta"):
+        generator = Generator(config)
     own = generator.state_dict()
     for name in sorted(own.keys() | state.keys()):
         if name not in state:
@@ -305,5 +307,16 @@ def generator_from_state(config: GeneratorConfig, state: dict[str, Tensor]) -> G
                 f"weight {name} has shape {tuple(state[name].shape)}, "
                 f"the config asks for {tuple(own[name].shape)}"
             )
-    generator.load_state_dict(state)
+    generator.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
     return generator
+
+
+def _check_claims(config: GeneratorConfig, state: dict[str, Tensor]) -> None:
+    """CheckpointError where a config asks for more than the weights can be, before it is built."""
+    largest = max((value.numel() for value in state.values()), default=0)
+    for name, size in config.as_dict().items():
+        most = len(state) if name == "blocks" else largest
+        if type(size) is int and size > most:
+            raise CheckpointError(
+                f"the config claims {size} {name}, its weights are no more than {most}"
+            )

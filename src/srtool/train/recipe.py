@@ -149,6 +149,8 @@ class Recipe(Strict):
                 raise ValueError(
                     f"accumulate {self.accumulate} does not divide the batch {stage.batch}"
                 )
+        if self.stage2 and not any(self.stage2.weights.model_dump().values()):
+            raise ValueError("stage2.weights: all of them are 0; a generator would learn nothing")
         if self.stage2 and not self.generator.taps and self.stage2.weights.gradient_branch:
             raise ValueError(
                 "stage2.weights.gradient_branch is set, but the generator has no taps and so no "

@@ -41,7 +41,7 @@ def save_state(out: Path, state: Mapping[str, Any], keep: int) -> Path:
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read what `save_state` wrote; CheckpointError where a file is damaged or something else."""
-    from srtool.networks.loading import unpickle
+    from srtool.networks.checkpoint import unpickle
 
     try:
         content = unpickle(path)

@@ -32,7 +32,8 @@ from srtool.images.colour import psnr
 from srtool.manifest import ModelFacts, read_manifest
 from srtool.networks.deployed import deployed_from_network
 from srtool.networks.generator import Generator, GeneratorConfig
-from srtool.networks.loading import Network, load_network, save_generator
+from srtool.networks.loading import load_network, save_generator
+from srtool.networks.network import Network
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from srtool.export.tensorrt.gpus import (
 )
 from srtool.networks.deployed import plain_module
 from srtool.networks.generator import PRESETS, Generator
-from srtool.networks.loading import Network
+from srtool.networks.network import Network
 from srtool.runtime.gpu.plan import Library, Machine
 
 NOWHERE = Machine()

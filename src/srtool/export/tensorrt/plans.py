@@ -44,7 +44,7 @@ from srtool.runtime.plan_files import plan_backend
 from srtool.version import __version__
 
 if TYPE_CHECKING:
-    from srtool.networks.loading import Network
+    from srtool.networks.network import Network
 
 Certify = Callable[[Engine], Fidelity]
 

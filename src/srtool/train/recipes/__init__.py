@@ -49,9 +49,12 @@ def _content(name: str, folder: Path, below: tuple[str, ...]) -> dict[str, Any]:
         raise UsageError(f"{name}: extends itself, through {' -> '.join((*below, path))}")
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{name}: is not YAML ({' '.join(str(error).split())})") from None
-    content = {} if content is None else content
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UsageError(f"{name}: is not YAML ({' '.join(str(error).split())[:200]})") from None
+    if not content:
+        raise UsageError(
+            f"{name}: is empty; expected a recipe, such as `extends: paper.yaml` alone"
+        )
     if not isinstance(content, dict):
         raise UsageError(f"{name}: a recipe is a mapping of keys, found {type(content).__name__}")
     parent = content.pop("extends", None)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from srtool.networks.deployed import ImageOnly, plain_module
 from srtool.networks.generator import SCALE
 from srtool.networks.gradient import gradient_map
-from srtool.networks.loading import Network
+from srtool.networks.network import Network
 
 
 class HalfGenerator(nn.Module):

@@ -1,0 +1,70 @@
+"""An SR network ready for use, whoever made it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srtool.networks.generator import SCALE, Generator
+from srtool.networks.size import ANY_SIZE, Size, continued
+
+SCALES = (1, 2, 3, 4, 8)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in eval mode.
+
+    module: (N, 3, H, W) RGB 0..1 float -> (N, 3, scale * H, scale * W), of the sizes that `size`
+        allows; our own generators return a GeneratorOutput instead of the bare image.
+    architecture: "srtool", "SPSR", spandrel's name, or that of the user's own class. facts: what
+        the file says of its training. notes: what the user should know of how it was read.
+    """
+
+    module: nn.Module
+    scale: int
+    architecture: str
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    size: Size = ANY_SIZE
+    notes: tuple[str, ...] = ()
+
+    def upscale(self, x: Tensor) -> Tensor:
+        """The reference: (N, 3, H, W) RGB 0..1 of any size -> (N, 3, scale * H, scale * W), not
+        clamped."""
+        height, width = x.shape[-2:]
+        if isinstance(self.module, Generator):
+            if self.module.config.head == "unshuffle":
+                x = F.interpolate(x, scale_factor=float(SCALE), mode="nearest")
+            image: Tensor = self.module(x).image
+            return image
+        out: Tensor = self.module(continued(x, self.size))
+        return out[..., : height * self.scale, : width * self.scale]
+
+
+class Called(nn.Module):
+    """A module under the call that its architecture asks for."""
+
+    def __init__(self, module: nn.Module, call: Any) -> None:
+        super().__init__()
+        self.model, self.call = module, call
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.call(self.model, x)
+        return out
+
+
+class Gray(nn.Module):
+    """A network from gray to gray images (1 -> 1 channels) that looks at each colour by itself."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.model = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x.reshape(-1, 1, x.shape[2], x.shape[3]))
+        return out.reshape(-1, 3, out.shape[2], out.shape[3])

@@ -1,0 +1,120 @@
+"""Networks of others through spandrel and its descriptor: its call, its sizes, its scale."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from srtool.errors import CheckpointError
+from srtool.networks.checkpoint import Checkpoint, described
+from srtool.networks.network import SCALES, Called, Gray, Network
+from srtool.networks.size import Size, continued
+
+# spandrel calls it patch by patch, in Python, and averages where they overlap.
+_NO_FORWARD = {"IPT": "it is made of overlapping patches whose results are averaged"}
+
+
+class UnknownNetworkError(CheckpointError):
+    """Weights of a network that nothing here can build."""
+
+
+def network_from_checkpoint(checkpoint: Checkpoint) -> Network:
+    """Build the first reading of a file that spandrel knows.
+
+    UnknownNetworkError where it knows none; CheckpointError where what it knows is nothing to
+    upscale or restore images with.
+    """
+    from spandrel import ModelLoader, UnsupportedModelError
+
+    reason = ""
+    for candidate in checkpoint.candidates:
+        try:
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of other people's code about torch
+                model = ModelLoader(device="cpu").load_from_state_dict(dict(candidate.state))
+        except UnsupportedModelError:
+            continue
+        except Exception as error:  # whatever an architecture's code raises about its weights
+            text = " ".join(str(error).split())
+            reason = reason or f"{type(error).__name__}: {text[:160]}"
+            continue
+        notes = (candidate.note,) if candidate.note else ()
+        return _network(model, checkpoint.path, notes)
+    held = described(checkpoint.candidates[0].state)
+    why = f" ({reason})" if reason else ""
+    raise UnknownNetworkError(
+        f"{checkpoint.path}: holds {held}, which is no network of srtool, SPSR or spandrel{why}; "
+        "name the Python class that builds it, or export it to ONNX where it was trained and give "
+        "that file"
+    )
+
+
+def _network(model: Any, path: Path, notes: tuple[str, ...]) -> Network:
+    from spandrel import ImageModelDescriptor
+
+    name = model.architecture.name
+    if not isinstance(model, ImageModelDescriptor):
+        raise CheckpointError(f"{path}: is a {name} network, which takes a mask beside the image")
+    if model.purpose == "FaceSR":
+        raise CheckpointError(
+            f"{path}: is a {name} network, which restores aligned faces of one size"
+        )
+    channels = (model.input_channels, model.output_channels)
+    if channels not in ((3, 3), (1, 1)):
+        raise CheckpointError(
+            f"{path}: is a {name} network from {channels[0]} to {channels[1]} channels, expected "
+            "RGB to RGB, or gray to gray"
+        )
+    if model.scale not in SCALES:
+        raise CheckpointError(
+            f"{path}: is a {name} network of scale {model.scale}, expected one of "
+            f"{', '.join(map(str, SCALES))}"
+        )
+    if name in _NO_FORWARD:
+        raise CheckpointError(
+            f"{path}: is a {name} network, which srtool does not run: {_NO_FORWARD[name]}"
+        )
+    module: nn.Module = Called(model.model.eval(), model._call_fn).eval()
+    if channels == (1, 1):
+        module = Gray(module).eval()
+        notes = (*notes, "it takes gray images; each colour goes through it by itself")
+    needed = model.size_requirements
+    size = Size(needed.multiple_of, needed.minimum, needed.square)
+    facts = {"tags": list(model.tags), "tiling": model.tiling.name.lower()}
+    network = Network(module, model.scale, name, path, facts, size, notes)
+    return _with_windows(network, model.model)
+
+
+def _with_windows(network: Network, model: nn.Module) -> Network:
+    """The same network with the size that it makes of every image by itself, where it does that
+    by a mirror image: windows of attention, mostly. An exporter then has nothing to make, and
+    tiles lie where its windows do."""
+    sizes = {
+        value
+        for name, held in vars(model).items()
+        for value in (held if isinstance(held, (tuple, list)) else [held])
+        if name.endswith(("size", "pad")) and isinstance(value, int) and 1 < value <= 64
+    }
+    size = network.size
+    larger = sorted(n for n in sizes if n > size.multiple_of and n % size.multiple_of == 0)
+    if not larger or size.square:
+        return network
+    generator = torch.Generator().manual_seed(0)
+    side = max(larger[-1], size.minimum)
+    x = torch.rand(1, 3, side + 3, side + 5, generator=generator)
+    with torch.inference_mode():
+        whole = network.upscale(x)
+        for number in larger:
+            wider = Size(number, size.minimum)
+            if _close(network.module(continued(x, wider)), whole):
+                return Network(**{**vars(network), "size": wider})
+    return network
+
+
+def _close(found: Tensor, whole: Tensor) -> bool:
+    cut = found[..., : whole.shape[2], : whole.shape[3]]
+    return cut.shape == whole.shape and bool(torch.allclose(cut, whole, atol=1e-5))
