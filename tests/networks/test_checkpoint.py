@@ -51,7 +51,11 @@ WRAPPINGS = {
     "_orig_mod.": lambda s: {"state_dict": prefixed(s, "_orig_mod.")},
     "both": lambda s: prefixed(s, "module._orig_mod."),
     "Lightning": lambda s: {
-        "state_dict": {**prefixed(s, "net_g."), **prefixed(other(s), "net_d."), "crit.w": s["body.0.weight"]},
+        "state_dict": {
+            **prefixed(s, "net_g."),
+            **prefixed(other(s), "net_d."),
+            "crit.w": s["body.0.weight"],
+        },
         "epoch": 3,
         "pytorch-lightning_version": "2.1",
     },
