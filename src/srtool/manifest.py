@@ -79,21 +79,32 @@ class Profile(Strict):
         return ",".join("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
 
 
+# Most tiles are whole ones and come four at a time: for these kernels are chosen for just that
+# shape. The second profile takes what is left: single tiles, and smaller ones.
+DEFAULT_PROFILES = (
+    Profile(min=(4, 256, 256), opt=(4, 256, 256), max=(4, 256, 256)),
+    Profile(min=(1, 16, 16), opt=(1, 256, 256), max=(4, 256, 256)),
+)
 DEFAULT_PROFILE = Profile(min=(1, 16, 16), opt=(4, 256, 256), max=(4, 256, 256))
 
 
 class PlanRecipe(Strict):
     """What a plan was asked to be; `srtool engine rebuild` asks for the same again.
 
-    gpus: "local", or classes as sm89 or RTX 4090. workspace: MiB of scratch memory that the
-    builder's kernels may take, opt_level: 0..5 of its effort, None as it likes.
+    gpus: "local", "portable", or classes as sm89 or RTX 4090. workspace: MiB of scratch memory that
+    the builder's kernels may take, opt_level: 0..5 of its effort, tiling: 0..3 of the search for
+    kernels that keep data in the cache, aux_streams: how many the network may spread over, None as
+    it likes. platform: "windows" for a plan that is built on Linux and runs there.
     """
 
     flavour: Flavour
     gpus: tuple[str, ...] = ("local",)
-    profiles: tuple[Profile, ...] = (DEFAULT_PROFILE,)
+    profiles: tuple[Profile, ...] = DEFAULT_PROFILES
     workspace: int | None = None
     opt_level: int | None = None
+    tiling: int | None = None
+    aux_streams: int | None = None
+    platform: Literal["", "windows"] = ""
     version_compatible: bool = False
     hardware_compatible: bool = False
     strip_weights: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from srtool.cli import main as cli
 from srtool.export.flops import GENERATORS
 from srtool.export.tensorrt.doctor import abilities, advice, estimates, parts
 from srtool.export.tensorrt.gpus import SUPPORT, Target, target_from_text
+from srtool.export.tensorrt.installing import constraints_text, readme_text
 from srtool.runtime.gpu import plan
 from srtool.runtime.gpu.plan import Library, Machine
 
@@ -81,9 +83,85 @@ def test_abilities(here: Machine, line: str) -> None:
 def test_what_is_missing_has_its_command() -> None:
     here = Machine("NVIDIA GeForce GTX 1080 Ti", "6.1", "580.1")
     found = {part.name: part for part in parts(here)}
-    assert found["TensorRT"].command == "pip install 'tensorrt==8.6.1.post1' 'cuda-python<13'"
+    for name in ("TensorRT", "CUDA for Python", "ONNX Runtime"):  # one command brings all
+        assert name not in found or "'tensorrt==8.6.1.post1'" in found[name].command
     assert found["TensorRT-RTX"].command == "pip install 'srtool[rtx]'"
     assert all(part.command.startswith("pip install '") for part in found.values())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "driver", "extra"),
+    [
+        ("8.9", "580.65.06", "gpu"),
+        ("8.9", "591.1", "gpu"),
+        ("8.9", "570.10", "gpu-cu12"),
+        ("8.9", "525.60.13", "gpu-cu12"),
+        ("8.9", "", "gpu"),  # nobody can tell
+        ("10.3", "580.1", "gpu"),
+        ("", "", "cpu"),
+    ],
+)
+def test_the_extra_that_fits_the_driver(gpu: str, driver: str, extra: str) -> None:
+    here = Machine("a GPU", gpu, driver) if gpu else Machine()
+    found = {part.name: part.command for part in parts(here)}
+    assert found["ONNX Runtime"] == f"pip install 'srtool[{extra}]'"
+    if gpu:
+        assert found["TensorRT"] == found["CUDA for Python"] == found["ONNX Runtime"]
+
+
+def test_a_driver_that_is_too_old() -> None:
+    found = {part.name: part for part in parts(Machine("a GPU", "8.9", "470.1"))}
+    assert found["TensorRT"].command.startswith("update the driver to R580")
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [(("onnxruntime",), False), (("onnxruntime-gpu",), False),
+     (("onnxruntime", "onnxruntime-gpu"), True)],
+)  # fmt: skip
+def test_both_onnxruntimes(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    installed: tuple[str, ...],
+    said: bool,
+) -> None:
+    for name in installed:
+        package = tmp_path / f"{name.replace('-', '_')}-1.31.1.dist-info"
+        package.mkdir()
+        (package / "METADATA").write_text(f"Name: {name}\nVersion: 1.31.1\n")
+    find = importlib.metadata.distributions
+    monkeypatch.setattr(
+        "srtool.export.tensorrt.installing.metadata.distributions",
+        lambda **names: find(path=[str(tmp_path)], **names),
+    )
+    _, out, _ = run("doctor", here=Machine())
+    command = "pip install --force-reinstall --no-deps onnxruntime-gpu==1.31.1"
+    assert (command in out) == said
+
+
+def test_the_recipe_is_written(run: Run, tmp_path: Path) -> None:
+    code, _, _ = run("doctor", "--gpu", "GTX 1080 Ti", "--write", tmp_path / "recipe")
+    assert code == 0
+    constraints = (tmp_path / "recipe" / "constraints.txt").read_text().splitlines()
+    assert "tensorrt==8.6.1.post1" in constraints
+    assert "nvidia-cudnn-cu12==8.9.7.29" in constraints
+    steps = (tmp_path / "recipe" / "README.md").read_text()
+    assert "pip install -c constraints.txt srtool tensorrt nvidia-cudnn-cu12" in steps
+    assert "srtool export x4.onnx --flavour tensorrt --precision fp32" in steps
+    code, _, err = run("doctor", "--write", tmp_path)
+    assert code == 2
+    assert "--gpu" in err
+
+
+def test_the_recipe_for_windows() -> None:
+    """TensorRT 8.6.1 has no bindings there."""
+    target = target_from_text("GTX 1080 Ti", Machine())
+    assert "tensorrt" not in constraints_text(target, "win32")
+    steps = readme_text(target, advice(target, Machine()), "win32")
+    assert "--backend onnxruntime-cuda" in steps
+    assert "py -3.11 -m venv gpu" in steps
+    assert "--flavour tensorrt" not in steps.partition("2. An environment")[2]
 
 
 def test_the_recipe_for_a_gtx_1080_ti(run: Run) -> None:
@@ -155,9 +233,9 @@ def test_estimates_fit_the_memory() -> None:
 
 def test_advice_depends_on_the_class() -> None:
     def of(name: str) -> dict[str, str]:
-        return advice(target_from_text(name, Machine()))
+        return advice(target_from_text(name, Machine()), Machine())
 
-    assert of("V100")["install"].endswith("pip install 'tensorrt-cu12==10.4.0' 'cuda-python<13'")
+    assert "'tensorrt-cu12==10.4.0' 'onnxruntime-gpu==1.20.2'" in of("V100")["install"]
     assert "or" not in of("H100")
-    assert of("RTX 4090")["or"].startswith("srtool export model.pth --flavour tensorrt-rtx")
+    assert of("RTX 4090")["or build"].startswith("srtool export model.pth --flavour tensorrt-rtx")
     assert of("RTX 4090")["precision"].startswith("FP16")

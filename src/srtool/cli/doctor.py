@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srtool.cli import needing
-from srtool.cli.progress import answer
+from srtool.cli.progress import answer, say
+from srtool.errors import UsageError
 from srtool.version import __version__
 
 if TYPE_CHECKING:
     from srtool.export.tensorrt.gpus import Target
+    from srtool.runtime.gpu.plan import Machine
 
 
 def doctor(
@@ -24,6 +26,10 @@ def doctor(
     engine: Annotated[
         Path | None, typer.Option(help="An .onnx file to estimate for, beside the presets.")
     ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="With --gpu: a folder for the recipe, with constraints for pip."),
+    ] = None,
 ) -> None:
     """Say what this machine can run, what is missing, and the pip command for it."""
     from rich.console import Console
@@ -31,12 +37,18 @@ def doctor(
 
     from srtool.export.tensorrt import doctor as findings
     from srtool.export.tensorrt.gpus import local_target, target_from_text
+    from srtool.export.tensorrt.installing import conflicts
     from srtool.runtime.gpu.plan import this_machine
 
     here = this_machine()
     if gpu is not None:
-        _print_recipe(target_from_text(gpu, here), engine)
+        target = target_from_text(gpu, here)
+        _print_recipe(target, here, engine)
+        for path in findings.write_recipe(write, target, here) if write else ():
+            say(f"-> {path}")
         return
+    if write is not None:
+        raise UsageError("--write: the recipe for which GPU? name it with --gpu, or --gpu local")
     answer(f"srtool {__version__}, Python {platform.python_version()}, {here.platform}")
     found = f"{here.gpu}, compute capability {here.compute}, driver {here.driver}"
     answer(f"GPU: {found if here.gpu else f'none: {here.no_gpu}'}")
@@ -47,16 +59,18 @@ def doctor(
     console = Console(highlight=False, markup=False)
     console = console if console.is_terminal else Console(highlight=False, markup=False, width=200)
     console.print(table)
+    for line in conflicts():
+        answer(f"conflict: {line}")
     answer("This machine:")
     for line in findings.abilities(here):
         answer(f"  {line}")
     if here.gpu:
-        _print_recipe(local_target(here), engine)
+        _print_recipe(local_target(here), here, engine)
     else:
         answer('`srtool doctor --gpu "RTX 4090"` tells what a GPU needs.')
 
 
-def _print_recipe(target: Target, engine: Path | None) -> None:
+def _print_recipe(target: Target, here: Machine, engine: Path | None) -> None:
     from srtool.export.flops import GENERATORS, cost_from_file
     from srtool.export.tensorrt import doctor as findings
 
@@ -65,7 +79,7 @@ def _print_recipe(target: Target, engine: Path | None) -> None:
         with needing("export"):
             networks = {engine.name: cost_from_file(engine), **GENERATORS}
     answer(target.name)
-    for subject, text in findings.advice(target).items():
+    for subject, text in findings.advice(target, here).items():
         answer(f"  {subject:<10} {text}")
     found = findings.estimates(target, networks)
     if not found:

@@ -38,6 +38,10 @@ class FlavourChoice(str, Enum):
     rtx = "tensorrt-rtx"
 
 
+class PlatformChoice(str, Enum):
+    windows = "windows"
+
+
 _PLANS = "TensorRT plans"
 
 
@@ -73,7 +77,8 @@ def export(
     gpu: Annotated[
         list[str] | None,
         typer.Option(
-            help='Which GPU the plan is for: local, sm75 .. sm121, "RTX 4090". May be repeated.',
+            help='Which GPU the plan is for: local, sm75 .. sm121, "RTX 4090"; portable: all from '
+            "Ampere (TensorRT-RTX). May be repeated.",
             rich_help_panel=_PLANS,
         ),
     ] = None,
@@ -81,7 +86,7 @@ def export(
         list[str] | None,
         typer.Option(
             help="MIN,OPT,MAX as HxW or BxHxW in input pixels; may be repeated. "
-            "[default: 1x16x16,4x256x256,4x256x256]",
+            "[default: 4x256x256 alone, and 1x16x16,1x256x256,4x256x256]",
             rich_help_panel=_PLANS,
         ),
     ] = None,
@@ -95,6 +100,20 @@ def export(
     ] = None,
     opt_level: Annotated[
         int | None, typer.Option(min=0, max=5, help="Effort of the build.", rich_help_panel=_PLANS)
+    ] = None,
+    tiling: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=3, help="Search for kernels that stay in the cache.", rich_help_panel=_PLANS
+        ),
+    ] = None,
+    aux_streams: Annotated[
+        int | None,
+        typer.Option(min=0, help="Streams that a network may spread over.", rich_help_panel=_PLANS),
+    ] = None,
+    system: Annotated[
+        PlatformChoice | None,
+        typer.Option("--platform", help="Build for it on Linux.", rich_help_panel=_PLANS),
     ] = None,
     version_compatible: Annotated[
         bool,
@@ -134,6 +153,9 @@ def export(
         workspace,
         timing_cache,
         opt_level,
+        tiling,
+        aux_streams,
+        system.value if system else "",
         version_compatible,
         hardware_compatible,
         strip_weights,

@@ -17,7 +17,7 @@ from srtool.export.tensorrt.choice import (
 )
 from srtool.export.tensorrt.editions import check_recipe, generation_of
 from srtool.export.tensorrt.gpus import target_from_text
-from srtool.manifest import DEFAULT_PROFILE, PlanRecipe, Profile
+from srtool.manifest import DEFAULT_PROFILE, DEFAULT_PROFILES, PlanRecipe, Profile
 from srtool.runtime.gpu.plan import Library, Machine
 
 TRT, RTX = Library("tensorrt", "10.9.0.34", 12), Library("tensorrt-rtx", "1.7.1.116", 13)
@@ -63,7 +63,7 @@ def test_which_flavour(options: PlanOptions, here: Machine, flavour: str | None)
     assert (found and found.flavour) == flavour
     if found:
         assert found.gpus == (options.gpu or ("local",))
-        assert found.profiles == (DEFAULT_PROFILE,)
+        assert found.profiles == DEFAULT_PROFILES
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from srtool.export.flops import (
     megapixels_per_second,
     memory_of,
 )
-from srtool.export.tensorrt.editions import GENERATIONS, PINNED, precision_for, serves
+from srtool.export.tensorrt.editions import GENERATIONS, precision_for, serves
 from srtool.export.tensorrt.gpus import (
     GPUS,
     SUPPORT,
@@ -29,7 +29,9 @@ from srtool.export.tensorrt.gpus import (
     gpu_of_device,
     support_of,
     target_from_text,
+    targets_from_texts,
 )
+from srtool.export.tensorrt.installing import PINNED
 from srtool.networks.deployed import plain_module
 from srtool.networks.generator import PRESETS, Generator
 from srtool.networks.network import Network
@@ -104,6 +106,7 @@ def test_what_is_no_gpu(text: str, words: list[str], complains: Any) -> None:
         ("NVIDIA GeForce RTX 3080 Ti", None),
         ("NVIDIA GeForce GTX 1660 SUPER", None),
         ("AMD Radeon", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
     ],
 )
 def test_names_that_devices_give_themselves(device: str, name: str | None) -> None:
@@ -114,8 +117,27 @@ def test_names_that_devices_give_themselves(device: str, name: str | None) -> No
 def test_the_gpu_of_this_machine(complains: Any) -> None:
     here = Machine("NVIDIA GeForce RTX 3080 Ti", "8.6", "580.1")
     assert target_from_text("local", here) == Target(support_of("8.6"), here.gpu, None)
-    with complains(UsageError, "compute capability 5.2", "6.1"):
+    with complains(UsageError, "compute capability 5.2", "6.0"):
         target_from_text("local", Machine("GTX 980", "5.2", "580.1"))
+
+
+@pytest.mark.parametrize("compute", ["7.2", "8.7", "10.3", "11.0"])
+def test_a_gpu_that_the_table_does_not_know(compute: str) -> None:
+    """Its machine has a TensorRT for it; no other library builds for it anywhere."""
+    here = Machine("NVIDIA Thor", compute, "580.1")
+    target = target_from_text("local", here)
+    assert (target.support.compute, target.name) == (compute, here.gpu)
+    assert serves(Library("tensorrt", "10.13.0"), target.support)
+    assert not serves(Library("tensorrt-rtx", "1.7.1"), target.support)
+    assert precision_for((target,))[0] == "fp16"
+
+
+def test_portable() -> None:
+    found = targets_from_texts(("portable",), NOWHERE)
+    assert [target.support.compute for target in found] == ["8.0", "8.6", "8.9", "12.0", "12.1"]
+    assert all(target.support.rtx for target in found)
+    with pytest.raises(UsageError):
+        targets_from_texts(("portable", "sm89"), NOWHERE)
 
 
 # Facts

@@ -13,7 +13,7 @@ from typing import Any
 
 from srtool.errors import ExportError, UsageError
 from srtool.export.tensorrt.editions import Generation
-from srtool.export.tensorrt.gpus import Target
+from srtool.export.tensorrt.gpus import PORTABLE, Target
 from srtool.manifest import ModelFacts, PlanRecipe
 
 Report = Callable[[float, str], None]  # share of the build that is done, and the phase
@@ -75,8 +75,9 @@ def plan_from_onnx(
     if generation.weakly_typed and facts.precision != "fp32":
         _pin(module, network, float32_nodes(source))
     config = builder.create_builder_config()
-    _configure(module, generation, config, recipe, facts)
-    _aim(module, generation, config, targets)
+    _configure(module, generation, config, recipe, facts, targets)
+    if PORTABLE not in recipe.gpus:
+        _aim(module, generation, config, targets)
     image = network.get_input(0).name
     for profile in recipe.profiles:
         shapes = [_input_shape(shape, facts) for shape in (profile.min, profile.opt, profile.max)]
@@ -108,22 +109,49 @@ def plan_from_onnx(
 
 
 def _configure(
-    module: Any, generation: Generation, config: Any, recipe: PlanRecipe, facts: ModelFacts
+    module: Any,
+    generation: Generation,
+    config: Any,
+    recipe: PlanRecipe,
+    facts: ModelFacts,
+    targets: tuple[Target, ...],
 ) -> None:
     for name in flags_of(generation, recipe, facts):
         if name.startswith("-"):
             config.clear_flag(getattr(module.BuilderFlag, name[1:]))
         else:
             config.set_flag(getattr(module.BuilderFlag, name))
-    for name in generation.preview_features:
-        config.set_preview_feature(getattr(module.PreviewFeature, name), True)
+    before_volta = any(float(target.support.compute) < 7 for target in targets)
+    for names, wanted in (
+        (generation.preview_features, True),
+        (generation.before_volta if before_volta else (), False),
+    ):
+        for name in names:
+            if hasattr(module.PreviewFeature, name):
+                config.set_preview_feature(getattr(module.PreviewFeature, name), wanted)
     if recipe.workspace is not None:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, recipe.workspace << 20)
     if recipe.opt_level is not None:
         config.builder_optimization_level = recipe.opt_level
+    if recipe.tiling is not None:
+        levels = _levels(module, "TilingOptimizationLevel", "--tiling")
+        config.tiling_optimization_level = getattr(
+            levels, ("NONE", "FAST", "MODERATE", "FULL")[recipe.tiling]
+        )
+    if recipe.aux_streams is not None:
+        config.max_aux_streams = recipe.aux_streams
+    if recipe.platform:
+        config.runtime_platform = module.RuntimePlatform.WINDOWS_AMD64
     if recipe.hardware_compatible:
         level = getattr(module.HardwareCompatibilityLevel, generation.hardware_level)
         config.hardware_compatibility_level = level
+
+
+def _levels(module: Any, name: str, option: str) -> Any:
+    """An enumeration of newer versions. UsageError where this one has none."""
+    if not hasattr(module, name):
+        raise UsageError(f"{option}: {module.__name__} {module.__version__} has no such setting")
+    return getattr(module, name)
 
 
 def _aim(module: Any, generation: Generation, config: Any, targets: tuple[Target, ...]) -> None:

@@ -11,12 +11,19 @@ from pydantic import ValidationError
 
 from srtool.errors import UsageError
 from srtool.export.tensorrt.editions import library_for, precision_for
-from srtool.export.tensorrt.gpus import target_from_text
+from srtool.export.tensorrt.gpus import local_target, targets_from_texts
 from srtool.export.tensorrt.plans import prepared
-from srtool.manifest import DEFAULT_PROFILE, Flavour, PlanRecipe, Profile
+from srtool.manifest import DEFAULT_PROFILE, DEFAULT_PROFILES, Flavour, PlanRecipe, Profile
 from srtool.runtime.gpu.plan import Machine
 
 Precision = Literal["fp32", "fp16", "both"]
+
+
+# Of the options those that stand in the recipe as they were given.
+_ALIKE = (
+    "workspace", "opt_level", "tiling", "aux_streams", "platform", "version_compatible",
+    "hardware_compatible", "strip_weights",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,9 @@ class PlanOptions:
     workspace: int | None = None
     timing_cache: Path | None = None
     opt_level: int | None = None
+    tiling: int | None = None
+    aux_streams: int | None = None
+    platform: Literal["", "windows"] = ""
     version_compatible: bool = False
     hardware_compatible: bool = False
     strip_weights: bool = False
@@ -39,7 +49,7 @@ class PlanOptions:
         wanted = [
             f"--{name.replace('_', '-')}"
             for name, value in vars(self).items()
-            if name != "flavour" and not (value is None or value is False or value == ())
+            if name != "flavour" and not (value is None or value in (False, (), ""))
         ]
         return ", ".join(wanted)
 
@@ -56,7 +66,7 @@ def recipe_from_options(
         if options.given:
             raise UsageError(f"{options.given}: with --flavour none no plan is built")
         return None
-    named = tuple(target_from_text(text, here) for text in options.gpu)
+    named = targets_from_texts(options.gpu, here)
     if options.flavour != "auto":
         library_for(options.flavour, named, here)  # before the question which GPU
     elif not named and not here.gpu:
@@ -67,7 +77,7 @@ def recipe_from_options(
             )
         return None
     try:
-        library = library_for(options.flavour, named or (target_from_text("local", here),), here)
+        library = library_for(options.flavour, named or (local_target(here),), here)
     except UsageError as error:
         if options.given or options.flavour != "auto":
             raise
@@ -76,12 +86,8 @@ def recipe_from_options(
     return PlanRecipe(
         flavour=library.flavour,
         gpus=options.gpu or ("local",),
-        profiles=tuple(map(profile_from_text, options.shapes)) or (DEFAULT_PROFILE,),
-        workspace=options.workspace,
-        opt_level=options.opt_level,
-        version_compatible=options.version_compatible,
-        hardware_compatible=options.hardware_compatible,
-        strip_weights=options.strip_weights,
+        profiles=tuple(map(profile_from_text, options.shapes)) or DEFAULT_PROFILES,
+        **{name: getattr(options, name) for name in _ALIKE},
     )
 
 

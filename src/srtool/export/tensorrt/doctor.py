@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Literal
 
 from srtool.export.flops import GENERATORS, Cost, megapixels_per_second, memory_of
-from srtool.export.tensorrt.editions import PINNED, install, precision_for, serves
-from srtool.export.tensorrt.gpus import SUPPORT, Gpu, Support, Target
+from srtool.export.tensorrt.editions import install, precision_for, serves
+from srtool.export.tensorrt.gpus import SUPPORT, Gpu, Support, Target, support_of
+from srtool.export.tensorrt.installing import (
+    constraints_text,
+    install_command,
+    pinned_for,
+    readme_text,
+)
+from srtool.files import whole_file
 from srtool.manifest import DEFAULT_PROFILE, Profile
 from srtool.runtime.gpu.plan import NAMES, OLDEST_DRIVER, Machine
 
@@ -37,34 +45,37 @@ class Estimate:
     profile: Profile
 
 
-# Name, packages that it may come in, what for, and the extra that brings it.
+# Name, packages that it may come in, what for, and the extra that brings it; "" for the one that
+# fits the machine.
 _PARTS = (
-    ("ONNX Runtime", ("onnxruntime", "onnxruntime-gpu"), ".onnx on any machine", "cpu"),
+    ("ONNX Runtime", ("onnxruntime", "onnxruntime-gpu"), ".onnx on any machine", ""),
     ("OpenVINO", ("openvino",), ".onnx on CPUs, in bfloat16 too", "cpu"),
     ("PyTorch", ("torch",), "export, train, the reference", "export"),
     ("ONNX", ("onnx",), "export", "export"),
-    ("CUDA for Python", ("pycuda", "cuda-bindings", "cuda-python"), "running plans", "gpu"),
+    ("CUDA for Python", ("pycuda", "cuda-bindings", "cuda-python"), "running on a GPU", ""),
 )
 
 
 def parts(here: Machine) -> list[Part]:
-    """All libraries, installed or not; TensorRT last."""
+    """All libraries, installed or not; TensorRT last. What a GPU needs has one command for all."""
+    served = _served(here)
+    fits = install_command(served[0], here) if served else "pip install 'srtool[cpu]'"
     found = [
-        Part(name, _version(packages), purpose, f"pip install 'srtool[{extra}]'")
+        Part(name, _version(packages), purpose, f"pip install 'srtool[{extra}]'" if extra else fits)
         for name, packages, purpose, extra in _PARTS
     ]
     library = here.libraries.get("tensorrt")
-    version, served = library.version if library else "", _served(here)
-    command = install("tensorrt", served)
+    version = library.version if library else ""
+    command = install("tensorrt", served, here)
     found.append(Part(NAMES["tensorrt"], version, "plans for the GPU of this machine", command))
     library = here.libraries.get("tensorrt-rtx")
-    version, command = library.version if library else "", install("tensorrt-rtx", ())
+    version, command = library.version if library else "", install("tensorrt-rtx", (), here)
     found.append(Part(NAMES["tensorrt-rtx"], version, "plans for any RTX GPU, anywhere", command))
     return found
 
 
 def _served(here: Machine) -> tuple[Target, ...]:
-    return tuple(Target(item, here.gpu) for item in SUPPORT if item.compute == here.compute)
+    return (Target(support_of(here.compute), here.gpu),) if here.gpu else ()
 
 
 def _version(packages: tuple[str, ...]) -> str:
@@ -106,8 +117,23 @@ def abilities(here: Machine) -> list[str]:
     return lines
 
 
-def advice(target: Target) -> dict[str, str]:
-    """All that a GPU needs, by subject."""
+def write_recipe(folder: Path, target: Target, here: Machine) -> list[Path]:
+    """constraints.txt for pip and a README of the steps, into a folder; for Windows where this is
+    Windows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "constraints.txt": constraints_text(target),
+        "README.md": readme_text(target, advice(target, here)),
+    }
+    for name, text in texts.items():
+        with whole_file(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
+
+
+def advice(target: Target, here: Machine) -> dict[str, str]:
+    """All that a GPU needs, by subject. here: this machine, whose driver counts where it has one
+    of the kind."""
     support, gpu = target.support, target.gpu
     precision, why = precision_for((target,))
     last = support.tensorrt[1]
@@ -127,19 +153,21 @@ def advice(target: Target) -> dict[str, str]:
         + (", the last with its kernels" if support.cuda else "")
         + "; plans run without",
     }
-    if last:
-        rows["Python"] = f"{PINNED[last][1]}, for TensorRT {last}"
-    rows["install"] = f"pip install 'srtool'; {install('tensorrt', (target,))}"
-    if not last:
-        rows["install"] = install("tensorrt", ()) + (
-            f", or {install('tensorrt-rtx', ())}" if support.rtx else ""
-        )
+    if pinned := pinned_for(support):
+        rows["Python"] = f"{' or '.join(pinned.python)}, for TensorRT {last}"
+    rows["install"] = install_command(target, here)
+    if not last and support.compute != here.compute:
+        rows["install"] += f" (driver R{OLDEST_DRIVER[13]} or newer), 'srtool[gpu-cu12]' before"
+    if support.rtx:
+        rows["or"] = f"{install('tensorrt-rtx', (), here)}, which builds for it anywhere"
+    for number, note in enumerate(pinned.notes if pinned else (), 1):
+        rows[f"note {number}" if number > 1 else "note"] = note
     flags = "" if precision == "fp16" else " --precision fp32"
     rows["export"] = f"srtool export model.pth -o x4.onnx --precision {precision}, anywhere"
     rows["build"] = f"srtool export x4.onnx --flavour tensorrt{flags}, on the machine with it"
     if support.rtx:
         name = f'"{target.name}"' if " " in target.name else target.name
-        rows["or"] = f"srtool export model.pth --flavour tensorrt-rtx --gpu {name}, anywhere"
+        rows["or build"] = f"srtool export model.pth --flavour tensorrt-rtx --gpu {name}, anywhere"
     return rows
 
 

@@ -10,15 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from srtool.errors import UsageError
-from srtool.export.tensorrt.gpus import SUPPORT, Support, Target
+from srtool.export.tensorrt.gpus import PORTABLE, SUPPORT, Support, Target
+from srtool.export.tensorrt.installing import install_command
 from srtool.manifest import Flavour, PlanRecipe
 from srtool.runtime.gpu.plan import INSTALL, NAMES, Library, Machine
-
-# Packages of the last versions for older GPUs, and the Python that they have wheels for.
-PINNED = {
-    "8.6.1": ("tensorrt==8.6.1.post1", "3.10 or 3.11"),
-    "10.4": ("tensorrt-cu12==10.4.0", "3.10 to 3.12"),
-}
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,9 @@ class Generation:
     first, before: the versions that it spans. network_flags: for create_network. weakly_typed: a
     layer's precision is the builder's choice, unless half_flags and the network pin it. progress:
     the builder takes an IProgressMonitor. timing_cache: it takes one. cross_builds: for other GPUs,
-    named by ComputeCapability, without a GPU. preview_features: to switch on. strip_flags,
+    named by ComputeCapability, without a GPU. preview_features: to switch on, as far as the
+    version has them; before_volta: to switch off for GPUs before Volta. platforms: first version
+    that builds for Windows on Linux, None for none. strip_flags,
     version_flags, hardware_level: for --strip-weights, --version-compatible and
     --hardware-compatible, empty where there is no such thing.
     """
@@ -44,10 +41,15 @@ class Generation:
     timing_cache: bool = True
     cross_builds: bool = False
     preview_features: tuple[str, ...] = ()
+    before_volta: tuple[str, ...] = ()
+    platforms: tuple[int, ...] | None = None
     strip_flags: tuple[str, ...] = ("STRIP_PLAN", "REFIT")
     version_flags: tuple[str, ...] = ("VERSION_COMPATIBLE",)
     hardware_level: str = "AMPERE_PLUS"
 
+
+# From 10.10 on the memory of a context shrinks with its shapes only so.
+_SHRINKING = ("RUNTIME_ACTIVATION_RESIZE_10_10",)
 
 GENERATIONS = (
     Generation(
@@ -60,6 +62,8 @@ GENERATIONS = (
         half_flags=("FP16", "OBEY_PRECISION_CONSTRAINTS"),
         progress=False,
         preview_features=("PROFILE_SHARING_0806",),  # several contexts, each on its own stream
+        # Without it no kernels of cuDNN, of which Pascal's best convolutions are.
+        before_volta=("DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805",),
         strip_flags=(),
     ),
     Generation(
@@ -68,8 +72,17 @@ GENERATIONS = (
         first=(10,),
         before=(11,),
         network_flags=("EXPLICIT_BATCH", "STRONGLY_TYPED"),
+        preview_features=_SHRINKING,
+        platforms=(10, 3),
     ),
-    Generation(name="TensorRT 11", flavour="tensorrt", first=(11,), before=(12,)),
+    Generation(
+        name="TensorRT 11",
+        flavour="tensorrt",
+        first=(11,),
+        before=(12,),
+        preview_features=_SHRINKING,
+        platforms=(11,),
+    ),
     Generation(
         name="TensorRT-RTX",
         flavour="tensorrt-rtx",
@@ -124,7 +137,8 @@ def library_for(
         if library := here.libraries.get(flavour):
             return library
         raise UsageError(
-            f"--flavour {flavour}: {NAMES[flavour]} is not installed; {install(flavour, targets)}"
+            f"--flavour {flavour}: {NAMES[flavour]} is not installed; "
+            + install(flavour, targets, here)
         )
     for library in here.libraries.values():
         native = library.flavour == "tensorrt"
@@ -140,15 +154,16 @@ def library_for(
         for target in targets:
             _check_target(generation_of(library), library, target, here)
     raise UsageError(
-        f"--gpu {names}: no library that builds for it is installed; {install(wanted, targets)}"
+        f"--gpu {names}: no library that builds for it is installed; "
+        + install(wanted, targets, here)
     )
 
 
-def install(flavour: Flavour, targets: tuple[Target, ...]) -> str:
+def install(flavour: Flavour, targets: tuple[Target, ...], here: Machine) -> str:
     """The pip command for a library that serves GPUs: of the last version that does."""
-    last = min((t.support.tensorrt[1] for t in targets if t.support.tensorrt[1]), default="")
-    if flavour == "tensorrt" and last:
-        return f"pip install '{PINNED[last][0]}' 'cuda-python<13'"
+    if flavour == "tensorrt" and targets:
+        oldest = min(targets, key=lambda target: _numbers(target.support.compute))
+        return install_command(oldest, here)
     return INSTALL[flavour]
 
 
@@ -179,12 +194,39 @@ def check_recipe(
     ]
     if missing:
         raise UsageError(f"{', '.join(missing)}: {name} has no such plans")
+    if recipe.platform:
+        _check_platform(generation, library, recipe.platform, here)
+    classes = {target.support.compute for target in targets}
+    if library.flavour == "tensorrt-rtx" and "7.5" in classes and len(classes) > 1:
+        newer = next(target.name for target in targets if target.support.compute != "7.5")
+        raise UsageError(
+            f"--gpu: one plan for sm75 and {newer} is slow on the newer one, which cannot use what "
+            "Turing lacks; build one for each"
+        )
+    if PORTABLE in recipe.gpus and library.flavour != "tensorrt-rtx":
+        raise UsageError(
+            f"--gpu {PORTABLE}: is for --flavour tensorrt-rtx; {name} has no such plans"
+        )
     if recipe.strip_weights and not here.gpu:
         raise UsageError(f"--strip-weights: {name} builds such plans on machines with a GPU only")
     older = [target.name for target in targets if _numbers(target.support.compute) < (8,)]
     if recipe.hardware_compatible and older:
         raise UsageError(
             f"--hardware-compatible: such plans run on Ampere and newer GPUs, and not on {older[0]}"
+        )
+
+
+def _check_platform(generation: Generation, library: Library, platform: str, here: Machine) -> None:
+    name = f"{NAMES[library.flavour]} {library.version}"
+    if generation.platforms is None or _numbers(library.version) < generation.platforms:
+        raise UsageError(
+            f"--platform {platform}: {name} builds for the platform that it runs on; TensorRT 10.3 "
+            "and newer build for Windows on Linux"
+        )
+    if not here.platform.startswith("linux x86_64"):
+        raise UsageError(
+            f"--platform {platform}: such plans are built on Linux (x86-64), and this is "
+            f"{here.platform}"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from srtool.errors import UsageError
@@ -120,6 +121,9 @@ GPUS = (
     Gpu("RTX 5090", "12.0", 32, 1792, 104.8, 209.5),
 )
 
+PORTABLE = "portable"
+_PORTABLE = ("8.0", "8.6", "8.9", "12.0", "12.1")  # TensorRT-RTX, of a plan without a capability
+
 _MAKER = {"nvidia", "geforce", "tesla", "gpu", "graphics"}
 _OTHER_PRODUCTS = {"ti", "super", "laptop", "mobile", "max", "d"}
 
@@ -151,25 +155,41 @@ def target_from_text(text: str, here: Machine) -> Target:
     )
 
 
+def targets_from_texts(texts: Sequence[str], here: Machine) -> tuple[Target, ...]:
+    """What several `--gpu` name. "portable" is every class for which TensorRT-RTX has one plan."""
+    if PORTABLE in texts and len(texts) > 1:
+        raise UsageError(
+            f"--gpu {PORTABLE}: is a plan for all of them; name no other GPU beside it"
+        )
+    if PORTABLE in texts:
+        return tuple(Target(support_of(compute), support_of(compute).sm) for compute in _PORTABLE)
+    return tuple(target_from_text(text, here) for text in texts)
+
+
 def local_target(here: Machine) -> Target:
-    """The GPU of this machine. UsageError where it has none, or one of an unknown class."""
+    """The GPU of this machine. UsageError where it has none, or one that is too old."""
     if not here.gpu:
         raise UsageError(
-            "--gpu local: this machine has no NVIDIA GPU, or no driver for it; name the GPU that "
-            'the plan is for: --gpu sm89, --gpu "RTX 4090"'
+            f"--gpu local: {here.no_gpu}; name the GPU that the plan is for: --gpu sm89, "
+            '--gpu "RTX 4090"'
         )
-    for support in SUPPORT:
-        if support.compute == here.compute:
-            return Target(support, here.gpu, gpu_of_device(here.gpu))
-    raise UsageError(
-        f"--gpu local: the {here.gpu} has compute capability {here.compute}, which srtool does not "
-        f"know; expected one of {', '.join(support.compute for support in SUPPORT)}"
-    )
+    support = support_of(here.compute)
+    if float(here.compute) < float(SUPPORT[0].compute):
+        raise UsageError(
+            f"--gpu local: the {here.gpu} has compute capability {here.compute}; expected "
+            f"{SUPPORT[0].compute} or newer"
+        )
+    return Target(support, here.gpu, gpu_of_device(here.gpu))
 
 
 def support_of(compute: str) -> Support:
-    """The software for a compute capability of the table."""
-    return next(support for support in SUPPORT if support.compute == compute)
+    """The software for a compute capability. One that the table does not know (Jetson's 7.2, 8.7
+    and 11.0, the 10.3 of B300) is taken for one that the current TensorRT serves: the library on
+    its machine knows better."""
+    for support in SUPPORT:
+        if support.compute == compute:
+            return support
+    return Support(compute, "unknown to srtool", ("8.4", ""), False)
 
 
 def gpu_named(text: str) -> Gpu | None:
@@ -186,6 +206,8 @@ def gpu_named(text: str) -> Gpu | None:
 def gpu_of_device(name: str) -> Gpu | None:
     """The product of a device's own name, such as NVIDIA A100-SXM4-80GB, where the table has it."""
     device = set(re.split(r"[^a-z0-9]+", name.lower())) - _MAKER
+    if "mig" in device:  # a slice of one
+        return None
     found = []
     for gpu in GPUS:
         words = set(_unsized(gpu.name).lower().split()) - _MAKER

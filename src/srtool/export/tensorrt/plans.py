@@ -24,7 +24,7 @@ from srtool.export.tensorrt.editions import (
     generation_of,
     library_for,
 )
-from srtool.export.tensorrt.gpus import Target, target_from_text
+from srtool.export.tensorrt.gpus import Target, targets_from_texts
 from srtool.files import whole_file
 from srtool.manifest import (
     Manifest,
@@ -45,6 +45,8 @@ from srtool.version import __version__
 
 if TYPE_CHECKING:
     from srtool.networks.network import Network
+
+_WINDOWS = "win32 amd64"  # as `Machine.platform` says it there
 
 Certify = Callable[[Engine], Fidelity]
 
@@ -120,7 +122,7 @@ def export_plan(
         compute=tuple(target.support.compute for target in targets),
         gpu=here.gpu if on_gpu else "",
         driver=here.driver if on_gpu else "",
-        platform=here.platform,
+        platform=_WINDOWS if recipe.platform else here.platform,
         flags=flags_of(generation, recipe, facts),
         seconds=0,
         key="",
@@ -150,7 +152,7 @@ def prepared(
 ) -> tuple[Library, tuple[Target, ...]]:
     """The library that builds a recipe here and what it builds it for; UsageError where nothing
     does, or where the precision is the wrong choice for the GPU. Takes no time."""
-    targets = tuple(target_from_text(text, here) for text in recipe.gpus)
+    targets = targets_from_texts(recipe.gpus, here)
     library = library_for(recipe.flavour, targets, here)
     check_recipe(generation_of(library), library, recipe, targets, here, timing_cache)
     if not force:

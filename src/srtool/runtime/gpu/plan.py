@@ -180,7 +180,7 @@ def unrunnable(plan: PlanFacts, here: Machine) -> str | None:
         made = " and ".join(plan.compute)
         return f"it is for compute capability {made}, and the {here.gpu} has {here.compute}"
     if plan.recipe.flavour == "tensorrt" and plan.platform != here.platform:
-        return f"it was built on {plan.platform}, and this is {here.platform}"
+        return f"it is for {plan.platform}, and this is {here.platform}"
     if library is None:
         return f"{name} is not installed; {INSTALL[plan.recipe.flavour]}"
     if not _reads(plan, library.version):
