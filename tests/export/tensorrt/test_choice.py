@@ -16,7 +16,7 @@ from srtool.export.tensorrt.choice import (
     recipe_from_options,
 )
 from srtool.export.tensorrt.editions import check_recipe, generation_of
-from srtool.export.tensorrt.gpus import target_from_text
+from srtool.export.tensorrt.gpus import targets_from_texts
 from srtool.manifest import DEFAULT_PROFILE, DEFAULT_PROFILES, PlanRecipe, Profile
 from srtool.runtime.gpu.plan import Library, Machine
 
@@ -161,13 +161,17 @@ def test_which_plan_comes_of_which_file() -> None:
 
 
 def check(library: Library, gpus: str, here: Machine, cache: bool = False, **options: Any) -> None:
-    targets = tuple(target_from_text(text, here) for text in gpus.split(","))
-    asked = PlanRecipe(flavour=library.flavour, **options)
+    names = tuple(gpus.split(","))
+    targets = targets_from_texts(names, here)
+    asked = PlanRecipe(flavour=library.flavour, gpus=names, **options)
     check_recipe(generation_of(library), library, asked, targets, here, cache)
 
 
 def test_what_each_library_builds() -> None:
-    check(RTX, "sm75,sm80,sm86,sm89,sm120,sm121", machine((), RTX))
+    check(RTX, "sm80,sm86,sm89,sm120,sm121", machine((), RTX))
+    check(RTX, "sm75", machine((), RTX))
+    check(RTX, "portable", machine((), RTX))
+    check(TRT, "local", machine(ADA, TRT), platform="windows")
     check(TRT, "local", machine(ADA, TRT), True, hardware_compatible=True, strip_weights=True)
     check(TRT, "RTX 4090", machine(ADA, TRT))
     old = Library("tensorrt", "8.6.1", 12)
@@ -206,6 +210,16 @@ def test_what_each_library_builds() -> None:
             machine(("Tesla T4", "7.5", "580.1")),
             {"hardware_compatible": True},
             ["--hardware-compatible", "Ampere", "T4"],
+        ),
+        (RTX, "sm75,sm89", machine(), {}, ["sm75 and sm89", "one for each"]),
+        (TRT, "portable", machine(ADA, TRT), {}, ["--gpu", "the machine that it runs on"]),
+        (RTX, "sm89", machine(), {"platform": "windows"}, ["--platform windows", "10.3"]),
+        (
+            Library("tensorrt", "10.2.0"),
+            "local",
+            machine(ADA),
+            {"platform": "windows"},
+            ["--platform windows", "10.2.0", "10.3"],
         ),
         (Library("tensorrt", "9.2.0"), "local", machine(ADA), {}, ["9.2.0", "TensorRT 10"]),
         (Library("tensorrt-rtx", "2.0"), "sm89", machine(), {}, ["RTX 2.0", "TensorRT-RTX"]),

@@ -49,7 +49,7 @@ class PlanOptions:
         wanted = [
             f"--{name.replace('_', '-')}"
             for name, value in vars(self).items()
-            if name != "flavour" and not (value is None or value in (False, (), ""))
+            if name != "flavour" and not (value is None or value is False or value in ((), ""))
         ]
         return ", ".join(wanted)
 
