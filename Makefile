@@ -46,7 +46,7 @@ results: .venv/dev.stamp
 
 ## readme: write the tables and the plot of the READMEs from results/
 readme: .venv/dev.stamp
-	$(BIN)/python tools/readme.py README.md weights/README.md \
+	$(BIN)/python tools/readme.py README.md weights/README.md docs/benchmarks.md docs/deploy.md \
 		--plot docs/throughput.png
 
 ## gpu-check: on a machine with an NVIDIA GPU, build, certify and measure each engine that it can run

@@ -1,6 +1,6 @@
 """The tables of READMEs, written from the results between their markers.
 
-    python tools/readme.py README.md weights/README.md --plot throughput.png
+    python tools/readme.py README.md weights/README.md docs/*.md --plot docs/throughput.png
 
 A block begins with <!-- figures: NAME --> and ends with <!-- end of figures -->; what stands
 between is replaced. No figure of these blocks is typed by hand. Where results come from several
@@ -10,6 +10,7 @@ machines, the details are of the one that was measured last.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -225,7 +226,32 @@ def weights_table(results: Path) -> str:
     return quality_table(results, shipped)
 
 
+EXTRAS = {
+    "": "`pip install .`: reading and writing pictures, no engine",
+    "cpu": "upscaling: ONNX Runtime and OpenVINO",
+    "bench": "evaluate, verify, bench, report",
+    "baselines": "what bench runs beside srtool, PyTorch among it",
+    "export": "weights to engines: PyTorch, spandrel",
+    "train": "training: PyTorch, accelerate, LPIPS",
+    "rtx": "TensorRT-RTX, builder and runtime",
+    "docs": "these pages",
+    "dev": "tests, lint, types",
+}
+
+
+def extras_table(results: Path) -> str:
+    """What each extra weighs, the base among it."""
+    found = json.loads((results / "extras.json").read_text(encoding="utf-8"))["megabytes"]
+    rows = [
+        [f"`{name}`" if name else "none", f"{found[name] / 1000:.1f} GB", what]
+        for name, what in EXTRAS.items()
+        if name in found
+    ]
+    return _table(["extra", "size", "for"], rows)
+
+
 TABLES = {
+    "extras": extras_table,
     "quality": quality_table,
     "weights": weights_table,
     "speed": speed_table,

@@ -62,7 +62,7 @@ def run(
         str, typer.Option(help="all, none, or parts of their names with commas.")
     ] = "all",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPUs that every side may use. [default: all]")
+        int | None, typer.Option(min=1, help="CPUs that every side may use. (default: all)")
     ] = None,
     scaling: Annotated[
         str,

@@ -40,7 +40,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="Of psnr, ssim, ssim_wang, niqe, ma, pi, lpips; with commas. "
-            "[default: pi,psnr,ssim_wang,ssim,niqe]"
+            "(default: pi,psnr,ssim_wang,ssim,niqe)"
         ),
     ] = None,
     out: Annotated[

@@ -86,7 +86,7 @@ def export(
         list[str] | None,
         typer.Option(
             help="MIN,OPT,MAX as HxW or BxHxW in input pixels; may be repeated. "
-            "[default: 4x256x256 alone, and 1x16x16,1x256x256,4x256x256]",
+            "(default: 4x256x256 alone, and 1x16x16,1x256x256,4x256x256)",
             rich_help_panel=_PLANS,
         ),
     ] = None,

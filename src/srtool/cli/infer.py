@@ -27,7 +27,7 @@ def infer(
         str | None,
         typer.Option(
             help="A network that ships (`srtool models`), or an .onnx or .plan file; .pth runs "
-            "the PyTorch reference. [default: x4-lite]"
+            "the PyTorch reference. (default: x4-lite)"
         ),
     ] = None,
     out: Annotated[

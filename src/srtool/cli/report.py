@@ -25,7 +25,7 @@ def report(
         Path | None,
         typer.Option(
             help="Pictures of these: HR images, or a folder with HR/ and optionally LRx4/. "
-            "[default: photographs that srtool ships]"
+            "(default: photographs that srtool ships)"
         ),
     ] = None,
     engine: Annotated[
