@@ -112,7 +112,8 @@ def drawing() -> str:
         'font-family="system-ui, sans-serif" role="img" aria-label="The layers of srtool">\n'
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>\n'
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
-        'markerHeight="8" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L8 4L0 8z" fill="#7a869a"/></marker></defs>\n'
+        'markerHeight="8" markerUnits="userSpaceOnUse" orient="auto">'
+        '<path d="M0 0L8 4L0 8z" fill="#7a869a"/></marker></defs>\n'
         + "\n".join([*lines, *boxes])
         + "\n</svg>\n"
     )

@@ -117,7 +117,7 @@ def test_the_program_in_cpp_makes_the_same_pixels(tmp_path: Path) -> None:
     import openvino
 
     from srtool.models import cards
-    from srtool.runtime.engine import open_engine
+    from srtool.runtime.opening import open_engine
 
     home = Path(openvino.__file__).parent
     libraries = sorted((home / "libs").glob("libopenvino.so.*"))
@@ -141,5 +141,5 @@ def test_the_program_in_cpp_makes_the_same_pixels(tmp_path: Path) -> None:
     assert body.startswith(head)
     made = np.frombuffer(body[len(head) :], np.uint8).reshape(80, 112, 3)
     with open_engine(cards()[0].path, "openvino", "fp32") as engine:
-        expected = engine.upscale(image[None])[0]
+        expected = engine.upscale(image)
     assert np.abs(made.astype(int) - expected).max() <= 1
