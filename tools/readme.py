@@ -251,13 +251,13 @@ def extras_table(results: Path) -> str:
 
 
 TABLES = {
-    "extras": extras_table,
     "quality": quality_table,
     "weights": weights_table,
     "speed": speed_table,
     "machine": machine_line,
     "machines": machines_table,
     "scaling": scaling_table,
+    "extras": extras_table,
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 from srtool.errors import EngineError
 from srtool.manifest import read_manifest, sha256
 from srtool.models import FOLDER, cards, engine_path, model_names, model_path
-from srtool.runtime.engine import open_engine
+from srtool.runtime.opening import open_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,8 +83,8 @@ def test_the_companion_is_the_same_network(backend: Any) -> None:
     image = random.integers(0, 255, (1, 24, 32, 3), np.uint8, endpoint=True)
     for card in cards():
         with open_engine(card.path, backend, "fp32") as engine:
-            levels = engine.upscale(image).astype(np.float32)
-            fine = engine.upscale(image / np.float32(255)).clip(0, 1) * 255
+            levels = engine.upscale_batch(image).astype(np.float32)
+            fine = engine.upscale_batch(image / np.float32(255)).clip(0, 1) * 255
         assert np.abs(levels - fine).max() < 0.51
 
 
