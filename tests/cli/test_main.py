@@ -20,6 +20,7 @@ import srtool
 from srtool.errors import ExportError
 
 Run = Callable[..., Any]  # of conftest
+INDEX = ".srtool-index.jsonl"
 
 
 # Its handler of Ctrl-C is missing where this process was started in the background of a shell.
@@ -203,7 +204,7 @@ def test_infer(scene: Path, run: Run, write_png: Any) -> None:
     assert result.lines == ["engine/x4.onnx on onnxruntime fp32 (asked for)"]
 
     found = {str(path.relative_to("out")): path for path in Path("out").rglob("*.*")}
-    assert found.keys() == {"a.png", "x/b.jpg", "deep.png"}
+    assert found.keys() == {"a.png", "x/b.jpg", "deep.png", INDEX}
     expected = open_engine("engine/x4.onnx", "onnxruntime").upscale_batch(noise(12, 10)[None])[0]
     assert np.array_equal(read(found["a.png"]), expected)
     assert read(found["x/b.jpg"]).shape == (36, 56, 3)
@@ -244,7 +245,7 @@ def test_bad_images_do_not_stop_the_others(scene: Path, run: Run, write_png: Any
     assert result.code == 1
     line = json.loads(result.out)
     assert (line["files"], line["failed"]) == (1, 3)
-    assert [path.name for path in Path("out").iterdir()] == ["a.png"]
+    assert sorted(path.name for path in Path("out").iterdir()) == [INDEX, "a.png"]
     lines = result.lines[1:]
     assert len(lines) == 3
     for name, text in zip(["in/b[1].png", "in/c.png", "in/d.png"], lines, strict=True):
@@ -302,7 +303,7 @@ def test_an_interrupt_is_no_traceback(
     def interrupted(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "run", interrupted)
+    monkeypatch.setattr(pipeline._Run, "_start", interrupted)
     result = run("infer", "in", *ENGINE, "--backend", "onnxruntime", "--json")
     assert result.code == 130
     assert json.loads(result.out)["files"] == 0
@@ -327,15 +328,17 @@ def test_an_interrupted_folder_is_completed_by_the_same_command(
     assert "interrupted" in err
     done = json.loads(out)["files"]
     assert 3 <= done < 60
-    assert len(list(Path("out").iterdir())) == done
-    for path in Path("out").iterdir():
+    assert len(list(Path("out").glob("*.png"))) == done
+    assert {path.name for path in Path("out").iterdir() if path.suffix != ".png"} == {INDEX}
+    for path in Path("out").glob("*.png"):
         assert read(path).shape == (4 * (120 + int(path.stem)), 640, 3)
 
     with start(*command) as process:
         out, err = process.communicate()
     assert process.returncode == 0
     assert (json.loads(out)["files"], json.loads(out)["skipped"]) == (60 - done, done)
-    assert sorted(path.name for path in Path("out").iterdir()) == [f"{n:02}.png" for n in range(60)]
+    names = [INDEX, *(f"{n:02}.png" for n in range(60))]
+    assert sorted(path.name for path in Path("out").iterdir()) == names
 
 
 # Training

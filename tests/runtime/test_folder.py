@@ -142,9 +142,11 @@ def test_images_are_decoded_ahead_but_not_all_at_once(
     decoded: list[str] = []
     ahead: list[int] = []
 
-    def read(path: Path) -> Picture:
-        decoded.append(path.stem)
-        return read_image(path)
+    def decode(self: Any, job: Job) -> Any:
+        decoded.append(job.source.stem)
+        return whole(self, job)
+
+    whole = pipeline._Run._decode
 
     def before(batch: NDArray[Any]) -> None:
         patience = time.perf_counter() + 10
@@ -152,7 +154,7 @@ def test_images_are_decoded_ahead_but_not_all_at_once(
             time.sleep(0.001)
         ahead.append(len(decoded) - len(ahead) - 1)
 
-    monkeypatch.setattr(pipeline, "read_image", read)
+    monkeypatch.setattr(pipeline._Run, "_decode", decode)
     jobs = folder(10)
     run(jobs, nearest(before=before))
     assert decoded == [str(n) for n in range(10)]
@@ -267,12 +269,14 @@ def test_bad_images_among_good_ones(folder: Any, nearest: Any, write_png: Any) -
     ("error", "words"),
     [
         (RuntimeError("bad\n  allocation"), ["bad allocation", "--tile"]),
-        (RuntimeError("x" * 3000), ["--tile"]),
+        (RuntimeError("x" * 3000), ["xxx"]),
+        (OverflowError("too large"), ["too large"]),
+        (ZeroDivisionError("division by zero"), ["division by zero"]),
         (MemoryError(), ["MemoryError", "--tile"]),
         (ValueError("operands could not be broadcast"), ["broadcast"]),
         (EngineError("x4.onnx: takes 8-bit images only"), ["8-bit"]),
     ],
-    ids=["runtime", "long", "memory", "value", "engine"],
+    ids=["runtime", "long", "overflow", "zero", "memory", "value", "engine"],
 )
 def test_an_engine_that_fails_on_one_image(
     folder: Any, nearest: Any, error: Exception, words: list[str]

@@ -31,7 +31,7 @@ def touch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Touch:
 def plan(inputs: str | list[str], out: str, *arguments: Any) -> dict[str, str]:
     """Source -> target, as text."""
     given = [inputs] if isinstance(inputs, str) else inputs
-    jobs = jobs_from_inputs(given, Path(out), *arguments)
+    jobs = jobs_from_inputs(given, Path(out), *arguments).jobs
     assert len({job.target for job in jobs}) == len(jobs)
     return {str(job.source): str(job.target) for job in jobs}
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from srtool.cli import progress as console
 from srtool.cli.choices import BackendChoice, RunPrecisionChoice
-from srtool.errors import EngineError
+from srtool.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from srtool.runtime.index import Index, Shard
+    from srtool.runtime.inputs import Job
 
 
 class FormatChoice(str, Enum):
@@ -67,6 +72,16 @@ def infer(
         int | None, typer.Option(min=8, max=8, help="8: write 16-bit images with 8 bits.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo existing outputs.")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="I/N: only the images that fall to part I of N, for job arrays."),
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Only say how many are done, missing and failed.")
+    ] = False,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Refuse inputs that claim more pixels.")
+    ] = 1 << 28,
     require_certified: Annotated[
         bool, typer.Option("--require-certified", help="Refuse an engine that is not.")
     ] = False,
@@ -74,12 +89,21 @@ def infer(
 ) -> None:
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
     from srtool.runtime import folder as pipeline
+    from srtool.runtime.index import Index
     from srtool.runtime.inputs import check_writable, jobs_from_inputs
     from srtool.runtime.opening import open_engine
     from srtool.runtime.tiling import check_tile
     from srtool.runtime.upscaling import Options
 
-    jobs = jobs_from_inputs(inputs, out, suffix, format.value if format else None)
+    part = _shard(shard) if shard else None
+    found = jobs_from_inputs(inputs, out, suffix, format.value if format else None, part)
+    jobs = found.jobs
+    index = Index(found.folder, part) if found.folder else None
+    if status:
+        _print_status(jobs, index)
+        return
+    for note in found.notes:
+        console.say(note)
     with open_engine(
         engine, backend.value, precision.value, fallback=fallback, threads=threads
     ) as opened:
@@ -92,15 +116,47 @@ def infer(
             if require_certified:
                 raise EngineError(f"{opened.path}: is not certified: {opened.uncertified_reason}")
             console.say(f"{opened.path}: is not certified: {opened.uncertified_reason}")
-        options = Options(tile, halo, depth, quality, overwrite)
+        options = Options(tile, halo, depth, quality, overwrite, max_pixels)
         summary = pipeline.Summary()
         try:
-            with console.inference_progress(len(jobs)) as report:
-                pipeline.run(jobs, opened, options, report, summary)
+            with console.InferenceProgress(len(jobs)) as shown:
+                events = pipeline.upscale_images(
+                    jobs, opened, options, summary, index, shown.on_tile
+                )
+                with closing(events):
+                    for event in events:
+                        shown.on_event(event)
         except KeyboardInterrupt:
             console.say(f"interrupted after {summary.files} images; the same command continues")
             raise
         finally:
+            if index:
+                index.close()
             console.print_summary(summary, out, opened.path, str(opened.backend), as_json)
-    if summary.failed:
+    if summary.failed or summary.other:
+        raise typer.Exit(1)
+
+
+def _shard(text: str) -> Shard:
+    from srtool.runtime.index import Shard
+
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"--shard {text}: expected I/N with I from 1 to N, like 3/8")
+    return Shard(int(number), int(count))
+
+
+def _print_status(jobs: list[Job], index: Index | None) -> None:
+    """What lies in the output folder, over all shards."""
+    done = failed = 0
+    for job in jobs:
+        entry = index.of(job.target) if index else None
+        if job.target.is_file() and job.target.stat().st_size:
+            done += 1
+        elif entry and entry.failed:
+            failed += 1
+            console.say(entry.failed)
+    missing = len(jobs) - done - failed
+    console.answer(f"{done} done, {missing} missing, {failed} failed of {len(jobs)}")
+    if missing or failed:
         raise typer.Exit(1)

@@ -6,7 +6,12 @@ instant and each command needs only its own extra installed.
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -66,12 +71,36 @@ def _root(
     pass
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: everything is wound up as on Ctrl-C."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # asked once is enough
+    raise _Terminated
+
+
 def main() -> None:
     """Entry point: a known error is one line, and an interrupt is no traceback."""
+    # What a console's code page lacks is escaped; it is no reason to end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except SrtoolError as error:
         console.say(f"srtool: {line_of(error)}")
         sys.exit(1 if isinstance(error, ExportError) else 2)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        console.say(f"srtool: {name}{error.strerror or error}")
+        sys.exit(2)
+    except _Terminated:
+        sys.exit(143)
     except KeyboardInterrupt:
         sys.exit(130)

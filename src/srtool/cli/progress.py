@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,18 +18,29 @@ if TYPE_CHECKING:
     from srtool.benchmarks.evaluate import Progress as Scored
     from srtool.export.onnx import Written
     from srtool.runtime.folder import Event, Summary
+    from srtool.runtime.inputs import Job
     from srtool.train.data.packed import Progress as Packing
     from srtool.train.loop import Progress
 
 
+LOG_EVERY = 30.0  # seconds
+SHOWN = 5  # lines of a kind
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != 10}
+
+
+def plain(text: str) -> str:
+    """Without control characters: names of files may hold what moves a terminal's cursor."""
+    return text.translate(_CONTROLS)
+
+
 def say(text: str) -> None:
     """A line for the user."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(plain(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def answer(text: str) -> None:
     """A line of the result."""
-    print(text, flush=True)  # noqa: T201
+    print(plain(text), flush=True)  # noqa: T201
 
 
 def print_summary(summary: Summary, out: Path, engine: Path, backend: str, as_json: bool) -> None:
@@ -37,6 +49,7 @@ def print_summary(summary: Summary, out: Path, engine: Path, backend: str, as_js
         line: dict[str, Any] = {
             "files": summary.files,
             "skipped": summary.skipped,
+            "other": summary.other,
             "failed": summary.failed,
             "pixels_in": summary.pixels_in,
             "pixels_out": summary.pixels_out,
@@ -48,6 +61,8 @@ def print_summary(summary: Summary, out: Path, engine: Path, backend: str, as_js
         return
     parts = [f"{summary.files} upscaled"]
     parts += [f"{summary.skipped} skipped (exist already)"] if summary.skipped else []
+    other = "exist from another engine or other options; --overwrite redoes them"
+    parts += [f"{summary.other} not done ({other})"] if summary.other else []
     parts += [f"{summary.failed} failed"] if summary.failed else []
     seconds = summary.seconds["total"]
     rate = summary.pixels_in / 1e6 / seconds if seconds else 0.0
@@ -91,27 +106,59 @@ def status(start: str) -> Iterator[Callable[[str], None]]:
         yield lambda line: spinner.update(f"{start}: {line}")
 
 
-@contextmanager
-def inference_progress(total: int) -> Iterator[Callable[[Event], None]]:
-    """A progress bar over files; problems are printed above it as they come."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+class InferenceProgress:
+    """A bar over files and, where one takes long, its tiles; problems are printed above it as they
+    come. A log gets the problems, and a line every LOG_EVERY seconds."""
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    if not console.is_terminal:  # a log gets the problems and no empty bar
-        yield lambda event: say(event.message) if event.message else None
-        return
-    columns = ("upscaling", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=total)
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        def report(event: Event) -> None:
-            if event.message:
-                console.print(event.message, markup=False)
-            if event.kind != "note":
-                bar.advance(task)
+        self._console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._done, self._total, self._others = 0, total, 0
+        self._started = self._said = time.monotonic()
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar: Any = None
+        if self._console.is_terminal:
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task("upscaling", total=total)
+            self._tiles = self._bar.add_task("tiles", total=1, visible=False)
 
-        yield report
+    def __enter__(self) -> InferenceProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar:
+            self._bar.stop()
+        if self._others > SHOWN:
+            say(f"... and {self._others - SHOWN} more files of another engine or other options")
+
+    def on_event(self, event: Event) -> None:
+        """Show what happened to an image."""
+        self._others += event.kind == "other"
+        if event.message and (event.kind != "other" or self._others <= SHOWN):
+            if self._bar:
+                self._console.print(plain(event.message), markup=False)
+            else:
+                say(event.message)
+        if event.kind != "note":
+            self._done += 1
+            self._started = time.monotonic()
+            if self._bar:
+                self._bar.advance(self._task)
+                self._bar.update(self._tiles, visible=False)
+
+    def on_tile(self, job: Job, done: int, count: int) -> None:
+        """Show how far an image is."""
+        now = time.monotonic()
+        if self._bar:
+            slow = count > 1 and now - self._started > 1
+            self._bar.update(self._tiles, completed=done, total=count, visible=slow)
+        elif now - self._said > LOG_EVERY:
+            self._said = now
+            say(f"{self._done} of {self._total} images, {job.source}: {done} of {count} tiles")
 
 
 @contextmanager

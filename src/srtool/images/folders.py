@@ -14,18 +14,27 @@ from srtool.images.formats import HEAD, READABLE, format_of
 _THUMBNAILS = frozenset(
     {"@eadir", "#recycle", "@recycle", "__macosx", "$recycle.bin", "lost+found"}
 )
-_OURS = "srtool-"  # after the dot: unfinished and index files
+INDEX = ".srtool-index"  # how the names of our index files begin
+_OURS = ".srtool-"  # and of unfinished files
 
 
 @dataclass
 class Listing:
     """files: sorted. passed: how many other files there are, by suffix (lower case, "" for none).
-    hidden: images with a hidden name or in hidden and thumbnail folders. unreadable: folders."""
+    hidden: images with a hidden name or in hidden and thumbnail folders. unreadable: folders.
+    indexes: of results of earlier runs."""
 
     files: list[Path] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
     hidden: int = 0
     unreadable: list[Path] = field(default_factory=list)
+    indexes: list[Path] = field(default_factory=list)
+
+    def add(self, other: Listing) -> None:
+        """Take over what another one has, its files excepted."""
+        self.passed.update(other.passed)
+        self.hidden += other.hidden
+        self.unreadable += other.unreadable
 
     @property
     def notes(self) -> list[str]:
@@ -66,8 +75,9 @@ def images_below(folder: Path, leave_out: Path | None = None) -> Listing:
             if _is(entry, "dir"):
                 if leave_out is None or path.resolve() != leave_out:
                     walk(path, hidden or entry.name.lower() in _THUMBNAILS)
-            elif entry.name.startswith(f".{_OURS}"):
-                continue
+            elif entry.name.startswith(_OURS):
+                if entry.name.startswith(INDEX):
+                    found.indexes.append(path)
             elif not is_image(path):
                 if not hidden and _is(entry, "file"):
                     found.passed[path.suffix.lower()] += 1

@@ -11,7 +11,7 @@ import numpy as np
 
 from srtool.errors import ImageError
 
-BY_PILLOW = {"BMP": ("BMP", "DIB"), "JPEG 2000": ("JPEG2000",)}
+BY_PILLOW = {"BMP": ("BMP", "DIB"), "JPEG 2000": ("JPEG2000",), "PNM": ("PPM",)}
 
 
 def check_claim(path: Path, width: int, height: int, max_pixels: int) -> None:

@@ -21,7 +21,7 @@ from srtool.images.signals import Signal, facts_of_png, signal_of_heif
 
 MIN_SIDE = 2  # pixels
 MAX_PIXELS = 1 << 28  # that a file may claim; 16384 x 16384
-MANY_BYTES = 64_000_000  # a file or picture of more is not held in memory as a whole
+MANY_BYTES = 16_000_000  # a file or picture of more is not held in memory as a whole
 
 _LOADERS = {
     "PNG": "pngload_source",
@@ -31,7 +31,6 @@ _LOADERS = {
     "AVIF": "heifload_source",
     "HEIF": "heifload_source",
     "GIF": "gifload_source",
-    "PNM": "ppmload_source",
 }
 _MAPPED = ("WebP", "GIF", *BY_PILLOW)  # decoders that want the whole file in memory
 _LARGEST_RESOLUTION = 1e6  # pixels per millimetre

@@ -17,11 +17,13 @@ from srtool.files import whole_file
 from srtool.images.formats import FORMATS, LARGEST_AREA, LARGEST_SIDE, WRITABLE
 from srtool.images.picture import Metadata, Picture
 from srtool.images.reading import _vips, interpreted, mapped, reason_of
+from srtool.images.rows import TiffOfRows
 from srtool.images.signals import profile_from_signal
 
 QUALITY = 95  # of the lossy formats, 1 to 100
 STREAMED = frozenset({"PNG", "JPEG", "TIFF"})  # that are encoded row by row
 
+_PART = 8 << 20  # bytes of rows that are handed over at a time
 _HEAD_OF_PNG = 33  # signature and IHDR; colour chunks must follow here
 
 
@@ -108,93 +110,59 @@ class RowWriter:
         check_writable(path, shape, metadata)
         assert _format(path) in STREAMED
         self._path, self._shape, self._metadata, self._quality = path, shape, metadata, quality
-        step = 8 << 20
-        self._step = max(1, step // (shape.width * 3 * shape.dtype.itemsize))
-        row = self._step * shape.width * 3 * shape.dtype.itemsize
-        self._colours: queue.Queue[bytes] = queue.Queue(max(1, most // row))
-        self._alphas: queue.Queue[bytes] = queue.Queue(max(1, most // row))
-        self._is_ended = False
+        self._bands = (1 if shape.gray else 3) + shape.has_alpha
+        row = shape.width * self._bands * shape.dtype.itemsize
+        self._step = max(1, _PART // row)
+        self._parts: queue.Queue[bytes] = queue.Queue(max(1, most // (self._step * row)))
+        self._is_ended = self._is_given_up = self.has_failed = False
 
     def feed(self, colours: NDArray[Any], alpha: NDArray[Any] | None) -> None:
-        """Rows (h, W, 3), and their alpha (h, W), where the picture has it."""
+        """Rows (h, W, 3), and their alpha (h, W), where the picture has it. ImageError where
+        `write` has ended."""
         for top in range(0, len(colours), self._step):
             rows = slice(top, top + self._step)
             part = colours[rows, :, :1] if self._shape.gray else colours[rows]
-            self._put(self._colours, part)
             if alpha is not None:
-                self._put(self._alphas, alpha[rows])
+                part = np.concatenate((part, alpha[rows, :, None]), 2)
+            if not self._handed(part.tobytes()):
+                raise ImageError(f"{self._path}: could not be encoded")
 
-    def _put(self, into: queue.Queue[bytes], part: NDArray[Any]) -> None:
-        if part.dtype == np.uint16:
-            part = part.byteswap() if np.little_endian else part  # PNM is big-endian
-        content = part.tobytes()
-        if not self._handed(into, content):
-            raise ImageError(f"{self._path}: could not be encoded")
-
-    def _handed(self, into: queue.Queue[bytes], content: bytes) -> bool:
+    def _handed(self, content: bytes) -> bool:
         """Whether it was taken before `write` ended."""
         while not self._is_ended:
             with suppress(queue.Full):
-                into.put(content, timeout=0.5)
+                self._parts.put(content, timeout=0.5)
                 return True
         return False
 
     def end(self) -> None:
         """No more rows will come: either all have, or the file is to be given up."""
-        for each in (self._colours, self._alphas):
-            self._handed(each, b"")
+        self._is_given_up = True
+        self._handed(b"")
 
     def write(self) -> None:
         """Encode what is fed, whole or not at all; returns when the file is there. ImageError."""
-        vips = _vips()
-        gray = self._shape.gray
+        vips, shape = _vips(), self._shape
         try:
             with _written(self._path) as temporary:
-                source, image = self._image(self._colours, gray)
-                sources = [source]
-                if self._shape.has_alpha:
-                    source, alpha = self._image(self._alphas, True)
-                    sources.append(source)
-                    image = image.bandjoin(alpha)
+                rows = TiffOfRows(
+                    shape.width, shape.height, self._bands, shape.dtype.itemsize, self._parts.get
+                )
+                source = vips.SourceCustom()
+                source.on_read(rows.read)
+                source.on_seek(rows.seek)
+                image = vips.Operation.call("tiffload_source", source, access="sequential")
+                image = image.copy()
+                for name in image.get_fields():
+                    image.remove(name)
                 _save(image, self._metadata, self._path, temporary, self._quality)
-                if any(source.was_short for source in sources):
+                if rows.missing:
                     raise vips.Error("the picture was given up", "rows: not all of them came")
+        except BaseException:
+            self.has_failed = not self._is_given_up
+            raise
         finally:
             self._is_ended = True
-
-    def _image(self, parts: queue.Queue[bytes], gray: bool) -> tuple[_Pnm, Any]:
-        head = f"P{5 if gray else 6}\n{self._shape.width} {self._shape.height}\n"
-        head += f"{np.iinfo(self._shape.dtype).max}\n"
-        rows = self._shape.height * self._shape.width * (1 if gray else 3)
-        pnm = _Pnm(head.encode(), parts, rows * self._shape.dtype.itemsize)
-        vips = _vips()
-        source = vips.SourceCustom()
-        source.on_read(pnm.read)
-        image = vips.Operation.call(
-            "ppmload_source", source, access="sequential", fail_on="truncated"
-        )
-        return pnm, interpreted(image)
-
-
-class _Pnm:
-    """A PNM file that libvips reads while it is made: in it no row waits for a later one."""
-
-    def __init__(self, head: bytes, parts: queue.Queue[bytes], size: int) -> None:
-        self._left, self._parts, self._missing = memoryview(head), parts, size
-        self._is_over = False
-
-    @property
-    def was_short(self) -> bool:
-        return self._missing > 0
-
-    def read(self, count: int) -> bytes:
-        if not self._left and not self._is_over and self._missing > 0:
-            part = self._parts.get()
-            self._is_over = not part
-            self._missing -= len(part)
-            self._left = memoryview(part)
-        found, self._left = self._left[:count], self._left[count:]
-        return bytes(found)
 
 
 @contextmanager

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from srtool.errors import ImageError, SrtoolError
+from srtool.images.formats import FORMATS
 from srtool.images.picture import Picture
-from srtool.images.reading import read_image
-from srtool.images.writing import write_image
+from srtool.images.reading import ImageFile
+from srtool.images.writing import STREAMED, RowWriter, Shape, check_writable, write_image
 from srtool.runtime.engine import Engine
 from srtool.runtime.guard import Guard
+from srtool.runtime.index import Entry, Index
 from srtool.runtime.inputs import Job
-from srtool.runtime.upscaling import Options, Upscaling
+from srtool.runtime.origin import Origin
+from srtool.runtime.upscaling import Options, Upscaling, upscaled_bands
 
 MANY = 8  # threads that decode, and that encode, for a GPU
-_FAILURES = (SrtoolError, RuntimeError, MemoryError, ValueError)  # of one image, not of the run
+LARGE = 48_000_000  # bytes of a result; what is larger is made and written in bands of rows
+BEHIND = 32_000_000  # bytes that the encoder of a large one may be behind
+_SHARE = {"PNG": 0.2, "TIFF": 0.2}  # of the bytes of its samples that a file takes at least
+_SHARE_OF_LOSSY = 0.02
+
+Kind = Literal["done", "skipped", "other", "failed", "note"]
+OnTile = Callable[[Job, int, int], None]
 
 
 @dataclass
 class Summary:
-    """What was done. Seconds of decode and encode are spent in threads beside compute, which on a
+    """What was done. skipped: exist already; other: exist, but made by another engine or with
+    other options. Seconds of decode and encode are spent in threads beside compute, which on a
     GPU is the time in which it computed; total is wall time. Pixels are LR and HR pixels of the
     images done."""
 
     files: int = 0
     skipped: int = 0
+    other: int = 0
     failed: int = 0
     pixels_in: int = 0
     pixels_out: int = 0
@@ -41,22 +59,68 @@ class Summary:
 
 @dataclass(frozen=True)
 class Event:
-    """What the caller may tell the user about one job: it was done, skipped, or failed, or there
-    is a note about it. message: one line that names the file."""
+    """What the caller may tell the user about one job: it was done, was skipped since its result
+    exists, or exists from another engine ("other"), or failed, or there is a note about it.
+    message: one line that names the file. pixels_in, pixels_out: of an image that is done."""
 
     job: Job
-    kind: str  # "done", "skipped", "failed" or "note"
+    kind: Kind
     message: str = ""
+    pixels_in: int = 0
+    pixels_out: int = 0
+
+
+@dataclass
+class _Decoded:
+    """A picture, or the open file of a large one."""
+
+    picture: Picture | None
+    file: ImageFile | None
+    notes: list[str]
+    seconds: float
 
 
 @dataclass
 class _Started:
-    """An image that the engine works on. pixels: how many it has."""
+    """An image that the engine works on."""
 
     job: Job
     upscaling: Upscaling
     guard: Guard
     pixels: int
+
+
+@dataclass
+class _Writing:
+    """An image that is being encoded. written: the seconds that it took."""
+
+    job: Job
+    written: Future[float]
+    pixels_in: int
+    pixels_out: int
+
+
+def upscale_images(
+    jobs: Iterable[Job],
+    engine: Engine,
+    options: Options | None = None,
+    summary: Summary | None = None,
+    index: Index | None = None,
+    on_tile: OnTile = lambda job, done, count: None,
+) -> Generator[Event, None, None]:
+    """Upscale every job's image; a bad one is reported and the others still get done.
+
+    Decoding and encoding run in threads beside the engine, a bounded number of images ahead; a
+    large image is read, upscaled and written in bands of rows. A CPU takes one image after the
+    other; a GPU works on the tiles of several at a time. Results are written whole or not at all,
+    so an interrupted run can simply be repeated: what exists is skipped. On an interrupt (Ctrl-C,
+    or when the iterator is closed) the images in the encoder are finished first.
+
+    summary: counts along. index: of the output folder; tells results of other engines apart, and
+    is kept up to date. on_tile: called with the number of tiles of an image that are done.
+    """
+    run = _Run(engine, options or Options(), summary or Summary(), index, on_tile)
+    return run.events(jobs)
 
 
 def run(
@@ -66,109 +130,302 @@ def run(
     report: Callable[[Event], None] = lambda event: None,
     summary: Summary | None = None,
 ) -> Summary:
-    """Upscale every job's image; a bad one is reported and the others still get done.
-
-    Decoding and encoding run in threads beside the engine, a bounded number of images ahead. A
-    CPU takes one image after the other; a GPU works on the tiles of several at a time. Results
-    are written whole or not at all, so an interrupted run can simply be repeated: what exists is
-    skipped. On an interrupt (Ctrl-C) the images in the encoder are finished first.
-    """
+    """`upscale_images` to its end, with what happens given to `report`."""
     summary = summary or Summary()
-    options, guard = options or Options(), Guard(engine)
-    threads = min(MANY, os.cpu_count() or 1) if engine.is_deferred else 1
-    ahead = threads + 1  # images decoded before their turn, and images waiting to be encoded
-    start, busy = time.perf_counter(), engine.busy
-    todo = deque(jobs)
-    decoding: deque[tuple[Job, Future[tuple[Picture, float]]]] = deque()
-    started: deque[_Started] = deque()
-    encoding: deque[tuple[Job, Future[float], int, int]] = deque()
-    with ThreadPoolExecutor(threads) as decoder, ThreadPoolExecutor(threads) as encoder:
-        try:
-            while todo or decoding or started:
-                while todo and len(decoding) < ahead:
-                    job = todo.popleft()
-                    if job.target.exists() and not options.overwrite:
-                        summary.skipped += 1
-                        report(Event(job, "skipped"))
-                        continue
-                    decoding.append((job, decoder.submit(_timed_read, job.source)))
-                if decoding:
-                    image = *decoding.popleft(), guard.another()
-                    _start(*image, options, started, summary, report)
-                else:
-                    engine.flush()
-                while started and started[0].upscaling.is_done:
-                    _finish(started.popleft(), options, encoder, encoding, summary, report)
-                while len(encoding) > ahead or (encoding and encoding[0][1].done()):
-                    _collect(encoding, summary, report)
-        finally:
-            for _, waiting in decoding:
-                waiting.cancel()
-            while encoding:
-                _collect(encoding, summary, report)
-            if engine.is_deferred:
-                summary.seconds["compute"] += engine.busy - busy
-            summary.seconds["total"] = time.perf_counter() - start
+    for event in upscale_images(jobs, engine, options, summary):
+        report(event)
     return summary
 
 
-def _start(
-    job: Job,
-    decoded: Future[tuple[Picture, float]],
-    guard: Guard,
-    options: Options,
-    started: deque[_Started],
-    summary: Summary,
-    report: Callable[[Event], None],
-) -> None:
-    """Hand one decoded image to the engine."""
-    try:
-        picture, seconds = decoded.result()
-        summary.seconds["decode"] += seconds
-        if picture.pages > 1:
-            message = f"{job.source}: has {picture.pages} pages; only the first is upscaled"
-            report(Event(job, "note", message))
+class _Run:
+    """One call of `upscale_images`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: Options,
+        summary: Summary,
+        index: Index | None,
+        on_tile: OnTile,
+    ) -> None:
+        self._engine, self._options, self._summary = engine, options, summary
+        self._index, self._on_tile = index, on_tile
+        self._origin = Origin(engine, options)
+        self._guard = Guard(engine)
+        self._events: deque[Event] = deque()
+        self._decoding: deque[tuple[Job, Future[_Decoded]]] = deque()
+        self._started: deque[_Started] = deque()
+        self._encoding: deque[_Writing] = deque()
+
+    def events(self, jobs: Iterable[Job]) -> Generator[Event, None, None]:
+        engine, summary = self._engine, self._summary
+        threads = min(MANY, os.cpu_count() or 1) if engine.is_deferred else 1
+        ahead = threads + 1  # images decoded before their turn, and images waiting to be encoded
+        start, busy = time.perf_counter(), engine.busy
+        todo = deque(jobs)
+        with ThreadPoolExecutor(threads) as decoder, ThreadPoolExecutor(threads) as encoder:
+            self._encoder = encoder
+            try:
+                while todo or self._decoding or self._started:
+                    while todo and len(self._decoding) < ahead:
+                        job = todo.popleft()
+                        if self._is_wanted(job):
+                            self._decoding.append((job, decoder.submit(self._decode, job)))
+                        yield from self._drained()
+                    if self._decoding:
+                        self._start(*self._decoding.popleft())
+                    else:
+                        engine.flush()
+                    while self._started and self._started[0].upscaling.is_done:
+                        self._finish(self._started.popleft())
+                    while len(self._encoding) > ahead or (
+                        self._encoding and self._encoding[0].written.done()
+                    ):
+                        self._collect()
+                    yield from self._drained()
+                self._wind_up()
+                yield from self._drained()
+            except KeyboardInterrupt:
+                self._wind_up()
+                yield from self._drained()
+                raise
+            finally:
+                self._wind_up()
+                if engine.is_deferred:
+                    summary.seconds["compute"] += engine.busy - busy
+                summary.seconds["total"] = time.perf_counter() - start
+
+    def _drained(self) -> Iterator[Event]:
+        while self._events:
+            yield self._events.popleft()
+
+    def _wind_up(self) -> None:
+        """Let go of what waits to be decoded, and finish what is being encoded."""
+        while self._decoding:
+            _, waiting = self._decoding.popleft()
+            if not waiting.cancel():
+                with suppress(Exception):
+                    if file := waiting.result().file:
+                        file.close()
+        while self._encoding:
+            self._collect()
+
+    def _is_wanted(self, job: Job) -> bool:
+        """Whether an image is to be upscaled; if not, why is said."""
+        try:
+            size = job.target.stat().st_size
+            is_folder = job.target.is_dir()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            self._fail(job, f"{job.target}: cannot be written ({reason})")
+            return False
+        if is_folder:
+            self._fail(job, f"{job.target}: is a folder, where the upscaled image should go")
+            return False
+        if self._options.overwrite or size == 0:
+            return True
+        entry = self._index.of(job.target) if self._index else None
+        difference = self._origin.difference(entry) if entry and not entry.failed else ""
+        if difference:
+            self._summary.other += 1
+            self._say(job, "other", f"{job.target}: exists, {difference}")
+        else:
+            self._summary.skipped += 1
+            self._say(job, "skipped")
+        return False
+
+    def _decode(self, job: Job) -> _Decoded:
+        """In a thread: what can be known before computing is checked before."""
         start = time.perf_counter()
-        upscaling = Upscaling(picture, guard.engine, options, guard)
-        started.append(_Started(job, upscaling, guard, _area(picture)))
-    except _FAILURES as error:
-        _fail(job, _reason(error, job), summary, report)
-        _say(job, guard, report)
-        return
-    if not guard.engine.is_deferred:
-        summary.seconds["compute"] += time.perf_counter() - start
+        options = self._options
+        file = ImageFile(job.source, options.max_pixels)
+        try:
+            shape = self._shape(file)
+            check_writable(job.target, replace(shape, has_alpha=False), file.metadata)
+            _check_space(job.target, shape)
+            notes = _notes(job, file)
+            format = FORMATS[job.target.suffix.lower()]
+            if _bytes(shape) > LARGE and format in STREAMED:
+                return _Decoded(None, file, notes, time.perf_counter() - start)
+            picture = file.read()
+            file.close()
+            if format == "JPEG":
+                picture = _opaque(picture, job)
+            return _Decoded(picture, None, notes, time.perf_counter() - start)
+        except BaseException:
+            file.close()
+            raise
+
+    def _shape(self, file: ImageFile) -> Shape:
+        """Of the upscaled picture."""
+        scale = self._engine.facts.scale
+        dtype = np.dtype(np.uint8) if self._options.depth == 8 else file.dtype
+        return Shape(file.width * scale, file.height * scale, dtype, file.gray, file.has_alpha)
+
+    def _start(self, job: Job, decoding: Future[_Decoded]) -> None:
+        """Hand one decoded image to the engine."""
+        guard = self._guard.another()
+        try:
+            decoded = decoding.result()
+            self._summary.seconds["decode"] += decoded.seconds
+            for note in decoded.notes:
+                self._say(job, "note", note)
+            start = time.perf_counter()
+            if decoded.file:
+                with decoded.file as file:
+                    self._stream(job, file, guard)
+            elif decoded.picture:
+                upscaling = Upscaling(
+                    decoded.picture, self._engine, self._options, guard, partial(self._on_tile, job)
+                )
+                area = _area(decoded.picture)
+                self._started.append(_Started(job, upscaling, guard, area))
+                self._computed(start)
+        except Exception as error:  # whatever goes wrong with one image, the others get done
+            self._fail(job, _reason(error, job))
+            self._say_of(job, guard)
+
+    def _stream(self, job: Job, file: ImageFile, guard: Guard) -> None:
+        """Upscale and write a large image, band by band."""
+        shape = self._shape(file)
+        if shape.has_alpha and FORMATS[job.target.suffix.lower()] == "JPEG":
+            _check_opaque(file, job)
+            shape = replace(shape, has_alpha=False)
+        writer = RowWriter(job.target, shape, file.metadata, self._options.quality, BEHIND)
+        written = self._encoder.submit(_timed, writer.write)
+        start = time.perf_counter()
+        try:
+            for band in upscaled_bands(
+                file, self._engine, self._options, guard, partial(self._on_tile, job)
+            ):
+                self._computed(start)
+                writer.feed(band.pixels, band.alpha if shape.has_alpha else None)
+                del band
+                start = time.perf_counter()
+        except BaseException:
+            writer.end()
+            error = written.exception()
+            if writer.has_failed and error is not None:
+                raise error from None
+            raise
+        writer.end()
+        area = file.width * file.height
+        self._encoding.append(_Writing(job, written, area, shape.width * shape.height))
+        self._say_of(job, guard)
+
+    def _finish(self, started: _Started) -> None:
+        """Hand one upscaled image to the encoder."""
+        job, guard = started.job, started.guard
+        start = time.perf_counter()
+        try:
+            upscaled = started.upscaling.result()
+        except Exception as error:  # see `_start`
+            self._fail(job, _reason(error, job))
+            return
+        finally:
+            self._say_of(job, guard)
+        self._computed(start)
+        written = self._encoder.submit(
+            _timed, lambda: write_image(job.target, upscaled, self._options.quality)
+        )
+        self._encoding.append(_Writing(job, written, started.pixels, _area(upscaled)))
+
+    def _collect(self) -> None:
+        """Wait for the oldest image to be written and count it."""
+        wait([self._encoding[0].written])  # still in the queue: an interrupt here loses no count
+        writing = self._encoding.popleft()
+        job, summary = writing.job, self._summary
+        try:
+            summary.seconds["encode"] += writing.written.result()
+        except Exception as error:  # see `_start`
+            self._fail(job, _unwritten(error, job))
+            return
+        summary.files += 1
+        summary.pixels_in += writing.pixels_in
+        summary.pixels_out += writing.pixels_out
+        self._note(self._origin.entry(job.target, self._index) if self._index else None)
+        self._events.append(Event(job, "done", "", writing.pixels_in, writing.pixels_out))
+
+    def _computed(self, start: float) -> None:
+        if not self._engine.is_deferred:
+            self._summary.seconds["compute"] += time.perf_counter() - start
+
+    def _say(self, job: Job, kind: Kind, message: str = "") -> None:
+        self._events.append(Event(job, kind, message))
+
+    def _say_of(self, job: Job, guard: Guard) -> None:
+        """What the guard and the engine have to say."""
+        if note := guard.report():
+            self._say(job, "note", f"{job.source}: {note}")
+        for note in guard.engine.notes():
+            self._say(job, "note", f"{guard.engine.path}: {note}")
+
+    def _fail(self, job: Job, message: str) -> None:
+        self._summary.failed += 1
+        self._say(job, "failed", message)
+        if self._index:
+            self._note(Entry(self._index.key(job.target), failed=message))
+
+    def _note(self, entry: Entry | None) -> None:
+        if self._index and entry:
+            with suppress(OSError):  # a full disk costs the index, not the run
+                self._index.add(entry)
 
 
-def _finish(
-    started: _Started,
-    options: Options,
-    encoder: ThreadPoolExecutor,
-    encoding: deque[tuple[Job, Future[float], int, int]],
-    summary: Summary,
-    report: Callable[[Event], None],
-) -> None:
-    """Hand one upscaled image to the encoder."""
-    job, guard = started.job, started.guard
-    start = time.perf_counter()
-    try:
-        upscaled = started.upscaling.result()
-    except _FAILURES as error:
-        _fail(job, _reason(error, job), summary, report)
-        return
-    finally:
-        _say(job, guard, report)
-    if not guard.engine.is_deferred:
-        summary.seconds["compute"] += time.perf_counter() - start
-    written = encoder.submit(_timed_write, job.target, upscaled, options)
-    encoding.append((job, written, started.pixels, _area(upscaled)))
+def _notes(job: Job, file: ImageFile) -> list[str]:
+    """What is to be known of a file before it is upscaled."""
+    notes = []
+    if file.pages > 1:
+        notes.append(f"{job.source}: has {file.pages} pages; only the first is upscaled")
+    named = FORMATS.get(job.source.suffix.lower())
+    if named and named != file.format and {named, file.format} != {"AVIF", "HEIF"}:
+        notes.append(
+            f"{job.source}: is a {file.format} file by its content; the result is "
+            f"{FORMATS[job.target.suffix.lower()]}, as {job.target.name} says"
+        )
+    return notes
 
 
-def _say(job: Job, guard: Guard, report: Callable[[Event], None]) -> None:
-    """What the guard and the engine have to say."""
-    if note := guard.report():
-        report(Event(job, "note", f"{job.source}: {note}"))
-    for note in guard.engine.notes():
-        report(Event(job, "note", f"{guard.engine.path}: {note}"))
+def _opaque(picture: Picture, job: Job) -> Picture:
+    """Without alpha, for JPEG; ImageError where there is something to be seen through."""
+    if picture.alpha is None or (picture.alpha == np.iinfo(picture.alpha.dtype).max).all():
+        return replace(picture, alpha=None)
+    height, width = picture.pixels.shape[:2]
+    shape = Shape(width, height, picture.pixels.dtype, picture.gray, has_alpha=True)
+    check_writable(job.target, shape, picture.metadata)
+    raise AssertionError("JPEG holds no alpha")
+
+
+def _check_opaque(file: ImageFile, job: Job) -> None:
+    """The same of a large file, which is read once more for it."""
+    with ImageFile(job.source, file.width * file.height) as again:
+        rows = again.rows()
+        for top in range(0, again.height, 64):
+            stop = min(again.height, top + 64)
+            colours, alpha = rows.read(top, stop)
+            _opaque(Picture(colours, alpha), job)
+
+
+def _check_space(target: Path, shape: Shape) -> None:
+    """ImageError where the disk is surely too full for a result."""
+    share = _SHARE.get(FORMATS[target.suffix.lower()], _SHARE_OF_LOSSY)
+    needed = _bytes(shape) * share
+    if needed < LARGE / 10:
+        return  # writing it tells soon enough
+    with suppress(OSError):
+        free = shutil.disk_usage(target.parent).free
+        if free < needed:
+            raise ImageError(
+                f"{target}: cannot be written, it needs about {needed / 1e6:.0f} MB and "
+                f"{free / 1e6:.0f} MB are free on the disk"
+            )
+
+
+def _bytes(shape: Shape) -> int:
+    channels = (1 if shape.gray else 3) + shape.has_alpha
+    return int(shape.width * shape.height * channels * shape.dtype.itemsize)
 
 
 def _area(picture: Picture) -> int:
@@ -176,55 +433,41 @@ def _area(picture: Picture) -> int:
     return int(height * width)
 
 
-def _collect(
-    encoding: deque[tuple[Job, Future[float], int, int]],
-    summary: Summary,
-    report: Callable[[Event], None],
-) -> None:
-    """Wait for the oldest image to be written and count it."""
-    wait([encoding[0][1]])  # it is still in the queue: an interrupt here loses no count
-    job, written, pixels_in, pixels_out = encoding.popleft()
-    try:
-        summary.seconds["encode"] += written.result()
-    except (SrtoolError, OSError, MemoryError) as error:
-        _fail(job, _naming(error, job), summary, report)
-        return
-    summary.files += 1
-    summary.pixels_in += pixels_in
-    summary.pixels_out += pixels_out
-    report(Event(job, "done"))
-
-
-def _fail(job: Job, message: str, summary: Summary, report: Callable[[Event], None]) -> None:
-    summary.failed += 1
-    report(Event(job, "failed", message))
-
-
 def _reason(error: Exception, job: Job) -> str:
-    """Why the engine failed on an image, in one line."""
-    if isinstance(error, SrtoolError):
+    """Why an image failed before it was written, in one line."""
+    if isinstance(error, SrtoolError | OSError):
         return _naming(error, job)
-    text = " ".join(str(error).split())[:160] or type(error).__name__
-    return f"{job.source}: the engine failed on it ({text}); try a smaller --tile"
+    if isinstance(error, MemoryError) or "alloc" in str(error).lower():
+        return (
+            f"{job.source}: the engine failed on it (not enough memory: "
+            f"{_text(error)}); try a smaller --tile"
+        )
+    return f"{job.source}: the engine failed on it ({_text(error)})"
+
+
+def _text(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _unwritten(error: Exception, job: Job) -> str:
+    """Why an image could not be written, in one line."""
+    if isinstance(error, OSError):
+        if error.errno == errno.ENOSPC:
+            return f"{job.target}: cannot be written (the disk is full)"
+        return f"{job.target}: cannot be written ({error.strerror or error})"
+    if isinstance(error, MemoryError):
+        return f"{job.source}: not enough memory to write it"
+    return _naming(error, job)
 
 
 def _naming(error: Exception, job: Job) -> str:
     """The error's line, with the image named when it is about something else."""
-    text = str(error) or "not enough memory to write it"
+    text = " ".join(str(error).split()) or type(error).__name__
     named = str(job.source) in text or str(job.target) in text
     return text if named else f"{job.source}: {text}"
 
 
-def _timed_read(path: Path) -> tuple[Picture, float]:
+def _timed(work: Callable[[], None]) -> float:
     start = time.perf_counter()
-    picture = read_image(path)
-    return picture, time.perf_counter() - start
-
-
-def _timed_write(path: Path, picture: Picture, options: Options) -> float:
-    start = time.perf_counter()
-    try:
-        write_image(path, picture, options.quality)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be written ({error.strerror or error})") from None
+    work()
     return time.perf_counter() - start

@@ -29,11 +29,13 @@ VARIED = 16  # levels between the darkest and the lightest value of a tile that 
 
 class Guard:
     """Looks at each tile that an engine makes of one image; `recomputed` lists those that were
-    bad, by the LR pixel at their left and top."""
+    bad, by the LR pixel at their left and top. `top`: where the band of rows begins that the tiles
+    are cut from."""
 
     def __init__(self, engine: TileEngine) -> None:
         self.engine = engine
         self.recomputed: list[tuple[int, int]] = []
+        self.top = 0
 
     def another(self) -> Guard:
         """One for the next image."""
@@ -55,11 +57,13 @@ class Guard:
         """As `Engine.submit`, of a tile at this place of the image, in float32 where it must be;
         see `upscale`."""
 
+        row = self.top + top
+
         def look(found: NDArray[Any] | Exception) -> None:
             if isinstance(found, np.ndarray):
                 try:
                     good = _good(tile, found)
-                    found = self._again(tile, left, top) if good is None else good
+                    found = self._again(tile, left, row) if good is None else good
                 except Exception as error:  # whatever the other engine raises is about this tile
                     found = error
             callback(found)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
 from srtool.errors import UsageError
+from srtool.images.folders import Listing, images_below, is_image
 from srtool.images.formats import FORMATS, READABLE, WRITABLE
+from srtool.runtime.index import Shard, index_files, results_in
 
 
 @dataclass(frozen=True)
@@ -21,45 +25,103 @@ class Job:
     target: Path
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """jobs: what is to be done, each target once. notes: what was left out and why, a line each.
+    folder: where the index of the results stands; None where one output file was named."""
+
+    jobs: list[Job]
+    notes: list[str] = field(default_factory=list)
+    folder: Path | None = None
+
+
+@dataclass
+class _Found:
+    """Sources, each with its path below the input."""
+
+    sources: list[tuple[Path, Path]] = field(default_factory=list)
+    listing: Listing = field(default_factory=Listing)
+
+
 def jobs_from_inputs(
-    inputs: list[str], out: Path, suffix: str = "", format: str | None = None
-) -> list[Job]:
+    inputs: list[str],
+    out: Path,
+    suffix: str = "",
+    format: str | None = None,
+    shard: Shard | None = None,
+) -> Inputs:
     """Expand files, folders (recursive, structure kept below `out`) and glob patterns.
 
     format: "png", "jpg", ...; default: the source's own where it can be written, else PNG.
-    `out` may name the output file itself when the input is a single file. UsageError where an
-    input does not exist, nothing is found, or two images would be written to one file.
+    `out` may name the output file itself when the input is a single file. shard: take only the
+    images whose path below the input falls to it. What earlier runs made is no source, nor are
+    hidden files and thumbnails in folders. UsageError where an input does not exist, nothing is
+    found, or two images would be written to one file.
     """
-    sources = [pair for text in inputs for pair in _expand(text, out)]
-    if not sources:
+    if shard is not None and not 1 <= shard.number <= shard.count:
+        raise UsageError(
+            f"shard {shard.number} of {shard.count}; expected a number from 1 to {shard.count}"
+        )
+    found = _Found()
+    for text in inputs:
+        _expand(text, out, found)
+    if not found.sources:
         known = " ".join(sorted(READABLE))
-        raise UsageError(f"{', '.join(inputs)}: no images found; expected files with {known}")
+        passed = "".join(f"; {note}" for note in found.listing.notes)
+        raise UsageError(
+            f"{', '.join(inputs)}: no images found; expected files with {known}{passed}"
+        )
     if out.suffix.lower() in WRITABLE and not out.is_dir():
-        if len(sources) > 1 or Path(inputs[0]).is_dir():
-            raise UsageError(
-                f"{out}: names one image; folders and several images go into a folder, name one "
-                "with -o"
-            )
-        if format and FORMATS[out.suffix.lower()] != FORMATS[f".{format}"]:
-            raise UsageError(f"{out}: is no {format} file; leave out --format or change the name")
-        return [_checked(Job(sources[0][0], out))]
+        return Inputs([_into_one_file(inputs, found.sources, out, format)])
+    jobs = _jobs(found.sources, out, suffix, format)
+    kept = [
+        job
+        for job, relative in jobs.values()
+        if shard is None or shard_of(relative, shard.count) == shard.number
+    ]
+    return Inputs(kept, found.listing.notes, out)
+
+
+def shard_of(relative: Path, count: int) -> int:
+    """To which of `count` shards, from 1, an image belongs: by a hash of its path below the input,
+    so that it is the same whatever other files there are."""
+    digest = hashlib.sha256(os.fsencode(relative.as_posix())).digest()
+    return int.from_bytes(digest[:8], "big") % count + 1
+
+
+def _into_one_file(
+    inputs: list[str], sources: list[tuple[Path, Path]], out: Path, format: str | None
+) -> Job:
+    if len(sources) > 1 or Path(inputs[0]).is_dir():
+        raise UsageError(
+            f"{out}: names one image; folders and several images go into a folder, name one with -o"
+        )
+    if format and FORMATS[out.suffix.lower()] != FORMATS[f".{format}"]:
+        raise UsageError(f"{out}: is no {format} file; leave out --format or change the name")
+    return _checked(Job(sources[0][0], out))
+
+
+def _jobs(
+    sources: list[tuple[Path, Path]], out: Path, suffix: str, format: str | None
+) -> dict[Path, tuple[Job, Path]]:
     found = [
-        Job(source, _target(source, relative, out, suffix, format)) for source, relative in sources
+        (Job(source, _target(source, relative, out, suffix, format)), relative)
+        for source, relative in sources
     ]
     # Where results stand beside their sources, those of an earlier run are no sources.
-    results = {job.target.resolve() for job in found} if suffix else set()
-    jobs: dict[Path, Job] = {}
-    for job in found:
+    results = {job.target.resolve() for job, _ in found} if suffix else set()
+    jobs: dict[Path, tuple[Job, Path]] = {}
+    for job, relative in found:
         source, target = job.source, job.target
         if source.resolve() in results:
             continue
-        other = jobs.setdefault(target, _checked(job))
+        other, _ = jobs.setdefault(target, (_checked(job), relative))
         if other.source.resolve() != source.resolve():
             raise UsageError(
                 f"{other.source} and {source} would both be written to {target}; "
                 "upscale them into different folders with -o"
             )
-    return list(jobs.values())
+    return jobs
 
 
 def _target(source: Path, relative: Path, out: Path, suffix: str, format: str | None) -> Path:
@@ -86,39 +148,62 @@ def _check_folder(folder: Path) -> None:
         ) from None
 
 
-def _expand(text: str, out: Path) -> list[tuple[Path, Path]]:
-    """(source, path relative to the input) of each image that one argument names. Results of an
-    earlier run, in an output folder below the input, are no sources."""
+def _expand(text: str, out: Path, found: _Found) -> None:
+    """Add the images that one argument names. Results of an earlier run are no sources: those in
+    an output folder below the input, and those that an index there names."""
     path = Path(text)
     if path.is_dir():
-        files = _images(path.rglob("*"), path, out)
-        return [(file, file.relative_to(path)) for file in files]
-    if path.exists():
-        return [(path, Path(path.name))]
-    if glob.has_magic(text):
+        listing = images_below(path, leave_out=out.resolve() if _is_below(out, path) else None)
+        made = _made(listing.indexes, path, out)
+        files = [file for file in listing.files if file.resolve() not in made]
+        found.sources += [(file, file.relative_to(path)) for file in files]
+        found.listing.add(listing)
+    elif path.exists():
+        found.sources.append((path, Path(path.name)))
+    elif glob.has_magic(text):
         fixed = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
         files = _images(map(Path, glob.glob(text, recursive=True)), fixed, out)
-        return [(file, Path(file.name)) for file in files]
-    raise UsageError(f"{text}: no such file or folder")
+        found.sources += [(file, Path(file.name)) for file in files]
+    else:
+        raise UsageError(f"{text}: no such file or folder")
 
 
 def _images(files: Iterable[Path], top: Path, out: Path) -> list[Path]:
-    skipped = out.resolve()
-    below = top.resolve() in skipped.parents
+    skipped, below = out.resolve(), _is_below(out, top)
+    found = sorted(files)
+    parents = {parent for file in found for parent in file.parents if top in parent.parents}
+    indexes = [index for parent in parents for index in index_files(parent)]
+    made = _made(indexes, top, out)
     return [
         file
-        for file in sorted(files)
-        if _is_image(file) and not (below and skipped in file.resolve().parents)
+        for file in found
+        # Our own unfinished files and editors' hidden ones start with a dot.
+        if not file.name.startswith(".")
+        and is_image(file)
+        and not file.is_dir()
+        and not (below and skipped in file.resolve().parents)
+        and file.resolve() not in made
     ]
 
 
-def _is_image(path: Path) -> bool:
-    # Our own unfinished files and editors' hidden ones start with a dot.
-    return path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
+def _is_below(folder: Path, top: Path) -> bool:
+    return top.resolve() in folder.resolve().parents
+
+
+def _made(indexes: Iterable[Path], top: Path, out: Path) -> set[Path]:
+    """What the indexes of the output folder and of folders below the input name as made. Those in
+    the input folder itself do not count unless it is the output folder too: who names a folder of
+    results wants them upscaled."""
+    inner = [path for path in indexes if path.parent != top]
+    return {path.resolve() for index in (*index_files(out), *inner) for path in results_in(index)}
 
 
 def _checked(job: Job) -> Job:
-    if job.target.exists() and job.target.samefile(job.source):
+    try:
+        same = job.target.exists() and job.target.samefile(job.source)
+    except OSError:  # a name that is too long, say; it is told when its turn comes
+        same = False
+    if same:
         raise UsageError(
             f"{job.source}: would be overwritten by its upscaled version; "
             "choose another folder with -o, or a --suffix"

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from srtool.images.alpha import bled
 from srtool.images.colour import to_levels
 from srtool.images.picture import Picture
+from srtool.images.reading import MAX_PIXELS, ImageFile
 from srtool.runtime.guard import Guard
 from srtool.runtime.session import TileEngine
-from srtool.runtime.tiling import Canvas, Progress, Tiling
+from srtool.runtime.tiling import Canvas, Progress, Span, Tiling, fitted, spans
+
+BAND = 160_000_000  # bytes of upscaled rows that are held at a time
 
 
 @dataclass(frozen=True)
 class Options:
     """tile, halo: see `Tiling`. depth: bits per channel of the result, 8 forces 8-bit.
-    quality: of lossy formats. overwrite: redo images whose result exists."""
+    quality: of lossy formats. overwrite: redo images whose result exists. max_pixels: that an
+    input may claim."""
 
     tile: int | None = None
     halo: int | None = None
     depth: int | None = None
     quality: int | None = None
     overwrite: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 class Upscaling:
@@ -43,9 +50,11 @@ class Upscaling:
         if options.depth == 8:
             picture = picture.as_8_bit()
         self._picture = picture
-        self._colours = _canvas(picture.pixels, engine, options, guard, progress)
+        pixels, alpha = picture.pixels, picture.alpha
+        if alpha is not None:
+            pixels = bled(pixels, alpha)
+        self._colours = _canvas(pixels, engine, options, guard, progress)
         self._alpha: Canvas | None = None
-        alpha = picture.alpha
         if alpha is not None and alpha.min() != alpha.max():  # nearly always opaque throughout
             self._alpha = _canvas(np.stack([alpha] * 3, -1), engine, options, guard)
 
@@ -63,7 +72,7 @@ class Upscaling:
         elif alpha is not None:
             alpha = np.full(pixels.shape[:2], alpha.flat[0], alpha.dtype)
         if picture.gray:
-            pixels = np.stack([_gray(pixels)] * 3, -1)
+            pixels = np.broadcast_to(_gray(pixels)[..., None], pixels.shape)
         return replace(picture, pixels=pixels, alpha=alpha)
 
 
@@ -78,6 +87,51 @@ def upscale_picture(
     upscaling = Upscaling(picture, engine, options, guard, progress)
     engine.flush()
     return upscaling.result()
+
+
+def upscaled_bands(
+    file: ImageFile,
+    engine: TileEngine,
+    options: Options,
+    guard: Guard,
+    progress: Progress = lambda done, count: None,
+) -> Iterator[Picture]:
+    """Upscale an image file of any size in memory that does not grow with it: the rows of the
+    result, from the top to the bottom, a row of tiles at a time; the same pixels as of
+    `upscale_picture`. ImageError where the file is cut off or damaged."""
+    scale, rows = engine.facts.scale, file.rows()
+    bands = bands_of(file, engine, options)
+    for number, span in enumerate(bands):
+
+        def of_all(done: int, count: int, before: int = number) -> None:
+            progress(before * count + done, len(bands) * count)
+
+        colours, alpha = rows.read(span.start, min(span.stop, file.height))
+        guard.top = span.start
+        band = Picture(colours, alpha, file.gray, file.metadata)
+        made = upscale_picture(band, engine, options, guard, of_all)
+        kept = slice((span.first - span.start) * scale, (span.last - span.start) * scale)
+        alpha = None if made.alpha is None else made.alpha[kept]
+        yield replace(made, pixels=made.pixels[kept], alpha=alpha)
+        del colours, alpha, band, made  # the next band needs the room
+
+
+def bands_of(file: ImageFile, engine: TileEngine, options: Options) -> list[Span]:
+    """The rows of tiles of an image file, lower ones where it is so wide that they would not fit
+    into BAND bytes. The last one may reach below the picture: it is padded there."""
+    step = engine.facts.multiple_of
+    halo = engine.facts.halo if options.halo is None else options.halo
+    deep = file.dtype != np.uint8 and options.depth != 8
+    side = engine.tile_of(np.float32 if deep else np.uint8)[0]
+    if options.tile is not None:
+        side = max(step, options.tile // step * step)
+    height = file.height + -file.height % step
+    if not engine.is_deferred:
+        values = (6 if file.has_alpha else 3) * (4 if deep else 1)
+        rows = BAND // (file.width * engine.facts.scale**2 * values)
+        low = -(-(2 * halo + 32) // step) * step
+        side = fitted(height, min(side, max(rows // step * step, low)), halo, step)
+    return spans(height, side, halo, step)
 
 
 def _canvas(
@@ -102,5 +156,12 @@ def _result(canvas: Canvas, dtype: Any) -> NDArray[Any]:
 
 def _gray(pixels: NDArray[Any]) -> NDArray[Any]:
     """Mean of the channels, rounded: a network gives gray images a slight tint."""
-    mean: NDArray[Any] = pixels.mean(-1, dtype=np.float32)
-    return mean if pixels.dtype == np.float32 else np.rint(mean).astype(pixels.dtype)
+    if pixels.dtype == np.float32:
+        mean: NDArray[Any] = pixels.mean(-1, dtype=np.float32)
+        return mean
+    made: NDArray[Any] = np.empty(pixels.shape[:2], pixels.dtype)
+    wide = np.uint16 if pixels.dtype == np.uint8 else np.uint32
+    for top in range(0, len(pixels), 64):  # the sums need twice the room
+        sums = pixels[top : top + 64].sum(-1, dtype=wide)
+        made[top : top + 64] = (sums + wide(1)) // wide(3)
+    return made
