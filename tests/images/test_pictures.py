@@ -755,7 +755,7 @@ def test_a_failing_write_leaves_what_was_there(
 
 
 def test_a_picture_of_wrong_shape_or_dtype_is_our_own_fault() -> None:
-    for pixels in (GRAY, RGB[..., :2], RGB.astype(np.float32)):
+    for pixels in (GRAY, RGB[..., :2], RGB.astype(np.float64)):
         with pytest.raises(AssertionError):
             Picture(pixels)  # type: ignore[arg-type]
     for alpha in (ALPHA16, ALPHA[1:]):

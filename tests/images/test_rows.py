@@ -86,6 +86,7 @@ def test_feeding_ends_where_writing_has_failed(tmp_path: Path) -> None:
     given = picture(np.uint8, 3, 4000, 3000)
     (tmp_path / "file").touch()
     writer = RowWriter(tmp_path / "file" / "a.png", shape_of(given), Metadata(), None, 1)
+
     def write() -> None:
         with pytest.raises(ImageError):
             writer.write()

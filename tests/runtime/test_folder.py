@@ -268,11 +268,11 @@ def test_bad_images_among_good_ones(folder: Any, nearest: Any, write_png: Any) -
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (RuntimeError("bad\n  allocation"), ["bad allocation", "--tile"]),
+        (RuntimeError("bad\n  allocation"), ["bad allocation", "memory"]),
         (RuntimeError("x" * 3000), ["xxx"]),
         (OverflowError("too large"), ["too large"]),
         (ZeroDivisionError("division by zero"), ["division by zero"]),
-        (MemoryError(), ["MemoryError", "--tile"]),
+        (MemoryError(), ["MemoryError", "memory"]),
         (ValueError("operands could not be broadcast"), ["broadcast"]),
         (EngineError("x4.onnx: takes 8-bit images only"), ["8-bit"]),
     ],

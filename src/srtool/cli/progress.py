@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srtool.cli import line_of
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -138,11 +140,12 @@ class InferenceProgress:
     def on_event(self, event: Event) -> None:
         """Show what happened to an image."""
         self._others += event.kind == "other"
-        if event.message and (event.kind != "other" or self._others <= SHOWN):
+        line = line_of(event.error) if event.error else event.message
+        if line and (event.kind != "other" or self._others <= SHOWN):
             if self._bar:
-                self._console.print(plain(event.message), markup=False)
+                self._console.print(plain(line), markup=False)
             else:
-                say(event.message)
+                say(line)
         if event.kind != "note":
             self._done += 1
             self._started = time.monotonic()

@@ -61,13 +61,15 @@ class Summary:
 class Event:
     """What the caller may tell the user about one job: it was done, was skipped since its result
     exists, or exists from another engine ("other"), or failed, or there is a note about it.
-    message: one line that names the file. pixels_in, pixels_out: of an image that is done."""
+    message: one line that names the file. pixels_in, pixels_out: of an image that is done. error:
+    why it failed."""
 
     job: Job
     kind: Kind
     message: str = ""
     pixels_in: int = 0
     pixels_out: int = 0
+    error: SrtoolError | None = None
 
 
 @dataclass
@@ -219,10 +221,12 @@ class _Run:
             return True
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            self._fail(job, f"{job.target}: cannot be written ({reason})")
+            message = f"{job.target}: cannot be written ({reason})"
+            self._fail(job, ImageError(message, path=job.target))
             return False
         if is_folder:
-            self._fail(job, f"{job.target}: is a folder, where the upscaled image should go")
+            message = f"{job.target}: is a folder, where the upscaled image should go"
+            self._fail(job, ImageError(message, path=job.target))
             return False
         if self._options.overwrite or size == 0:
             return True
@@ -284,7 +288,7 @@ class _Run:
                 self._started.append(_Started(job, upscaling, guard, area))
                 self._computed(start)
         except Exception as error:  # whatever goes wrong with one image, the others get done
-            self._fail(job, _reason(error, job))
+            self._fail(job, _of_engine(error, job))
             self._say_of(job, guard)
 
     def _stream(self, job: Job, file: ImageFile, guard: Guard) -> None:
@@ -322,7 +326,7 @@ class _Run:
         try:
             upscaled = started.upscaling.result()
         except Exception as error:  # see `_start`
-            self._fail(job, _reason(error, job))
+            self._fail(job, _of_engine(error, job))
             return
         finally:
             self._say_of(job, guard)
@@ -340,7 +344,7 @@ class _Run:
         try:
             summary.seconds["encode"] += writing.written.result()
         except Exception as error:  # see `_start`
-            self._fail(job, _unwritten(error, job))
+            self._fail(job, _of_writing(error, job))
             return
         summary.files += 1
         summary.pixels_in += writing.pixels_in
@@ -362,11 +366,11 @@ class _Run:
         for note in guard.engine.notes():
             self._say(job, "note", f"{guard.engine.path}: {note}")
 
-    def _fail(self, job: Job, message: str) -> None:
+    def _fail(self, job: Job, error: SrtoolError) -> None:
         self._summary.failed += 1
-        self._say(job, "failed", message)
+        self._events.append(Event(job, "failed", str(error), error=error))
         if self._index:
-            self._note(Entry(self._index.key(job.target), failed=message))
+            self._note(Entry(self._index.key(job.target), failed=str(error)))
 
     def _note(self, entry: Entry | None) -> None:
         if self._index and entry:
@@ -433,38 +437,36 @@ def _area(picture: Picture) -> int:
     return int(height * width)
 
 
-def _reason(error: Exception, job: Job) -> str:
-    """Why an image failed before it was written, in one line."""
+def _of_engine(error: Exception, job: Job) -> SrtoolError:
+    """Why an image failed before it was written."""
     if isinstance(error, SrtoolError | OSError):
         return _naming(error, job)
-    if isinstance(error, MemoryError) or "alloc" in str(error).lower():
-        return (
-            f"{job.source}: the engine failed on it (not enough memory: "
-            f"{_text(error)}); try a smaller --tile"
-        )
-    return f"{job.source}: the engine failed on it ({_text(error)})"
+    text = " ".join(str(error).split())[:160] or type(error).__name__
+    message = f"{job.source}: the engine failed on it ({text})"
+    if isinstance(error, MemoryError) or "alloc" in text.lower():
+        message = f"{job.source}: the engine failed on it (not enough memory: {text})"
+        return ImageError(message, path=job.source, remedy={"tile": 128})
+    return ImageError(message, path=job.source)
 
 
-def _text(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
-
-
-def _unwritten(error: Exception, job: Job) -> str:
-    """Why an image could not be written, in one line."""
+def _of_writing(error: Exception, job: Job) -> SrtoolError:
+    """Why an image could not be written."""
     if isinstance(error, OSError):
-        if error.errno == errno.ENOSPC:
-            return f"{job.target}: cannot be written (the disk is full)"
-        return f"{job.target}: cannot be written ({error.strerror or error})"
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+        return ImageError(f"{job.target}: cannot be written ({reason})", path=job.target)
     if isinstance(error, MemoryError):
-        return f"{job.source}: not enough memory to write it"
+        return ImageError(f"{job.source}: not enough memory to write it", path=job.source)
     return _naming(error, job)
 
 
-def _naming(error: Exception, job: Job) -> str:
-    """The error's line, with the image named when it is about something else."""
+def _naming(error: Exception, job: Job) -> SrtoolError:
+    """The error, with the image named where it is about something else."""
     text = " ".join(str(error).split()) or type(error).__name__
-    named = str(job.source) in text or str(job.target) in text
-    return text if named else f"{job.source}: {text}"
+    if str(job.source) not in text and str(job.target) not in text:
+        text = f"{job.source}: {text}"
+    if not isinstance(error, SrtoolError):
+        return ImageError(text, path=job.source)
+    return ImageError(text, path=error.path or job.source, remedy=error.remedy)
 
 
 def _timed(work: Callable[[], None]) -> float:

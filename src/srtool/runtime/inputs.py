@@ -94,10 +94,16 @@ def _into_one_file(
 ) -> Job:
     if len(sources) > 1 or Path(inputs[0]).is_dir():
         raise UsageError(
-            f"{out}: names one image; folders and several images go into a folder, name one with -o"
+            f"{out}: names one image; folders and several images go into a folder",
+            path=out,
+            parameter="out",
         )
     if format and FORMATS[out.suffix.lower()] != FORMATS[f".{format}"]:
-        raise UsageError(f"{out}: is no {format} file; leave out --format or change the name")
+        raise UsageError(
+            f"{out}: is no {format} file; leave out the format or change the name",
+            path=out,
+            parameter="format",
+        )
     return _checked(Job(sources[0][0], out))
 
 
@@ -119,7 +125,9 @@ def _jobs(
         if other.source.resolve() != source.resolve():
             raise UsageError(
                 f"{other.source} and {source} would both be written to {target}; "
-                "upscale them into different folders with -o"
+                "upscale them into different folders",
+                path=target,
+                parameter="out",
             )
     return jobs
 
@@ -144,7 +152,9 @@ def _check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(
-            f"{folder}: cannot be written to ({error.strerror}); choose another folder with -o"
+            f"{folder}: cannot be written to ({error.strerror}); choose another folder",
+            path=folder,
+            parameter="out",
         ) from None
 
 
@@ -206,6 +216,9 @@ def _checked(job: Job) -> Job:
     if same:
         raise UsageError(
             f"{job.source}: would be overwritten by its upscaled version; "
-            "choose another folder with -o, or a --suffix"
+            "choose another folder or a suffix",
+            path=job.source,
+            parameter="out",
+            remedy={"suffix": "_x4"},
         )
     return job
