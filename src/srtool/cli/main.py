@@ -27,6 +27,7 @@ from srtool.cli.export import export
 from srtool.cli.infer import infer
 from srtool.cli.models import models
 from srtool.cli.report import report
+from srtool.cli.serve import serve
 from srtool.cli.train import train_app
 from srtool.errors import ExportError, SrtoolError
 from srtool.version import __version__
@@ -45,6 +46,7 @@ app.add_typer(train_app)
 app.command()(export)
 app.command()(infer)
 app.command()(models)
+app.command()(serve)
 app.command()(evaluate)
 app.command()(verify)
 app.command()(report)

@@ -1,0 +1,60 @@
+"""`srtool serve`: a page in the browser and an HTTP API, on this machine."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from srtool.cli import needing
+from srtool.cli import progress as console
+from srtool.cli.choices import BackendChoice
+from srtool.errors import UsageError
+
+
+def serve(
+    engine: Annotated[
+        list[Path], typer.Option(help="An engine file; several may be given, the first is chosen.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but 127.0.0.1 asks for a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8765,
+    token: Annotated[
+        str | None, typer.Option(help="What callers must know.", envvar="SRTOOL_TOKEN")
+    ] = None,
+    backend: Annotated[BackendChoice, typer.Option()] = BackendChoice.auto,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of one picture.")] = 64,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of one picture.")] = 50,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Pictures in the queue.")] = 16,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="For one picture.")] = 1800,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page.")] = False,
+) -> None:
+    """A page in the browser, and an HTTP API (described in /openapi.json). Ctrl-C ends it."""
+    with needing("serve"):
+        from srtool.serving.limits import Limits
+        from srtool.serving.server import serve as run
+    from srtool.runtime.engine import open_engine
+
+    limits = Limits(max_megabytes, max_megapixels, max_waiting, max_seconds)
+    if token is not None and not token.strip():
+        raise UsageError("the token is empty; leave it out and one is made where it is needed")
+
+    def announce(address: str) -> None:
+        console.answer(address)
+        if open_browser:
+            typer.launch(address)
+
+    with ExitStack() as stack:
+        engines = {}
+        for path in engine:
+            opened = stack.enter_context(open_engine(path, backend.value))
+            name = path.stem
+            if name in engines:
+                raise UsageError(f"{path}: another engine is called {name} as well; rename one")
+            engines[name] = opened
+            doubt = f"; not certified: {opened.doubt}" if opened.doubt else ""
+            console.say(f"{name}: {opened.path} on {opened.backend} ({opened.reason}){doubt}")
+        run(engines, host, port, token, limits, announce)

@@ -1,0 +1,228 @@
+"""The HTTP API and the page."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+
+from srtool import __version__
+from srtool.errors import SrtoolError
+from srtool.runtime.engine import Engine
+from srtool.runtime.upscaling import Options
+from srtool.serving.access import Access
+from srtool.serving.answers import (
+    GONE,
+    Result,
+    refusal_from_error,
+    refusal_from_validation,
+)
+from srtool.serving.kinds import MEDIA_TYPES, Format, written_format
+from srtool.serving.limits import DEFAULT_LIMITS, Limits, Refusal
+from srtool.serving.metrics import Metrics
+from srtool.serving.queue import Order, Queue, Task
+from srtool.serving.upload import check_size, discard_body, save_body, while_awaited
+
+PAGE = Path(__file__).parent / "page"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served. engines: by the names that callers use, the first is the default. folder:
+    the only one written to. names, token: see `Access`."""
+
+    engines: Mapping[str, Engine]
+    folder: Path
+    limits: Limits = DEFAULT_LIMITS
+    names: frozenset[str] = frozenset()
+    token: str | None = None
+
+
+class Model(BaseModel):
+    """A network. uncertified: why its results are not certified, empty where they are."""
+
+    name: str
+    scale: int
+    architecture: str
+    precision: str
+    backend: str
+    uncertified: str
+
+
+class Models(BaseModel):
+    """The networks, the default first, and what the server takes."""
+
+    models: list[Model]
+    formats: list[str]
+    max_bytes: int
+    max_pixels: int
+    version: str
+
+
+class Progress(BaseModel):
+    """Of a picture on its way. before: pictures that come first. done, total: tiles."""
+
+    stage: str
+    before: int
+    done: int
+    total: int
+
+
+_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+_BODY = {"requestBody": {"required": True, "content": {"image/*": _PICTURE}}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The upscaled picture.",
+        "content": dict.fromkeys(MEDIA_TYPES.values(), _PICTURE),
+    },
+    400: {"description": "A parameter is wrong, or there is no picture."},
+    413: {"description": "The picture has too many bytes or pixels."},
+    422: {"description": "The picture cannot be read, upscaled or written."},
+    429: {"description": "Too many pictures are waiting; see Retry-After."},
+    503: {"description": "The picture took too long."},
+}
+
+
+def make_app(served: Served) -> FastAPI:
+    """The application, for any ASGI server."""
+    metrics, tasks = Metrics(), dict[str, Task]()
+    queue = Queue(dict(served.engines), served.limits, metrics)
+    app = FastAPI(
+        title="srtool",
+        version=__version__,
+        description="Super-resolution: a picture in, a larger picture out.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(Access, names=served.names, token=served.token)
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+
+    @app.exception_handler(Refusal)
+    def refuse(request: Request, error: Refusal) -> Response:
+        metrics.answers.labels(int(error.status)).inc()
+        return error.answer()
+
+    @app.exception_handler(RequestValidationError)
+    def refuse_parameters(request: Request, error: RequestValidationError) -> Response:
+        return refuse(request, refusal_from_validation(error))
+
+    @app.exception_handler(ClientDisconnect)
+    def let_go(request: Request, error: ClientDisconnect) -> Response:
+        return refuse(request, Refusal(GONE, "nobody waits for it"))
+
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/v1/models")
+    def models() -> Models:
+        """The networks, the default first, and what the server takes."""
+        return Models(
+            models=[_model(name, engine) for name, engine in served.engines.items()],
+            formats=list(MEDIA_TYPES),
+            max_bytes=served.limits.bytes,
+            max_pixels=served.limits.pixels,
+            version=__version__,
+        )
+
+    @app.post("/v1/upscale", response_class=FileResponse, openapi_extra=_BODY, responses=_ANSWERS)
+    async def upscale(
+        request: Request,
+        engine: Annotated[str | None, Query(description="A network's name.")] = None,
+        format: Annotated[Format | None, Query(description="Default: the picture's own.")] = None,
+        quality: Annotated[int | None, Query(ge=1, le=100, description="Of lossy ones.")] = None,
+        depth: Annotated[int | None, Query(ge=8, le=8, description="8: never 16 bits.")] = None,
+        name: Annotated[str, Query(max_length=255, description="For messages.")] = "picture",
+        id: Annotated[str | None, Query(pattern="^[A-Za-z0-9-]{8,64}$")] = None,
+    ) -> Response:
+        """Upscale the picture that is the body; `id`, made up by the caller, lets it ask for
+        /v1/progress/{id} meanwhile."""
+        wanted = engine or next(iter(served.engines))
+        if wanted not in served.engines:
+            known = ", ".join(served.engines)
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"engine: {wanted} is not served, only {known}")
+        if queue.is_full:
+            await discard_body(request, served.limits)
+            queue.refuse_if_full()
+        with _listed(tasks, id) as task:
+            folder = Path(tempfile.mkdtemp(dir=served.folder))
+            source = folder / "source"
+            try:
+                await save_body(request, source, served.limits)
+                kind = format or written_format(source)
+                order = Order(wanted, source, kind, Options(depth=depth, quality=quality), name)
+                check_size(source, name, served.limits)
+                await while_awaited(request, partial(queue.upscale, order, task))
+            except BaseException as error:
+                shutil.rmtree(folder, ignore_errors=True)
+                if isinstance(error, SrtoolError):
+                    raise refusal_from_error(error, folder, name) from None
+                raise
+            metrics.answers.labels(200).inc()
+            return Result(order, task)
+
+    @app.get("/v1/progress/{id}")
+    def progress(id: str) -> Progress:
+        """How far a picture is; 404 where it is not on its way."""
+        task = tasks.get(id)
+        if task is None:
+            raise Refusal(HTTPStatus.NOT_FOUND, f"no picture with the id {id} is on its way")
+        before = queue.before(task)
+        return Progress(stage=task.stage, before=before, done=task.done, total=task.total)
+
+    @app.get("/healthz", response_class=PlainTextResponse)
+    def healthz() -> str:
+        """Whether the server runs."""
+        return "ok\n"
+
+    @app.get("/readyz", response_class=PlainTextResponse)
+    def readyz() -> PlainTextResponse:
+        """Whether it takes another picture now."""
+        return PlainTextResponse("busy\n", 503) if queue.is_full else PlainTextResponse("ready\n")
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    def numbers() -> PlainTextResponse:
+        """Counters, for Prometheus."""
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+@contextmanager
+def _listed(tasks: dict[str, Task], id: str | None) -> Iterator[Task]:
+    """A new task, to be found by its id until it is done."""
+    task = Task()
+    if id is None:
+        yield task
+        return
+    if tasks.setdefault(id, task) is not task:
+        raise Refusal(HTTPStatus.CONFLICT, f"id {id} is in use")
+    try:
+        yield task
+    finally:
+        del tasks[id]
+
+
+def _model(name: str, engine: Engine) -> Model:
+    facts = engine.facts
+    return Model(
+        name=name,
+        scale=facts.scale,
+        architecture=facts.architecture,
+        precision=facts.precision,
+        backend=str(engine.backend),
+        uncertified=engine.doubt,
+    )
