@@ -1,7 +1,9 @@
-"""Fixtures for all tests: shared material, tiny networks, small photographs, error lines."""
+"""Fixtures for all tests: shared material, tiny networks, small photographs, error lines, and a
+browser."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -17,9 +19,12 @@ from numpy.typing import NDArray
 from srtool.errors import SrtoolError
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from srtool.networks.generator import GeneratorConfig
     from srtool.train.recipe import Recipe
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 Complains = Callable[..., AbstractContextManager[None]]
 WritePng = Callable[[Path, NDArray[Any]], Path]
 
@@ -241,3 +246,27 @@ def complains() -> Complains:
         assert [word for word in words if str(word) not in line] == [], line
 
     return check
+
+
+def _lacking(what: str) -> None:
+    if os.environ.get("SRTOOL_NEEDS_BROWSER"):
+        pytest.fail(f"{what}, and SRTOOL_NEEDS_BROWSER is set")
+    pytest.skip(f"{what}: this test looks at a page in a browser")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real browser. Skips where playwright or a browser is missing, unless SRTOOL_NEEDS_BROWSER
+    says that there must be one."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        _lacking("playwright is not installed")
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        _lacking(f"none of {', '.join(BROWSERS)} is installed")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        launched = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield launched
+        launched.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,8 +15,12 @@ from srtool.errors import UsageError
 
 def serve(
     engine: Annotated[
-        list[Path], typer.Option(help="An engine file; several may be given, the first is chosen.")
-    ],
+        list[str] | None,
+        typer.Option(
+            help="A shipped network's name, or a file; several may be given. Default: all that "
+            "are shipped."
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; any but 127.0.0.1 asks for a token.")
     ] = "127.0.0.1",
@@ -36,7 +39,8 @@ def serve(
     with needing("serve"):
         from srtool.serving.limits import Limits
         from srtool.serving.server import serve as run
-    from srtool.runtime.engine import open_engine
+    from srtool.models import engine_path, model_names
+    from srtool.runtime.opening import open_engine
 
     limits = Limits(max_megabytes, max_megapixels, max_waiting, max_seconds)
     if token is not None and not token.strip():
@@ -49,12 +53,14 @@ def serve(
 
     with ExitStack() as stack:
         engines = {}
-        for path in engine:
-            opened = stack.enter_context(open_engine(path, backend.value))
-            name = path.stem
-            if name in engines:
-                raise UsageError(f"{path}: another engine is called {name} as well; rename one")
+        for named in engine or model_names():
+            path = engine_path(named)
+            if path.stem in engines:
+                raise UsageError(f"{path}: another engine is called {path.stem} as well")
+            name, opened = path.stem, stack.enter_context(open_engine(path, backend.value))
             engines[name] = opened
-            doubt = f"; not certified: {opened.doubt}" if opened.doubt else ""
+            doubt = (
+                f"; not certified: {opened.uncertified_reason}" if opened.uncertified_reason else ""
+            )
             console.say(f"{name}: {opened.path} on {opened.backend} ({opened.reason}){doubt}")
         run(engines, host, port, token, limits, announce)

@@ -43,9 +43,12 @@ class Result(FileResponse):
             shutil.rmtree(Path(self.path).parent, ignore_errors=True)
 
 
-def refusal_from_error(error: SrtoolError, folder: Path, name: str) -> Refusal:
+def refusal_from_error(error: Exception, folder: Path, name: str) -> Refusal:
     """What the library says of a picture in `folder`, with the name that its sender gave it."""
     status = STATUSES.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+    if not isinstance(error, SrtoolError):
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        return Refusal(status, f"{name}: the engine failed on it ({reason})")
     return Refusal(
         status, re.sub(re.escape(str(folder)) + r"[/\\][\w.]+", lambda _: name, str(error))
     )

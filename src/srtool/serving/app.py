@@ -16,10 +16,9 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from srtool import __version__
 from srtool.errors import SrtoolError
 from srtool.runtime.engine import Engine
 from srtool.runtime.upscaling import Options
@@ -35,7 +34,9 @@ from srtool.serving.limits import DEFAULT_LIMITS, Limits, Refusal
 from srtool.serving.metrics import Metrics
 from srtool.serving.queue import Order, Queue, Task
 from srtool.serving.upload import check_size, discard_body, save_body, while_awaited
+from srtool.version import __version__
 
+FAILURES = (SrtoolError, RuntimeError, MemoryError)  # of one picture, not of the server
 PAGE = Path(__file__).parent / "page"
 
 
@@ -72,8 +73,27 @@ class Models(BaseModel):
     version: str
 
 
+class Parameters(BaseModel, extra="forbid"):
+    """What is to be done with a picture."""
+
+    engine: str | None = Field(None, description="A network's name. Default: the first.")
+    format: Format | None = Field(None, description="Default: the picture's own.")
+    quality: int | None = Field(None, ge=1, le=100, description="Of JPEG, WebP and AVIF.")
+    depth: int | None = Field(None, ge=8, le=8, description="8: never more than 8 bits.")
+    name: str = Field("picture", max_length=255, description="What messages call it.")
+    id: str | None = Field(
+        None,
+        pattern="^[A-Za-z0-9-]{8,64}$",
+        description="Made up by the caller, to ask for /v1/progress/{id} meanwhile.",
+    )
+
+    def options(self) -> Options:
+        return Options(depth=self.depth, quality=self.quality)
+
+
 class Progress(BaseModel):
-    """Of a picture on its way. before: pictures that come first. done, total: tiles."""
+    """Of a picture. stage: "none" where it is not on its way. before: pictures that come first.
+    done, total: tiles, as far as is known."""
 
     stage: str
     before: int
@@ -139,47 +159,38 @@ def make_app(served: Served) -> FastAPI:
         )
 
     @app.post("/v1/upscale", response_class=FileResponse, openapi_extra=_BODY, responses=_ANSWERS)
-    async def upscale(
-        request: Request,
-        engine: Annotated[str | None, Query(description="A network's name.")] = None,
-        format: Annotated[Format | None, Query(description="Default: the picture's own.")] = None,
-        quality: Annotated[int | None, Query(ge=1, le=100, description="Of lossy ones.")] = None,
-        depth: Annotated[int | None, Query(ge=8, le=8, description="8: never 16 bits.")] = None,
-        name: Annotated[str, Query(max_length=255, description="For messages.")] = "picture",
-        id: Annotated[str | None, Query(pattern="^[A-Za-z0-9-]{8,64}$")] = None,
-    ) -> Response:
-        """Upscale the picture that is the body; `id`, made up by the caller, lets it ask for
-        /v1/progress/{id} meanwhile."""
-        wanted = engine or next(iter(served.engines))
-        if wanted not in served.engines:
+    async def upscale(request: Request, wanted: Annotated[Parameters, Query()]) -> Response:
+        """Upscale the picture that is the body."""
+        engine = wanted.engine or next(iter(served.engines))
+        if engine not in served.engines:
             known = ", ".join(served.engines)
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"engine: {wanted} is not served, only {known}")
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"engine: {engine} is not served, only {known}")
         if queue.is_full:
             await discard_body(request, served.limits)
             queue.refuse_if_full()
-        with _listed(tasks, id) as task:
+        with _listed(tasks, wanted.id) as task:
             folder = Path(tempfile.mkdtemp(dir=served.folder))
             source = folder / "source"
             try:
                 await save_body(request, source, served.limits)
-                kind = format or written_format(source)
-                order = Order(wanted, source, kind, Options(depth=depth, quality=quality), name)
-                check_size(source, name, served.limits)
+                check_size(source, wanted.name, served.limits)
+                kind = wanted.format or written_format(source)
+                order = Order(engine, source, kind, wanted.options(), wanted.name)
                 await while_awaited(request, partial(queue.upscale, order, task))
             except BaseException as error:
                 shutil.rmtree(folder, ignore_errors=True)
-                if isinstance(error, SrtoolError):
-                    raise refusal_from_error(error, folder, name) from None
+                if isinstance(error, FAILURES):
+                    raise refusal_from_error(error, folder, wanted.name) from None
                 raise
             metrics.answers.labels(200).inc()
             return Result(order, task)
 
     @app.get("/v1/progress/{id}")
     def progress(id: str) -> Progress:
-        """How far a picture is; 404 where it is not on its way."""
+        """How far a picture is."""
         task = tasks.get(id)
         if task is None:
-            raise Refusal(HTTPStatus.NOT_FOUND, f"no picture with the id {id} is on its way")
+            return Progress(stage="none", before=0, done=0, total=0)
         before = queue.before(task)
         return Progress(stage=task.stage, before=before, done=task.done, total=task.total)
 
@@ -224,5 +235,5 @@ def _model(name: str, engine: Engine) -> Model:
         architecture=facts.architecture,
         precision=facts.precision,
         backend=str(engine.backend),
-        uncertified=engine.doubt,
+        uncertified=engine.uncertified_reason,
     )

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 @dataclass(frozen=True)
 class Limits:
-    """megabytes: of a picture as it is sent (MiB). megapixels: of a picture as it comes. waiting:
+    """megabytes: of a picture as it is sent. megapixels: of a picture as it comes. waiting:
     pictures that wait for their turn. seconds: that a picture may take once it is its turn.
     silence: seconds that a sender may pause."""
 
@@ -22,7 +22,7 @@ class Limits:
 
     @property
     def bytes(self) -> int:
-        return int(self.megabytes * 2**20)
+        return int(self.megabytes * 1e6)
 
     @property
     def pixels(self) -> int:

@@ -15,9 +15,12 @@ from typing import Literal, TypeVar, cast
 import anyio
 from anyio import from_thread, to_thread
 
-from srtool.images.files import Picture, read_image, write_image
+from srtool.images.picture import Picture
+from srtool.images.reading import read_image
+from srtool.images.writing import write_image
 from srtool.runtime.engine import Engine
 from srtool.runtime.guard import Guard
+from srtool.runtime.session import TileEngine
 from srtool.runtime.upscaling import Options, upscale_picture
 from srtool.serving.kinds import Format
 from srtool.serving.limits import Limits, Refusal
@@ -26,6 +29,7 @@ from srtool.serving.watch import Watched
 
 Stage = Literal["receiving", "waiting", "reading", "upscaling", "writing"]
 Result = TypeVar("Result")
+ON_GPU = 4  # pictures at a time, whose tiles fill its batches
 
 
 @dataclass(eq=False)
@@ -69,12 +73,13 @@ class Order:
 
 
 class Queue:
-    """Upscales pictures one at a time and in the order in which they came, since one keeps all
-    cores busy; the one before is written and the one after is read meanwhile."""
+    """Upscales pictures in the order in which they came: one at a time, since one keeps all cores
+    busy, on GPUs several; the one before is written and the one after is read meanwhile."""
 
     def __init__(self, engines: dict[str, Engine], limits: Limits, metrics: Metrics) -> None:
         self._engines, self._limits, self._metrics = engines, limits, metrics
-        self._turn, self._computing = anyio.Semaphore(2), anyio.Semaphore(1)
+        abreast = ON_GPU if all(engine.is_deferred for engine in engines.values()) else 1
+        self._turn, self._computing = anyio.Semaphore(abreast + 1), anyio.Semaphore(abreast)
         self._waiting: deque[Task] = deque()
         self._recent: deque[float] = deque(maxlen=20)  # seconds that pictures took
 
@@ -128,7 +133,7 @@ class Queue:
             self._recent.append(time.perf_counter() - start)
 
     async def _carry_out(self, order: Order, task: Task) -> None:
-        picture = await _stage(task, "reading", partial(read_image, order.source))
+        picture = await _stage(task, "reading", partial(read_image, order.source, self._limits.pixels))
         if picture.pages > 1:
             task.notes.append(f"it has {picture.pages} pages; only the first is upscaled")
         async with self._computing:
@@ -144,7 +149,7 @@ class Queue:
 
     def _upscaled(self, picture: Picture, order: Order, task: Task) -> Picture:
         watched = Watched(self._engines[order.engine], from_thread.check_cancelled, task.count)
-        engine = cast(Engine, watched)
+        engine = cast(TileEngine, watched)
         guard = Guard(engine)
         upscaled = upscale_picture(picture, engine, order.options, guard)
         if note := guard.report():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
 import uvicorn
+from fastapi import FastAPI
 
 from srtool.errors import UsageError
 from srtool.runtime.engine import Engine
@@ -44,10 +47,21 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{sock.getsockname()[1]}/"
         announce(f"{address}#token={token}" if token else address)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, ws="none"
+        # uvicorn drains, and then sends itself the signal once more
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        try:
+            server_of(app).run(sockets=[sock])
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def server_of(app: FastAPI, port: int = 0) -> uvicorn.Server:
+    """The server of an application; it ends when what is under way is done."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app, port=port, log_config=None, access_log=False, server_header=False, ws="none"
         )
-        uvicorn.Server(config).run(sockets=[sock])
+    )
 
 
 def _listening(host: str, port: int) -> socket.socket:

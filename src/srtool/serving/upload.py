@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 from starlette.requests import ClientDisconnect, Request
 
-from srtool.serving.kinds import picture_size
+from srtool.images.reading import image_size
 from srtool.serving.limits import Limits, Refusal
 
 
@@ -24,7 +24,7 @@ async def save_body(request: Request, path: Path, limits: Limits) -> None:
     if received > limits.bytes:
         raise Refusal(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the picture has more than {limits.megabytes:g} MiB, which is what this server takes",
+            f"the picture has more than {limits.megabytes:g} MB, which is what this server takes",
         )
     if not received:
         raise Refusal(HTTPStatus.BAD_REQUEST, "the request has no picture: send one as its body")
@@ -32,7 +32,7 @@ async def save_body(request: Request, path: Path, limits: Limits) -> None:
 
 def check_size(path: Path, name: str, limits: Limits) -> None:
     """Refusal where a picture has more pixels than are taken, by what its head says."""
-    width, height = picture_size(path)
+    height, width = image_size(path)
     if width * height > limits.pixels:
         raise Refusal(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

@@ -7,8 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from srtool.runtime.engine import Engine
-from srtool.runtime.gpu.scheduler import Deliver
+from srtool.runtime.session import Callback, TileEngine
 
 
 class Watched:
@@ -19,7 +18,7 @@ class Watched:
     """
 
     def __init__(
-        self, engine: Engine, check: Callable[[], None], report: Callable[[int, int], None]
+        self, engine: TileEngine, check: Callable[[], None], report: Callable[[int, int], None]
     ) -> None:
         self._engine, self._check, self._report = engine, check, report
         self._done = self._total = 0
@@ -27,16 +26,16 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def expect(self, shape: tuple[int, ...], dtype: Any, times: int) -> None:
+    def prepare(self, shape: tuple[int, ...], dtype: Any, times: int) -> None:
         self._total += times
         self._report(self._done, self._total)
-        self._engine.expect(shape, dtype, times)
+        self._engine.prepare(shape, dtype, times)
 
-    def submit(self, tile: NDArray[Any], deliver: Deliver) -> None:
+    def submit(self, tile: NDArray[Any], callback: Callback) -> None:
         self._check()
 
         def count(found: NDArray[Any] | Exception) -> None:
-            deliver(found)
+            callback(found)
             self._done += 1
             self._report(self._done, self._total)
 

@@ -1,14 +1,8 @@
-"""The page in a browser: nothing is loaded, nothing complains, and the slider slides.
-
-Skipped where playwright or a browser is missing, unless SRTOOL_NEEDS_BROWSER says that there must
-be one.
-"""
+"""The page in a browser: nothing is loaded, nothing complains, and the slider slides."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +18,6 @@ from srtool.benchmarks.speed.result import Bench
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE = {"width": 360, "height": 740}
 
 # asyncio keeps files open beneath the playwright of some Python versions.
@@ -33,28 +26,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-def _lacking(what: str) -> None:
-    if os.environ.get("SRTOOL_NEEDS_BROWSER"):
-        pytest.fail(f"{what}, and SRTOOL_NEEDS_BROWSER is set")
-    pytest.skip(f"{what}: this test looks at the report in a browser")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ModuleNotFoundError:
-        _lacking("playwright is not installed")
-    path = next((found for name in NAMES if (found := shutil.which(name))), None)
-    if path is None:
-        _lacking(f"none of {', '.join(NAMES)} is installed")
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        launched = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield launched
-        launched.close()
 
 
 def picture(name: str, height: int, width: int) -> Picture:

@@ -48,6 +48,9 @@ function showSettings() {
   const kind = at("size").value.split("=");
   at("amount").hidden = kind.length > 1 || !kind[0];
   const model = network();
+  const [own, ...others] = at("size").options;
+  own.textContent = `${model.scale} times, the network's own`;
+  for (const option of others) option.hidden = option.value === `scale=${model.scale}`;
   at("warning").hidden = !model.uncertified;
   at("warning").textContent = `${model.name} is not certified: ${model.uncertified}`;
   const lossless = ["png", "tif"].includes(at("format").value);
@@ -74,7 +77,7 @@ function add(files) {
     // one after the other: decoding takes memory
     looking = looking.then(async () => {
       await picture.look();
-      picture.expect(picture.size && expected(picture.size));
+      picture.expect(served && picture.size && expected(picture.size));
     });
   }
   show();

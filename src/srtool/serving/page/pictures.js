@@ -101,10 +101,12 @@ export class Picture {
       this.part("state").textContent = `tile ${done} of ${total}${this.#left(done, total)}`;
       return;
     }
+    if (stage === "none") return;
     this.tiles = null;
     this.#bar(stage === "writing" ? 1 : null);
+    const words = { receiving: "sending", reading: "reading", writing: "writing the result" };
     const waits = before ? `waiting, ${before} before it` : "waiting for its turn";
-    this.part("state").textContent = stage === "waiting" ? waits : stage;
+    this.part("state").textContent = words[stage] ?? waits;
   }
 
   #left(done, total) {

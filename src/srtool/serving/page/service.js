@@ -46,9 +46,10 @@ async function watch(id, report, signal) {
     await new Promise((wake) => setTimeout(wake, POLL));
     try {
       const answer = await ask(`v1/progress/${id}`, { signal });
-      report(await answer.json());
-    } catch (error) {
-      if (!(error instanceof Refused && error.status === 404)) return;
+      const progress = await answer.json();
+      if (!signal.aborted) report(progress);
+    } catch {
+      // whoever sent the picture hears of it
     }
   }
 }

@@ -1,0 +1,144 @@
+"""A server on a free port of this machine, with tiny networks."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from srtool.runtime.engine import Engine
+from srtool.runtime.opening import open_engine
+from srtool.serving.app import Served, make_app
+from srtool.serving.limits import Limits
+from srtool.serving.server import server_of
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def detail(self) -> str:
+        """The line of an error."""
+        assert self.headers["content-type"] == "application/problem+json"
+        assert self.json["status"] == self.status
+        found: str = self.json["detail"]
+        assert "\n" not in found
+        return found
+
+
+@dataclass
+class Client:
+    """Asks a server on this machine."""
+
+    port: int
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, {**self.headers, **(headers or {})})
+            found = connection.getresponse()
+            names = {name.lower(): value for name, value in found.getheaders()}
+            return Answer(found.status, found.read(), names)
+        finally:
+            connection.close()
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.ask("GET", path, headers=headers)
+
+    def upscale(self, picture: Path | bytes, **parameters: object) -> Answer:
+        body = picture.read_bytes() if isinstance(picture, Path) else picture
+        if isinstance(picture, Path):
+            parameters.setdefault("name", picture.name)
+        return self.ask("POST", f"/v1/upscale?{urlencode(parameters)}", body)
+
+
+Start = Callable[..., Client]
+
+
+@pytest.fixture(scope="session")
+def engine(compact_export: Path) -> Iterator[Engine]:
+    with open_engine(compact_export / "x4.onnx") as opened:
+        yield opened
+
+
+@contextmanager
+def running(served: Served) -> Iterator[int]:
+    """Serve in a thread; gives the port."""
+    server = server_of(make_app(served))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the server keeps what is under way."""
+    found = tmp_path / "under way"
+    found.mkdir()
+    return found
+
+
+@pytest.fixture
+def start(engine: Engine, folder: Path) -> Iterator[Start]:
+    """Start a server; its engines are one tiny network by two names, unless others are given."""
+    with ExitStack() as stack:
+
+        def started(
+            engines: Mapping[str, Any] | None = None, limits: Limits | None = None, **more: Any
+        ) -> Client:
+            engines = engines or {"tiny": engine, "other": engine}
+            served = Served(engines, folder, limits or Limits(), **more)
+            return Client(stack.enter_context(running(served)))
+
+        yield started
+        stack.close()
+        assert list(folder.iterdir()) == []
+
+
+class Slow:
+    """An engine whose tiles take their time, and wait at a gate."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.gate, self.tiles = threading.Event(), 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def submit(self, tile: Any, callback: Any) -> None:
+        self.gate.wait(30)
+        self.tiles += 1
+        self._engine.submit(tile, callback)
+
+
+@pytest.fixture
+def slow(engine: Engine) -> Iterator[Slow]:
+    found = Slow(engine)
+    yield found
+    found.gate.set()
