@@ -18,7 +18,10 @@ from srtool.serving.limits import Refusal
 from srtool.serving.queue import Order, Task
 
 GONE = 499  # whoever asked did not wait; nobody reads it
-STATUSES = {ImageError: HTTPStatus.UNPROCESSABLE_ENTITY, UsageError: HTTPStatus.BAD_REQUEST}
+STATUSES: dict[type[Exception], int] = {
+    ImageError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    UsageError: HTTPStatus.BAD_REQUEST,
+}
 
 
 class Result(FileResponse):

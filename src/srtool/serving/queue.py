@@ -133,7 +133,9 @@ class Queue:
             self._recent.append(time.perf_counter() - start)
 
     async def _carry_out(self, order: Order, task: Task) -> None:
-        picture = await _stage(task, "reading", partial(read_image, order.source, self._limits.pixels))
+        picture = await _stage(
+            task, "reading", partial(read_image, order.source, self._limits.pixels)
+        )
         if picture.pages > 1:
             task.notes.append(f"it has {picture.pages} pages; only the first is upscaled")
         async with self._computing:
