@@ -59,8 +59,7 @@ def serve(
                 raise UsageError(f"{path}: another engine is called {path.stem} as well")
             name, opened = path.stem, stack.enter_context(open_engine(path, backend.value))
             engines[name] = opened
-            doubt = (
-                f"; not certified: {opened.uncertified_reason}" if opened.uncertified_reason else ""
-            )
-            console.say(f"{name}: {opened.path} on {opened.backend} ({opened.reason}){doubt}")
+            console.say(f"{name}: {opened.path} on {opened.backend} ({opened.reason})")
+            if opened.uncertified_reason:
+                console.say(f"{name}: is not certified: {opened.uncertified_reason}")
         run(engines, host, port, token, limits, announce)

@@ -48,7 +48,7 @@ class Result(FileResponse):
 
 def refusal_from_error(error: Exception, folder: Path, name: str) -> Refusal:
     """What the library says of a picture in `folder`, with the name that its sender gave it."""
-    status = STATUSES.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+    status = STATUSES.get(type(error), 500)
     if not isinstance(error, SrtoolError):
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         return Refusal(status, f"{name}: the engine failed on it ({reason})")
