@@ -44,7 +44,7 @@ from srtool.manifest import ModelFacts, Profile, Shape
 from srtool.runtime.backends.tensorrt import TensorRt
 from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.gpu.cuda import Cuda, OutOfMemory, open_cuda
-from srtool.runtime.gpu.scheduler import Ring
+from srtool.runtime.gpu.scheduler import Scheduler
 from srtool.runtime.tiling import Canvas
 
 Found = dict[str, Any]  # of a proof: "passed", and the figures
@@ -58,21 +58,21 @@ class Proof:
 
     def engine(
         self, module: nn.Module, facts: ModelFacts, opt: Shape, graphs: bool = True
-    ) -> tuple[Engine, Ring]:
+    ) -> tuple[Engine, Scheduler]:
         """A module behind the scheduler, tuned for batches of one shape."""
         profile = Profile(min=(1, 8, 8), opt=opt, max=opt)
         module = module.to(self.device).eval()
         network = TorchNetwork(self.cuda, module, facts, profile, graphs, self.queue, self.device)
         with self.cuda.current():
-            ring = Ring(self.cuda, network)
+            scheduler = Scheduler(self.cuda, network)
         info = EngineInfo(Path("proof"), facts, TensorRt("tensorrt", facts.precision))
-        return Engine(info, ring), ring
+        return Engine(info, scheduler), scheduler
 
     def exact(self, io: str = "uint8", count: int = 40, most: int = 600) -> Found:
         """Many images of different sizes on their way at once, of a network of whole numbers."""
         images = noise_of_any_size(count, most)
         expected = [on_cpu(Exact(io), image, io) for image in images]
-        engine, ring = self.engine(Exact(io), facts_of(io), (4, 64, 96))
+        engine, scheduler = self.engine(Exact(io), facts_of(io), (4, 64, 96))
         with engine:
             canvases = [Canvas(given(image, io), engine) for image in images]
             engine.flush()
@@ -84,7 +84,7 @@ class Proof:
             "images": count,
             "values": sum(right.size for right in expected),
             "values that differ": differ,
-            "GPU seconds": round(ring.busy, 4),
+            "GPU seconds": round(scheduler.busy, 4),
         }
 
     def graphs(self) -> Found:
@@ -156,11 +156,11 @@ class Proof:
                 blocks.append(self.cuda.allocate(min(free - left, 8 << 30)))
         (image,) = noise([(side + 100, side + 100)])
         try:
-            engine, ring = self.engine(Exact(), facts_of(), (64, side, side), graphs=False)
-            first = str(ring.layout)
+            engine, scheduler = self.engine(Exact(), facts_of(), (64, side, side), graphs=False)
+            first = str(scheduler.layout)
             with engine:
                 made = engine.upscale_batch(image[None])[0]
-                notes, last = engine.notes(), str(ring.layout)
+                notes, last = engine.notes(), str(scheduler.layout)
         finally:
             with self.cuda.current():
                 for block in blocks:

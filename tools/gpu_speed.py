@@ -23,7 +23,7 @@ from torch_network import TorchNetwork
 
 from srtool.manifest import Profile
 from srtool.runtime.gpu.cuda import open_cuda
-from srtool.runtime.gpu.scheduler import Ring
+from srtool.runtime.gpu.scheduler import Scheduler
 
 TILE, BATCH, ROUNDS = 256, 4, 5
 
@@ -46,9 +46,9 @@ class Timed:
         profile = Profile(min=shape, opt=shape, max=shape)
         network = TorchNetwork(self.cuda, module, facts_of(precision="fp16"), profile)
         with self.cuda.current():
-            ring = Ring(self.cuda, network)
+            scheduler = Scheduler(self.cuda, network)
         self.busy[name] = []
-        self.ways[name] = self._scheduled(name, ring)
+        self.ways[name] = self._scheduled(name, scheduler)
 
     def add_compiled(self) -> float:
         """Compile for the one shape; returns the seconds that it took."""
@@ -72,7 +72,7 @@ class Timed:
 
         return run
 
-    def _scheduled(self, name: str, ring: Ring) -> Callable[[int], float]:
+    def _scheduled(self, name: str, scheduler: Scheduler) -> Callable[[int], float]:
         def run(batches: int) -> float:
             found: list[tuple[int, ...]] = []
 
@@ -81,13 +81,13 @@ class Timed:
                     raise made
                 found.append(made.shape)
 
-            before, start = ring.busy, time.perf_counter()
+            before, start = scheduler.busy, time.perf_counter()
             for tile in self.tiles * batches:
-                ring.submit(tile, take)
-            ring.flush()
+                scheduler.submit(tile, take)
+            scheduler.flush()
             seconds = time.perf_counter() - start
             assert len(found) == batches * BATCH
-            self.busy[name].append((ring.busy - before) / seconds)
+            self.busy[name].append((scheduler.busy - before) / seconds)
             return seconds
 
         return run

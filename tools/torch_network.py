@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from srtool.manifest import ModelFacts, Profile, Shape
 from srtool.runtime.gpu.cuda import Buffer, Cuda, OutOfMemory
-from srtool.runtime.gpu.layout import LANES
+from srtool.runtime.gpu.layout import SLOTS
 
 Queue = Callable[[int, Callable[[], object]], None]  # of a stream's handle, and what to do on it
 
@@ -44,7 +44,7 @@ class TorchNetwork:
         capture it. queue, device: another way to a GPU, for tests."""
         self.cuda, self.module, self.facts, self.profiles = cuda, module, facts, (profile,)
         self.graphs, self.queue, self.device = graphs, queue, device
-        self.most_lanes = LANES
+        self.most_slots = SLOTS
 
     def scratch(self, shape: Shape) -> int:
         """Not known: PyTorch takes memory as it goes."""

@@ -66,8 +66,7 @@ class FakeGpu:
         self.streams: dict[int, Stream] = {}
         self.events: dict[int, Event] = {}
         self.graphs: dict[int, list[Callable[[], bool]]] = {}
-        self.thread = threading.get_ident()
-        self.contexts: list[int] = []  # the stack of that thread
+        self.stacks: dict[int, list[int]] = {}
         self.handles = itertools.count(0x1000)
         self.clock, self.kernel_seconds = 0.0, 0.001
         self.log: list[str] = []
@@ -77,8 +76,12 @@ class FakeGpu:
 
     # Contexts
 
+    @property
+    def contexts(self) -> list[int]:
+        """The stack of the thread that asks."""
+        return self.stacks.setdefault(threading.get_ident(), [])
+
     def check(self) -> None:
-        assert threading.get_ident() == self.thread, "a call from another thread"
         if not self.contexts:
             raise GpuError(INVALID_CONTEXT)
         assert self.contexts[-1] == PRIMARY, "a call in another context than the primary one"
@@ -280,7 +283,7 @@ def cuda_python(gpu: FakeGpu) -> types.ModuleType:
     offer("cuDeviceGet", lambda number: setattr(gpu, "opened", number) or number)
     offer("cuDevicePrimaryCtxRetain", lambda device: PRIMARY)
     offer("cuCtxGetCurrent", lambda: gpu.contexts[-1] if gpu.contexts else 0)
-    offer("cuCtxPushCurrent", gpu.contexts.append)
+    offer("cuCtxPushCurrent", lambda context: gpu.contexts.append(context))
     offer("cuCtxPopCurrent", pop)
     offer("cuMemGetInfo", lambda: (gpu.capacity - gpu.used, gpu.capacity))
     offer("cuMemAlloc", gpu.allocate)

@@ -84,10 +84,12 @@ def write_plan(path: Path, generation: str, **changes: Any) -> Path:
 
 def tensorrt(generation: str, gpu: Any) -> types.ModuleType:
     """The module of a generation on a GPU. `made` lists the contexts, weakly, as the last
-    reference to one frees its profile; `configs` what they were made with, `caches` RTX's."""
+    reference to one frees its profile; `configs` what they were made with, `caches` RTX's; `pixels`
+    counts what was computed, but for graphs."""
     module: Any = types.ModuleType("tensorrt")
     module.__version__ = VERSIONS[generation]
     module.made, module.configs, module.caches = [], [], []
+    module.pixels = 0
 
     class ILogger:
         INTERNAL_ERROR, ERROR, WARNING = range(3)
@@ -237,6 +239,7 @@ def tensorrt(generation: str, gpu: Any) -> types.ModuleType:
                 self.engine.log.log(ILogger.ERROR, broken)
                 return False
             self.ran += 1
+            module.pixels += self.pixels()
             address, size = self.scratch
             need = self.pixels() * plan["scratch"]
             assert size >= need, f"{size} bytes of scratch memory for {need}"

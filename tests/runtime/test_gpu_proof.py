@@ -46,14 +46,14 @@ def test_graphs(make_proof: Any) -> None:
 def test_shortage_of_memory(make_proof: Any) -> None:
     found = make_proof(capacity=1 << 26).memory(1 << 24, 64)
     assert found["passed"]
-    assert found["chosen"] != "64 tiles of 64x64 at a time in 3 lanes"
+    assert found["chosen"] != "64 tiles of 64x64 at a time in 3 slots"
 
 
 def test_a_copy_that_is_too_late_shows(make_proof: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results that are read before they have come."""
-    from srtool.runtime.gpu.slots import Lane
+    from srtool.runtime.gpu.slots import Slot
 
-    monkeypatch.setattr(Lane, "wait", lambda self: None)
+    monkeypatch.setattr(Slot, "wait", lambda self: None)
     monkeypatch.setattr("srtool.runtime.gpu.cuda.cudapython.CudaPython.seconds", lambda *_: 0.0)
     found = make_proof(seed=5).exact("uint8", 6, 150)
     assert not found["passed"]

@@ -214,7 +214,7 @@ def test_what_it_says(make_plan: Any) -> None:
     made = make_plan("10.13")
     with open_engine(made.path) as engine:
         assert str(engine.backend) == "tensorrt fp16"
-        assert engine.reason == "TensorRT 10.13.3.9, 4 tiles of 24x16 at a time in 3 lanes"
+        assert engine.reason == "TensorRT 10.13.3.9, 4 tiles of 24x16 at a time in 3 slots"
         assert "never compared" in engine.uncertified_reason
 
 

@@ -40,12 +40,12 @@ def noise(height: int, width: int, seed: int = 0) -> Any:
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_images_of_all_sizes(make_plan: Callable[..., Any], generation: str, io: str) -> None:
     made = make_plan(generation, io=io)
-    ring = opened(made)
-    engine = engine_of(made, ring)
+    scheduler = opened(made)
+    engine = engine_of(made, scheduler)
     for number, sides in enumerate([(50, 90), (16, 24), (7, 5), (13, 70), (50, 90)]):
         image = noise(*sides, number)
         assert np.array_equal(upscale_tiled(image, engine), image.repeat(4, 0).repeat(4, 1))
-    ring.close()
+    scheduler.close()
     assert made.gpu.used == 0
     assert made.gpu.contexts == []
 
@@ -54,10 +54,10 @@ def test_images_of_all_sizes(make_plan: Callable[..., Any], generation: str, io:
 def test_scratch_memory_is_ours(make_plan: Any, generation: str) -> None:
     """8.6 says what the largest shape takes; from 10.0 on it is what the shape takes."""
     made = make_plan(generation, scratch=1000)
-    ring = opened(made)
+    scheduler = opened(made)
     pixels = 8 * 32 * 32 if generation == "8.6" else 4 * 16 * 24
     buffers = 4 * 16 * 24 * 3 * (1 + 16)
-    assert made.gpu.used == ring.layout.lanes * (pixels * 1000 + buffers)
+    assert made.gpu.used == scheduler.layout.slots * (pixels * 1000 + buffers)
 
 
 @pytest.mark.parametrize("sharing", [False, True])
@@ -65,14 +65,14 @@ def test_plans_of_8_6_share_a_profile_only_where_they_were_built_so(
     make_plan: Any, sharing: bool
 ) -> None:
     made = make_plan("8.6", sharing=sharing)
-    ring = opened(made)
-    assert ring.layout.lanes == (3 if sharing else 1)
-    engine = engine_of(made, ring)
+    scheduler = opened(made)
+    assert scheduler.layout.slots == (3 if sharing else 1)
+    engine = engine_of(made, scheduler)
     for number, sides in enumerate([(50, 90), (7, 5), (70, 70), (16, 24)]):
         image = noise(*sides, number)
         assert np.array_equal(upscale_tiled(image, engine), image.repeat(4, 0).repeat(4, 1))
     assert (made.gpu.launched > 0) == sharing
-    ring.close()
+    scheduler.close()
     assert made.gpu.used == 0
 
 
@@ -85,19 +85,19 @@ def test_no_scratch_memory_at_all(make_plan: Any) -> None:
 
 def test_other_shapes_share_the_scratch_memory(make_plan: Any) -> None:
     made = make_plan("10.13")
-    ring = opened(made)
+    scheduler = opened(made)
     before = made.gpu.used
     for side in range(4, 17):
-        ring.run(noise(side, side)[None])
+        scheduler.run(noise(side, side)[None])
     assert made.gpu.used == before
 
 
 def test_rtx_compiles_for_the_shape_that_stays(make_plan: Any) -> None:
     made = make_plan("rtx")
-    ring = opened(made)
+    scheduler = opened(made)
     for _ in range(20):
-        ring.run(noise(16, 24)[None])
-    ring.run(noise(9, 9)[None])
+        scheduler.run(noise(16, 24)[None])
+    scheduler.run(noise(9, 9)[None])
     kernels = made.tensorrt.DynamicShapesKernelSpecializationStrategy
     graphs = made.tensorrt.CudaGraphStrategy
     contexts = [context() for context in made.tensorrt.made]
@@ -114,10 +114,10 @@ def test_rtx_compiles_for_the_shape_that_stays(make_plan: Any) -> None:
 
 def test_rtx_keeps_what_it_compiled(make_plan: Any, tmp_path: Path) -> None:
     made = make_plan("rtx")
-    ring = opened(made)
+    scheduler = opened(made)
     (cache,) = made.tensorrt.caches
     assert cache.loaded == b""
-    ring.close()
+    scheduler.close()
     (file,) = (tmp_path / "cache" / "tensorrt-rtx").iterdir()
     assert file.read_bytes() == b"compiled"
     opened(made)
@@ -128,10 +128,10 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     make_plan: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     made = make_plan("rtx")
-    ring = opened(made)
+    scheduler = opened(made)
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setattr(backend, "_cache_file", lambda plan: tmp_path / "file" / "x")
-    ring.close()
+    scheduler.close()
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
@@ -147,8 +147,8 @@ def test_a_plan_of_another_version(make_plan: Any, complains: Any) -> None:
     made = make_plan("11", version="10.13.3.9")
     with complains(EngineError, "10.13.3.9", "11.4.0.106", "rebuild"):
         opened(made)
-    ring = opened(made, host_code=True)
-    assert ring.run(noise(4, 4)[None]).shape == (1, 16, 16, 3)
+    scheduler = opened(made, host_code=True)
+    assert scheduler.run(noise(4, 4)[None]).shape == (1, 16, 16, 3)
 
 
 @pytest.mark.parametrize("facts", [{"io": "float32"}, {"scale": 2}])
@@ -162,10 +162,10 @@ def test_a_manifest_of_another_network(make_plan: Any, complains: Any, facts: An
 
 def test_errors_do_not_pile_up(make_plan: Any) -> None:
     made = make_plan(broken="Error Code 2: Internal Error")
-    ring = opened(made)
+    scheduler = opened(made)
     for _ in range(2):
         with pytest.raises(RuntimeError) as caught:
-            ring.run(noise(16, 24)[None])
+            scheduler.run(noise(16, 24)[None])
         assert str(caught.value) == "Error Code 2: Internal Error"
 
 

@@ -18,7 +18,7 @@ PROFILE = Profile(min=(1, 16, 16), opt=(4, 256, 192), max=(8, 512, 512))
 
 
 def described(layout: Layout | None) -> tuple[int, int, int, int] | None:
-    return layout and (*layout.shape, layout.lanes)
+    return layout and (*layout.shape, layout.slots)
 
 
 def test_it_gives_up_the_batch_then_the_tile_then_the_lanes() -> None:
@@ -86,7 +86,7 @@ def scratch(shape: Shape) -> int:
 
 
 @pytest.mark.parametrize(
-    ("lanes", "expected"),
+    ("slots", "expected"),
     [
         (10.0, (4, 256, 192, 3)),
         (3.4, (4, 256, 192, 3)),
@@ -99,11 +99,11 @@ def scratch(shape: Shape) -> int:
         (0.0, (1, 48, 48, 1)),  # nothing fits: the smallest
     ],
 )
-def test_what_fits(lanes: float, expected: tuple[int, int, int, int]) -> None:
-    """Memory counted in lanes of the main shape."""
+def test_what_fits(slots: float, expected: tuple[int, int, int, int]) -> None:
+    """Memory counted in slots of the main shape."""
     choices = layouts_from_profiles([PROFILE], FACTS)
     main = choices[0].shape
-    free = round(lanes * (scratch(main) + buffer_bytes(main, FACTS)))
+    free = round(slots * (scratch(main) + buffer_bytes(main, FACTS)))
     assert described(fitting(choices, FACTS, scratch, free)) == expected
 
 

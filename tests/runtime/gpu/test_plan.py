@@ -38,8 +38,8 @@ RTX_4090 = Machine("NVIDIA GeForce RTX 4090", "8.9", "580.65.06", 24 << 30, "lin
 
 
 def plan_of(flavour: Any = "tensorrt", version: str = "10.9.0", **changes: Any) -> PlanFacts:
-    asked = PlanRecipe.model_fields.keys() - PlanFacts.model_fields.keys()
-    recipe = {name: changes.pop(name) for name in asked if name in changes}
+    own = set(PlanRecipe.model_fields) - set(PlanFacts.model_fields)
+    recipe = {name: changes.pop(name) for name in own if name in changes}
     facts: dict[str, Any] = {
         "recipe": PlanRecipe(flavour=flavour, **recipe),
         "onnx": "x4.onnx",

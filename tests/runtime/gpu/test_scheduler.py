@@ -1,8 +1,9 @@
-"""The ring on a GPU that works late and in random order: every pixel must come out right."""
+"""The scheduler on a GPU that works late and in random order: every pixel must come out right."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 from srtool.errors import EngineError, UsageError
 from srtool.runtime.backends.tensorrt import TensorRt
 from srtool.runtime.engine import Engine, EngineInfo
-from srtool.runtime.gpu.scheduler import Ring, TooLarge
+from srtool.runtime.gpu.scheduler import Scheduler, TooLarge
 from srtool.runtime.tiling import Canvas, Tiling, upscale_tiled
 
-Opened = Callable[..., tuple[Ring, Any]]
+Opened = Callable[..., tuple[Scheduler, Any]]
 # One main shape of 4 tiles of 24x16, other sizes from 4x4 to 32x32.
 SIDES = (16, 24)
 
@@ -31,9 +32,9 @@ def enlarged(image: NDArray[Any]) -> NDArray[Any]:
 
 @pytest.fixture
 def opened(make_plan: Any) -> Opened:
-    """A ring on a fake plan, and what `make_plan` gives."""
+    """A scheduler on a fake plan, and what `make_plan` gives."""
 
-    def open_ring(generation: str = "11", **wanted: Any) -> tuple[Ring, Any]:
+    def open_ring(generation: str = "11", **wanted: Any) -> tuple[Scheduler, Any]:
         made = make_plan(generation, **wanted)
         return backend_of(made).open(made.path, made.facts), made
 
@@ -44,8 +45,8 @@ def backend_of(made: Any) -> TensorRt:
     return TensorRt(made.flavour, made.facts.precision)
 
 
-def engine_of(ring: Ring, made: Any) -> Engine:
-    return Engine(EngineInfo(made.path, made.facts, backend_of(made)), ring)
+def engine_of(scheduler: Scheduler, made: Any) -> Engine:
+    return Engine(EngineInfo(made.path, made.facts, backend_of(made)), scheduler)
 
 
 class Delivered:
@@ -55,11 +56,11 @@ class Delivered:
         self.results: dict[int, NDArray[Any] | Exception] = {}
 
     def to(self, number: int) -> Callable[[Any], None]:
-        def deliver(found: NDArray[Any] | Exception) -> None:
+        def callback(found: NDArray[Any] | Exception) -> None:
             assert number not in self.results, "delivered twice"
             self.results[number] = found if isinstance(found, Exception) else found.copy()
 
-        return deliver
+        return callback
 
     def are(self, tiles: list[NDArray[Any]]) -> bool:
         return all(
@@ -74,23 +75,23 @@ class Delivered:
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("library", ["cuda-python", "PyCUDA"])
 def test_every_tile_comes_back_as_it_should(opened: Opened, library: str, seed: int) -> None:
-    ring, made = opened(library=library, seed=seed)
+    scheduler, made = opened(library=library, seed=seed)
     tiles = [noise(*SIDES, number) for number in range(61)]
     delivered = Delivered()
     for number, tile in enumerate(tiles):
-        ring.submit(tile, delivered.to(number))
+        scheduler.submit(tile, delivered.to(number))
     assert len(delivered.results) < 61  # some are on their way
-    ring.flush()
+    scheduler.flush()
     assert delivered.are(tiles)
     assert list(delivered.results) == list(range(61))
     assert made.gpu.launched > 0
-    ring.close()
+    scheduler.close()
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("io", ["uint8", "float32"])
 def test_tiles_of_all_sizes_in_between(opened: Opened, io: str, seed: int) -> None:
-    ring, _ = opened(seed=seed, io=io)
+    scheduler, _ = opened(seed=seed, io=io)
     random = np.random.default_rng(seed)
     tiles = []
     for number in range(80):
@@ -98,44 +99,44 @@ def test_tiles_of_all_sizes_in_between(opened: Opened, io: str, seed: int) -> No
         tiles.append(noise(*(int(side) for side in sides), number, io))
     delivered = Delivered()
     for number, tile in enumerate(tiles):
-        ring.submit(tile, delivered.to(number))
+        scheduler.submit(tile, delivered.to(number))
         if random.random() < 0.05:
-            ring.flush()
-    ring.flush()
+            scheduler.flush()
+    scheduler.flush()
     assert delivered.are(tiles)
 
 
 @pytest.mark.parametrize("io", ["uint8", "float32"])
 def test_as_a_session(opened: Opened, io: str) -> None:
-    ring, _ = opened(io=io)
+    scheduler, _ = opened(io=io)
     batch = np.stack([noise(*SIDES, number, io) for number in range(9)])
-    out = ring.run(batch)
+    out = scheduler.run(batch)
     assert out.flags.c_contiguous
     assert np.array_equal(out, batch.repeat(4, 1).repeat(4, 2))
     with pytest.raises(RuntimeError, match="24x16"):
-        ring.run(np.zeros((1, 40, 40, 3), batch.dtype))
+        scheduler.run(np.zeros((1, 40, 40, 3), batch.dtype))
 
 
 def test_padding_smaller_tiles_than_the_engine_takes(opened: Opened) -> None:
-    ring, _ = opened(profiles=[((2, 16, 24), (2, 16, 24), (2, 16, 24))])
+    scheduler, _ = opened(profiles=[((2, 16, 24), (2, 16, 24), (2, 16, 24))])
     tiles = [noise(3, 2), noise(16, 5, 1), noise(*SIDES, 2)]
     delivered = Delivered()
     for number, tile in enumerate(tiles):
-        ring.submit(tile, delivered.to(number))
-    ring.flush()
+        scheduler.submit(tile, delivered.to(number))
+    scheduler.flush()
     assert delivered.are(tiles)
-    (note,) = ring.notes
+    (note,) = scheduler.notes
     assert "2x3" in note
     assert "mirror image to 24x16" in note or "24x16" in note
 
 
 def test_several_profiles(opened: Opened) -> None:
     profiles = [((1, 4, 4), (4, 16, 24), (4, 16, 24)), ((2, 4, 32), (3, 8, 40), (6, 8, 40))]
-    ring, made = opened(profiles=profiles)
-    assert ring.tile == SIDES
-    ring.use_tile(8)
-    assert (ring.layout.batch, ring.tile) == (4, (8, 8))
-    engine = engine_of(ring, made)
+    scheduler, made = opened(profiles=profiles)
+    assert scheduler.tile == SIDES
+    scheduler.use_tile(8)
+    assert (scheduler.layout.batch, scheduler.tile) == (4, (8, 8))
+    engine = engine_of(scheduler, made)
     image = noise(50, 60)
     assert np.array_equal(upscale_tiled(image, engine), enlarged(image))
 
@@ -144,21 +145,21 @@ def test_several_profiles(opened: Opened) -> None:
 
 
 def test_uploads_run_ahead_of_the_computation(opened: Opened) -> None:
-    """Nobody waits for a lane but to use it again: three batches are queued before anything has
+    """Nobody waits for a slot but to use it again: three batches are queued before anything has
     to be done."""
-    ring, made = opened()
+    scheduler, made = opened()
     delivered = Delivered()
     for number in range(12):
-        ring.submit(noise(*SIDES, number), delivered.to(number))
-    assert ring.layout.lanes == 3
+        scheduler.submit(noise(*SIDES, number), delivered.to(number))
+    assert scheduler.layout.slots == 3
     assert delivered.results == {}
     assert sum(bool(stream.work) for stream in made.gpu.streams.values()) == 3
-    ring.flush()
+    scheduler.flush()
 
 
 def test_tiles_of_different_images_share_a_batch(opened: Opened) -> None:
-    ring, made = opened()
-    engine = engine_of(ring, made)
+    scheduler, made = opened()
+    engine = engine_of(scheduler, made)
     images = [noise(16, 24, number) for number in range(8)]
     canvases = [Canvas(image, engine) for image in images]
     assert [canvas.is_done for canvas in canvases] == [False] * 8
@@ -168,71 +169,128 @@ def test_tiles_of_different_images_share_a_batch(opened: Opened) -> None:
 
 
 def test_the_main_shape_becomes_a_graph_for_each_lane(opened: Opened) -> None:
-    ring, made = opened("10.13")
+    scheduler, made = opened("10.13")
     for number in range(40):
-        ring.submit(noise(*SIDES, number), lambda found: None)
-    ring.flush()
+        scheduler.submit(noise(*SIDES, number), lambda found: None)
+    scheduler.flush()
     assert len(made.gpu.graphs) == 3
-    assert made.gpu.launched == 10 - 3  # all but the first of each lane
-    ring.submit(noise(9, 9), lambda found: None)
-    ring.flush()
+    assert made.gpu.launched == 10 - 3  # all but the first of each slot
+    scheduler.submit(noise(9, 9), lambda found: None)
+    scheduler.flush()
     assert made.gpu.launched == 7
-    ring.close()
+    scheduler.close()
     assert made.gpu.graphs == {}
 
 
 def test_a_network_that_cannot_be_captured_runs_without(opened: Opened) -> None:
-    ring, made = opened()
+    scheduler, made = opened()
     made.gpu.captures = False
     tiles = [noise(*SIDES, number) for number in range(30)]
     delivered = Delivered()
     for number, tile in enumerate(tiles):
-        ring.submit(tile, delivered.to(number))
-    ring.flush()
+        scheduler.submit(tile, delivered.to(number))
+    scheduler.flush()
     assert delivered.are(tiles)
     assert made.gpu.launched == 0
 
 
+def test_several_threads_at_once(opened: Opened) -> None:
+    """Whoever flushes may give back the tiles of others; after its own flush nobody waits."""
+    scheduler, made = opened(seed=5, profiles=TWO)
+    engine = engine_of(scheduler, made)
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for round_ in range(8):
+            image = noise(20 + 7 * number, 50 - 3 * round_, number)
+            if not np.array_equal(upscale_tiled(image, engine), enlarged(image)):
+                wrong.append(number)
+        wrong.extend(number for tile in [noise(*SIDES, number)] if not same(scheduler, tile))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert wrong == []
+    scheduler.close()
+    assert made.gpu.used == 0
+
+
+def same(scheduler: Scheduler, tile: NDArray[Any]) -> bool:
+    return np.array_equal(scheduler.run(tile[None])[0], enlarged(tile))
+
+
+# One shape alone, and what is left.
+TWO = [((4, 16, 24), (4, 16, 24), (4, 16, 24)), ((1, 4, 4), (1, 16, 24), (4, 32, 32))]
+
+
+def test_a_part_of_a_batch_is_not_computed_whole(opened: Opened) -> None:
+    scheduler, made = opened(profiles=TWO)
+    assert scheduler.layout.shape == (4, *SIDES)
+    pixels = []
+    for count in (1, 2, 3, 4):
+        before = made.tensorrt.pixels
+        tiles = np.stack([noise(*SIDES, number) for number in range(count)])
+        found = scheduler.run(tiles)
+        assert np.array_equal(found, np.stack([enlarged(tile) for tile in tiles]))
+        pixels.append((made.tensorrt.pixels - before) // (16 * 24))
+    assert pixels == [1, 2, 3, 4]
+
+
+def test_one_profile_computes_the_whole_batch(opened: Opened) -> None:
+    """Another kernel of the same profile would save nothing."""
+    scheduler, made = opened()
+    scheduler.run(noise(*SIDES)[None])
+    assert made.tensorrt.pixels == 4 * 16 * 24
+
+
+def test_a_profile_of_one_shape_is_left_for_want_of_memory(opened: Opened) -> None:
+    whole, made = opened(profiles=TWO, scratch=1000)
+    need = made.gpu.used // whole.layout.slots
+    scheduler, made = opened(profiles=TWO, scratch=1000, capacity=int(1.3 * need))
+    assert scheduler.layout.batch == 2
+    image = noise(50, 90)
+    assert np.array_equal(upscale_tiled(image, engine_of(scheduler, made)), enlarged(image))
+
+
 def test_time_of_the_gpu(opened: Opened) -> None:
-    """Lanes that compute at the same time are counted once."""
-    ring, made = opened(seed=5)
+    """Slots that compute at the same time are counted once."""
+    scheduler, made = opened(seed=5)
     start = made.gpu.clock
     for number in range(40):
-        ring.submit(noise(*SIDES, number), lambda found: None)
-    ring.flush()
+        scheduler.submit(noise(*SIDES, number), lambda found: None)
+    scheduler.flush()
     passed = made.gpu.clock - start
-    assert 0.8 * passed < ring.busy <= passed * 1.0001
+    assert 0.8 * passed < scheduler.busy <= passed * 1.0001
 
 
 # Memory
 
 
 def bytes_of(batch: int, height: int, width: int) -> int:
-    """Of a lane of the fake plan: pixels, 16 times as many, and scratch memory."""
+    """Of a slot of the fake plan: pixels, 16 times as many, and scratch memory."""
     return batch * height * width * (3 * 17 + 4)
 
 
 @pytest.mark.parametrize(
-    ("lanes", "expected"),
+    ("slots", "expected"),
     [
-        (3.4, "4 tiles of 24x16 at a time in 3 lanes"),
-        (2.4, "4 tiles of 24x16 at a time in 2 lanes"),
-        (1.7, "2 tiles of 24x16 at a time in 3 lanes"),
-        (1.2, "2 tiles of 24x16 at a time in 2 lanes"),
-        (0.6, "1 tile of 24x16 at a time in 2 lanes"),
-        (0.3, "1 tile of 24x16 at a time in 1 lane"),
-        (0.08, "1 tile of 12x8 at a time in 1 lane"),
+        (3.4, "4 tiles of 24x16 at a time in 3 slots"),
+        (2.4, "4 tiles of 24x16 at a time in 2 slots"),
+        (1.7, "2 tiles of 24x16 at a time in 3 slots"),
+        (1.2, "2 tiles of 24x16 at a time in 2 slots"),
+        (0.6, "1 tile of 24x16 at a time in 2 slots"),
+        (0.3, "1 tile of 24x16 at a time in 1 slot"),
+        (0.08, "1 tile of 12x8 at a time in 1 slot"),
     ],
 )
 def test_free_memory_decides_how_much_at_a_time(
-    opened: Opened, lanes: float, expected: str
+    opened: Opened, slots: float, expected: str
 ) -> None:
-    ring, made = opened("10.13", capacity=round(lanes * bytes_of(4, *SIDES)))
-    assert str(ring.layout) == expected
+    scheduler, made = opened("10.13", capacity=round(slots * bytes_of(4, *SIDES)))
+    assert str(scheduler.layout) == expected
     image = noise(40, 60)
-    assert np.array_equal(upscale_tiled(image, engine_of(ring, made)), enlarged(image))
-    assert ring.notes == []
-    ring.close()
+    assert np.array_equal(upscale_tiled(image, engine_of(scheduler, made)), enlarged(image))
+    assert scheduler.notes == []
+    scheduler.close()
     assert made.gpu.used == 0
     assert made.gpu.host == {}
 
@@ -257,8 +315,8 @@ def test_running_out_of_memory_halves_the_batch_and_then_the_tile(
     opened: Opened, generation: str, library: str, seed: int, pixels: int, expected: Any
 ) -> None:
     """TensorRT wants more memory than it said, while it runs: the same images go on."""
-    ring, made = opened(generation, library=library, seed=seed, hidden=1)
-    engine = engine_of(ring, made)
+    scheduler, made = opened(generation, library=library, seed=seed, hidden=1)
+    engine = engine_of(scheduler, made)
     images = [noise(20 + number, 44 - number, number) for number in range(3)]
     canvases = [Canvas(images[0], engine)]
     made.gpu.spare = pixels
@@ -266,7 +324,7 @@ def test_running_out_of_memory_halves_the_batch_and_then_the_tile(
     engine.flush()
     for canvas, image in zip(canvases, images, strict=True):
         assert np.array_equal(canvas.result(), enlarged(image))
-    assert ring.layout.shape == expected
+    assert scheduler.layout.shape == expected
     notes = engine.notes()
     assert "4 tiles of 24x16" in notes[0]
     assert "2 tiles of 24x16" in notes[0]
@@ -276,31 +334,31 @@ def test_running_out_of_memory_halves_the_batch_and_then_the_tile(
 
 
 def test_not_even_the_smallest_tile(opened: Opened) -> None:
-    ring, made = opened(hidden=1 << 61)
-    engine = engine_of(ring, made)
+    scheduler, made = opened(hidden=1 << 61)
+    engine = engine_of(scheduler, made)
     with pytest.raises(RuntimeError, match="too little free memory"):
         upscale_tiled(noise(30, 40), engine)
-    assert ring.layout.lanes == 1
+    assert scheduler.layout.slots == 1
     with pytest.raises(RuntimeError, match="too little free memory"):
         upscale_tiled(noise(30, 40), engine)
 
 
 def test_tiles_are_not_halved_below_the_halo(opened: Opened) -> None:
-    ring, made = opened(hidden=1 << 61, halo=4)
+    scheduler, made = opened(hidden=1 << 61, halo=4)
     with pytest.raises(RuntimeError):
-        upscale_tiled(noise(30, 40), engine_of(ring, made))
-    assert ring.tile == (12, 12)
+        upscale_tiled(noise(30, 40), engine_of(scheduler, made))
+    assert scheduler.tile == (12, 12)
 
 
 def test_somebody_else_takes_the_memory(opened: Opened) -> None:
-    """The ring gives its lanes back to build smaller ones, and then there is even less."""
-    ring, made = opened(hidden=1)
+    """The scheduler gives its slots back to build smaller ones, and then there is even less."""
+    scheduler, made = opened(hidden=1)
     delivered = Delivered()
-    ring.submit(noise(*SIDES), delivered.to(0))
+    scheduler.submit(noise(*SIDES), delivered.to(0))
     made.gpu.spare, made.gpu.stingy = 0, True
-    ring.flush()
+    scheduler.flush()
     assert isinstance(delivered.results[0], EngineError)
-    ring.submit(noise(*SIDES), delivered.to(1))
+    scheduler.submit(noise(*SIDES), delivered.to(1))
     assert isinstance(delivered.results[1], EngineError)
     assert made.gpu.used == 0
 
@@ -309,76 +367,78 @@ def test_somebody_else_takes_the_memory(opened: Opened) -> None:
 
 
 def test_tiles_that_are_too_large_are_sent_back(opened: Opened) -> None:
-    ring, _ = opened()
+    scheduler, _ = opened()
     delivered = Delivered()
-    ring.submit(noise(17, 24), delivered.to(0))
-    ring.submit(noise(16, 25), delivered.to(1))
+    scheduler.submit(noise(17, 24), delivered.to(0))
+    scheduler.submit(noise(16, 25), delivered.to(1))
     assert [type(found) for found in delivered.results.values()] == [TooLarge] * 2
 
 
 def test_a_canvas_cuts_them_up(opened: Opened) -> None:
-    ring, made = opened()
+    scheduler, made = opened()
     image = noise(100, 75)
     for tile in (20, 40, 200):
-        found = upscale_tiled(image, engine_of(ring, made), Tiling(tile))
+        found = upscale_tiled(image, engine_of(scheduler, made), Tiling(tile))
         assert np.array_equal(found, enlarged(image))
 
 
 def test_an_engine_that_fails(opened: Opened) -> None:
-    ring, made = opened(broken="Error Code 2: Internal Error (Assertion failed)")
+    scheduler, made = opened(broken="Error Code 2: Internal Error (Assertion failed)")
     delivered = Delivered()
     for number in range(9):
-        ring.submit(noise(*SIDES), delivered.to(number))
-    ring.flush()
+        scheduler.submit(noise(*SIDES), delivered.to(number))
+    scheduler.flush()
     assert len(delivered.results) == 9
     assert all("Assertion failed" in str(found) for found in delivered.results.values())
-    assert ring.layout.batch == 4  # which is no question of memory
+    assert scheduler.layout.batch == 4  # which is no question of memory
     with pytest.raises(RuntimeError, match="Assertion failed"):
-        upscale_tiled(noise(99, 99), engine_of(ring, made))
+        upscale_tiled(noise(99, 99), engine_of(scheduler, made))
 
 
 def test_a_gpu_that_falls_over_on_the_way(opened: Opened) -> None:
-    ring, made = opened()
+    scheduler, made = opened()
     delivered = Delivered()
     for number in range(9):
-        ring.submit(noise(*SIDES), delivered.to(number))
+        scheduler.submit(noise(*SIDES), delivered.to(number))
     made.gpu.pending_error = 719
-    ring.flush()
+    scheduler.flush()
     assert [("719" in str(found)) for found in delivered.results.values()] == [True] * 9
-    ring.close()  # without a word
+    scheduler.close()  # without a word
 
 
 def test_sides_that_it_was_not_built_for(opened: Opened, complains: Any) -> None:
-    ring, _ = opened()
+    scheduler, _ = opened()
     with complains(UsageError, "--tile 33", "4 to 32"):
-        ring.use_tile(33)
-    assert ring.tile == SIDES
-    ring.use_tile(32)
-    assert (ring.layout.batch, ring.tile) == (1, (32, 32))
+        scheduler.use_tile(33)
+    assert scheduler.tile == SIDES
+    scheduler.use_tile(32)
+    assert (scheduler.layout.batch, scheduler.tile) == (1, (32, 32))
     tiles = [noise(32, 32, number) for number in range(5)]
-    assert np.array_equal(ring.run(np.stack(tiles)), np.stack([enlarged(tile) for tile in tiles]))
+    assert np.array_equal(
+        scheduler.run(np.stack(tiles)), np.stack([enlarged(tile) for tile in tiles])
+    )
 
 
 def test_closed(opened: Opened, complains: Any) -> None:
-    ring, made = opened()
+    scheduler, made = opened()
     delivered = Delivered()
     for number in range(9):
-        ring.submit(noise(*SIDES), delivered.to(number))
-    ring.close()
+        scheduler.submit(noise(*SIDES), delivered.to(number))
+    scheduler.close()
     assert (made.gpu.used, made.gpu.host, made.gpu.events) == (0, {}, {})
-    ring.submit(noise(*SIDES), delivered.to(9))
+    scheduler.submit(noise(*SIDES), delivered.to(9))
     assert isinstance(delivered.results[9], EngineError)
 
 
 def test_an_interrupt_leaves_nothing_that_the_gpu_still_writes_to(opened: Opened) -> None:
-    ring, made = opened()
+    scheduler, made = opened()
 
     def interrupt(found: Any) -> None:
         raise KeyboardInterrupt
 
     batch = [noise(*SIDES, number) for number in range(40)]
     with pytest.raises(KeyboardInterrupt):
-        [ring.submit(tile, interrupt) for tile in batch]
-    ring.close()
+        [scheduler.submit(tile, interrupt) for tile in batch]
+    scheduler.close()
     assert not any(stream.work for stream in made.gpu.streams.values())
     assert made.gpu.contexts == []

@@ -1,7 +1,7 @@
-"""ONNX Runtime on an NVIDIA GPU, with its CUDA or its TensorRT provider, through the ring.
+"""ONNX Runtime on an NVIDIA GPU, with its CUDA or its TensorRT provider, through the scheduler.
 
-Input and output are bound to the ring's device memory and the provider queues its work on the
-lane's stream, so that copies and computation overlap as they do for a plan.
+Input and output are bound to the scheduler's device memory and the provider queues its work on the
+slot's stream, so that copies and computation overlap as they do for a plan.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from srtool.errors import EngineError
 from srtool.manifest import ModelFacts, Profile, Shape, sha256
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.gpu.cuda import Buffer, Cuda, OutOfMemory, find_gpu, open_cuda
-from srtool.runtime.gpu.layout import FEWEST_LANES
+from srtool.runtime.gpu.layout import FEWEST_SLOTS
 from srtool.runtime.gpu.plan import library_of
-from srtool.runtime.gpu.scheduler import Ring
+from srtool.runtime.gpu.scheduler import Scheduler
 from srtool.runtime.session import Library
 
 Provider = Literal["cuda", "tensorrt"]
@@ -64,13 +64,13 @@ class OnnxRuntimeGpu:
 
         return _PROVIDERS[self.provider] in onnxruntime.get_available_providers()
 
-    def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> Ring:
+    def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> Scheduler:
         """EngineError where there is no GPU, the provider is missing or does not load, or the file
         is no ONNX model."""
         cuda = open_cuda()
         try:
             with cuda.current():
-                return Ring(cuda, OnnxNetwork(cuda, path, facts, self.provider))
+                return Scheduler(cuda, OnnxNetwork(cuda, path, facts, self.provider))
         except EngineError as error:
             raise EngineError(f"{path}: {error}", path=path) from None
         except RuntimeError as error:
@@ -82,15 +82,15 @@ class OnnxRuntimeGpu:
 
 
 class OnnxNetwork:
-    """An .onnx file on one provider: the ring's `Network`."""
+    """An .onnx file on one provider: the scheduler's `Network`."""
 
     def __init__(self, cuda: Cuda, path: Path, facts: ModelFacts, provider: Provider) -> None:
-        self.facts, self.profiles, self.most_lanes = facts, (_PROFILES[provider],), FEWEST_LANES
+        self.facts, self.profiles, self.most_slots = facts, (_PROFILES[provider],), FEWEST_SLOTS
         self._cuda, self._path, self._provider = cuda, path, provider
         self._key = engine_key(path, facts, cuda) if provider == "tensorrt" else ""
 
     def scratch(self, shape: Shape) -> int:
-        """Not known: ONNX Runtime takes memory as it goes, and the ring shrinks where it fails."""
+        """Not known: ONNX Runtime takes memory as it goes; the scheduler does with less then."""
         return 0
 
     def execution(self, shape: Shape, stream: Any) -> OnnxExecution:
@@ -102,7 +102,7 @@ class OnnxNetwork:
 
     def _session(self, stream: int) -> Any:
         """A session whose work goes to a stream: the stream is an option of the provider, so that
-        each lane has a session of its own."""
+        each slot has a session of its own."""
         import onnxruntime
 
         name = _PROVIDERS[self._provider]
@@ -167,7 +167,7 @@ class OnnxExecution:
         self._session, self._facts = session, facts
         self._given, self._made = session.get_inputs()[0].name, session.get_outputs()[0].name
         self._options = onnxruntime.RunOptions()
-        # The ring waits for the stream itself.
+        # The scheduler waits for the stream itself.
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def enqueue(self, shape: Shape, source: Buffer, target: Buffer) -> None:

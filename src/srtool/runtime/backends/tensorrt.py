@@ -1,4 +1,4 @@
-"""TensorRT 8.6 to 11 and TensorRT-RTX: a plan opened, and run through the ring.
+"""TensorRT 8.6 to 11 and TensorRT-RTX: a plan opened, and run through the scheduler.
 
 Tensors are named, and every context takes its scratch memory from `runtime.cuda`, where running
 out of it is an error that can be handled. What differs between the generations is `_context`,
@@ -19,9 +19,9 @@ from srtool.errors import EngineError
 from srtool.files import whole_file
 from srtool.manifest import Flavour, ModelFacts, Profile, Shape
 from srtool.runtime.gpu.cuda import Buffer, Cuda, CudaError, OutOfMemory, find_gpu, open_cuda
-from srtool.runtime.gpu.layout import LANES
+from srtool.runtime.gpu.layout import SLOTS
 from srtool.runtime.gpu.plan import NAMES, library_of, load_library
-from srtool.runtime.gpu.scheduler import Ring
+from srtool.runtime.gpu.scheduler import Scheduler
 
 _NO_MEMORY = re.compile(r"out ?of ?memory|allocat|insufficient memory|cudaMalloc", re.IGNORECASE)
 
@@ -43,13 +43,14 @@ class TensorRt:
     def is_available(self) -> bool:
         return find_gpu() is not None and library_of(self.library) is not None
 
-    def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> Ring:
+    def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> Scheduler:
         """Open a plan on this machine's GPU. EngineError where it is none for this machine, or the
         GPU has too little memory."""
         try:
             cuda, module = open_cuda(), load_library(self.library)
             with cuda.current():
-                return Ring(cuda, Plan(cuda, module, self.library, path, facts, self.host_code))
+                plan = Plan(cuda, module, self.library, path, facts, self.host_code)
+                return Scheduler(cuda, plan)
         except EngineError as error:
             raise EngineError(f"{path}: {error}", path=path) from None
         except RuntimeError as error:
@@ -62,7 +63,7 @@ class TensorRt:
 
 
 class Plan:
-    """A deserialised plan: the ring's `Network`."""
+    """A deserialised plan: the scheduler's `Network`."""
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class Plan:
         self._probe: Any = None
         self._known: dict[Shape, int] = {}
         self.shares_profiles = self._shares_profiles()
-        self.most_lanes = LANES if self.shares_profiles else 1
+        self.most_slots = SLOTS if self.shares_profiles else 1
 
     def scratch(self, shape: Shape) -> int:
         if shape not in self._known:

@@ -1,20 +1,21 @@
-"""How much a GPU does at a time: tiles of one size in batches, in as many lanes as memory holds."""
+"""How much a GPU does at a time: tiles of one size in batches, in as many slots as memory holds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from srtool.manifest import ModelFacts, Profile, Shape
 
-LANES = 3  # one computes, one waits with its upload done, one is emptied and filled by the CPU
-FEWEST_LANES = 2  # so that the GPU computes while the CPU empties and fills
+SLOTS = 3  # one computes, one waits with its upload done, one is emptied and filled by the CPU
+FEWEST_SLOTS = 2  # so that the GPU computes while the CPU empties and fills
 SHARE = 0.9  # of the free memory: drivers and libraries take some later
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`batch` tiles of height x width LR pixels go through each of the lanes at a time.
+    """`batch` tiles of height x width LR pixels go through each of the slots at a time.
 
     least: sides below which a tile is not halved, least_batch the same; step: what the sides of a
     tile must be a multiple of.
@@ -23,7 +24,7 @@ class Layout:
     batch: int
     height: int
     width: int
-    lanes: int = LANES
+    slots: int = SLOTS
     least: tuple[int, int] = (1, 1)
     least_batch: int = 1
     step: int = 1
@@ -33,10 +34,10 @@ class Layout:
         return self.batch, self.height, self.width
 
     def smaller(self) -> Layout | None:
-        """Half the batch, then half the tile, at last a single lane; None where nothing is left."""
+        """Half the batch, then half the tile, at last a single slot; None where nothing is left."""
         smaller = self.half_batch() or self.half_tile()
-        if smaller is None and self.lanes > 1:
-            return replace(self, lanes=1)
+        if smaller is None and self.slots > 1:
+            return replace(self, slots=1)
         return smaller
 
     def half_batch(self) -> Layout | None:
@@ -54,8 +55,8 @@ class Layout:
 
     def __str__(self) -> str:
         tiles = "1 tile" if self.batch == 1 else f"{self.batch} tiles"
-        lanes = "1 lane" if self.lanes == 1 else f"{self.lanes} lanes"
-        return f"{tiles} of {self.width}x{self.height} at a time in {lanes}"
+        slots = "1 slot" if self.slots == 1 else f"{self.slots} slots"
+        return f"{tiles} of {self.width}x{self.height} at a time in {slots}"
 
 
 def shape_in(profile: Profile, height: int, width: int) -> Shape | None:
@@ -89,20 +90,31 @@ def layouts_from_profiles(
             height = width = side
         # Of a tile of three halos a ninth is kept; anything smaller is a waste of time.
         useful = -(-max(1, 3 * facts.halo) // facts.multiple_of) * facts.multiple_of
+        least = _least(profiles, (batch, height, width))
         found.append(
             Layout(
                 batch,
                 height,
                 width,
                 least=(
-                    min(height, max(profile.min[1], useful)),
-                    min(width, max(profile.min[2], useful)),
+                    min(height, max(least[1], useful)),
+                    min(width, max(least[2], useful)),
                 ),
-                least_batch=profile.min[0],
+                least_batch=least[0],
                 step=facts.multiple_of,
             )
         )
     return sorted(found, key=lambda layout: -layout.batch * layout.height * layout.width)
+
+
+def _least(profiles: Sequence[Profile], shape: Shape) -> Shape:
+    """Down to what a shape can be made smaller: a profile for one shape alone has others beside."""
+    above = [
+        profile.min
+        for profile in profiles
+        if all(most >= side for most, side in zip(profile.max, shape, strict=True))
+    ]
+    return min(above, key=prod)
 
 
 def fitting(
@@ -110,30 +122,31 @@ def fitting(
     facts: ModelFacts,
     scratch: Callable[[Shape], int],
     free: int,
-    most_lanes: int = LANES,
+    most_slots: int = SLOTS,
 ) -> Layout:
     """The first layout that fits into `free` bytes of a GPU's memory.
 
-    scratch: bytes that the network needs for a shape beside its input and output. Two lanes with
+    scratch: bytes that the network needs for a shape beside its input and output. Two slots with
     half the batch come before one: overlap is worth more. Where nothing fits the smallest is
     returned; the GPU has the last word.
     """
     layout = choices[0]
-    for layout in _orders(choices, most_lanes):
+    for layout in _orders(choices, most_slots):
         each = scratch(layout.shape) + buffer_bytes(layout.shape, facts)
-        if layout.lanes * each <= SHARE * free:
+        if layout.slots * each <= SHARE * free:
             break
     return layout
 
 
-def _orders(choices: Sequence[Layout], most_lanes: int) -> Iterator[Layout]:
+def _orders(choices: Sequence[Layout], most_slots: int) -> Iterator[Layout]:
     """Smaller and smaller demands on memory."""
-    batches = [*choices, *_repeated(choices[-1], Layout.half_batch)]
+    found = [item for choice in choices for item in (choice, *_repeated(choice, Layout.half_batch))]
+    batches = sorted(dict.fromkeys(found), key=lambda layout: -prod(layout.shape))
     for layout in batches:
-        for lanes in range(most_lanes, FEWEST_LANES - 1, -1):
-            yield replace(layout, lanes=lanes)
+        for slots in range(most_slots, FEWEST_SLOTS - 1, -1):
+            yield replace(layout, slots=slots)
     for layout in [*batches, *_repeated(batches[-1], Layout.half_tile)]:
-        yield replace(layout, lanes=1)
+        yield replace(layout, slots=1)
 
 
 def _repeated(layout: Layout, half: Callable[[Layout], Layout | None]) -> list[Layout]:

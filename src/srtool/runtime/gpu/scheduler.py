@@ -1,6 +1,6 @@
-"""The ring: tiles of many images go through a GPU in batches, and nobody waits for anybody.
+"""The scheduler: tiles of many images go through a GPU in batches, and nobody waits for anybody.
 
-While one lane computes, the next one's batch is on the GPU already, and the CPU empties and fills
+While one slot computes, the next one's batch is on the GPU already, and the CPU empties and fills
 a third. A batch holds tiles of one shape, of as many images as it takes. Where the GPU runs out of
 memory the batch is halved, then the tile, and the same tiles go on.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,15 @@ from srtool.errors import EngineError, UsageError
 from srtool.manifest import Shape
 from srtool.runtime.gpu.cuda import Cuda, CudaError, OutOfMemory
 from srtool.runtime.gpu.layout import Layout, fitting, layouts_from_profiles, shape_in
-from srtool.runtime.gpu.slots import Lane, Network
+from srtool.runtime.gpu.slots import Network, Slot
 from srtool.runtime.session import Callback, TooLarge
 
 Tile = tuple[NDArray[Any], Callback]
 
 
-class Ring:
-    """A session that takes tiles and delivers them later. For one thread at a time.
+class Scheduler:
+    """A session that takes tiles and gives them back later, to several threads at once: one of them
+    works at a time, and may call back for tiles of the others.
 
     layout: how it uses the GPU. busy: seconds in which the GPU computed. notes: what the user
     should know, for the caller to show and clear.
@@ -39,10 +41,11 @@ class Ring:
         """EngineError where the GPU has too little memory for any shape of the network."""
         self.busy = 0.0
         self.notes: list[str] = []
+        self._lock = RLock()
         self._cuda, self._network, self._facts = cuda, network, network.facts
         self._waiting: dict[Shape, list[Tile]] = {}
-        self._idle: deque[Lane] = deque()
-        self._flying: deque[tuple[Lane, list[Tile]]] = deque()
+        self._idle: deque[Slot] = deque()
+        self._flying: deque[tuple[Slot, list[Tile]]] = deque()
         self._broken: EngineError | None = None
         self._padded = False
         self._counted = 0.0  # seconds after the epoch, up to which `busy` is known
@@ -69,9 +72,10 @@ class Ring:
                 for profile in self._network.profiles
             )
             raise UsageError(f"--tile {side}: the engine was built for tiles of {ranges} pixels")
-        self.flush()
-        with self._cuda.current():
-            self._fit(choices)
+        with self._lock:
+            self.flush()
+            with self._cuda.current():
+                self._fit(choices)
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Upscale a batch and wait for it; see `Session`. RuntimeError for tiles larger than
@@ -79,14 +83,14 @@ class Ring:
         made: list[NDArray[Any]] = []
         failed: list[Exception] = []
 
-        def deliver(found: NDArray[Any] | Exception) -> None:
+        def callback(found: NDArray[Any] | Exception) -> None:
             if isinstance(found, Exception):
                 failed.append(found)
             else:
                 made.append(found.copy())
 
         for tile in batch:  # all of one shape, so that they come in order
-            self.submit(tile, deliver)
+            self.submit(tile, callback)
         self.flush()
         for error in failed:
             raise RuntimeError(str(error)) if isinstance(error, TooLarge) else error
@@ -95,20 +99,24 @@ class Ring:
     def prepare(self, shape: tuple[int, ...], times: int) -> None:
         """Every tile is made to fit the shapes that there are."""
 
-    def submit(self, tile: NDArray[Any], deliver: Callback) -> None:
-        """Take a tile, (H, W, 3) of the file's dtype, and deliver it later, at `flush` the latest.
+    def submit(self, tile: NDArray[Any], callback: Callback) -> None:
+        """Take a tile, (H, W, 3) of the file's dtype, and call back later, at `flush` the latest.
 
         The tile must not change until then. One that is larger than `tile` is not done: TooLarge
         is delivered.
         """
+        with self._lock:
+            self._take(tile, callback)
+
+    def _take(self, tile: NDArray[Any], callback: Callback) -> None:
         height, width = tile.shape[:2]
         if self._broken is not None:
-            return deliver(self._broken)
+            return callback(self._broken)
         if height > self.tile[0] or width > self.tile[1]:
-            return deliver(TooLarge(f"tiles of at most {self.tile[1]}x{self.tile[0]} pixels fit"))
+            return callback(TooLarge(f"tiles of at most {self.tile[1]}x{self.tile[0]} pixels fit"))
         shape = self._shape_for(height, width)
         group = self._waiting.setdefault(shape, [])
-        group.append((tile, deliver))
+        group.append((tile, callback))
         if len(group) >= shape[0]:
             self._launch(shape)
         elif sum(map(len, self._waiting.values())) > 2 * self.layout.batch:
@@ -116,24 +124,26 @@ class Ring:
         return None
 
     def flush(self) -> None:
-        """Deliver everything that was submitted."""
-        while self._waiting or self._flying:
-            if self._waiting:
-                self._launch(next(iter(self._waiting)))
-            else:
-                self._land()
+        """Call back for everything that was submitted, by whichever thread."""
+        with self._lock:
+            while self._waiting or self._flying:
+                if self._waiting:
+                    self._launch(next(iter(self._waiting)))
+                else:
+                    self._land()
 
     def close(self) -> None:
-        """Wait for the GPU and give everything back. What was not delivered never will be."""
-        self._broken = EngineError("the engine is closed")
-        self._waiting.clear()
-        with suppress(CudaError), self._cuda.current():
-            self._clear()
-            self._cuda.destroy(event=self._epoch)
-        self._network.close()
+        """Wait for the GPU and give everything back. What was not called back never will be."""
+        with self._lock:
+            self._broken = EngineError("the engine is closed")
+            self._waiting.clear()
+            with suppress(CudaError), self._cuda.current():
+                self._clear()
+                self._cuda.destroy(event=self._epoch)
+            self._network.close()
 
     def _shape_for(self, height: int, width: int) -> Shape:
-        """Which batches a tile goes into: as many and as large tiles as the lanes hold."""
+        """Which batches a tile goes into: as many and as large tiles as the slots hold."""
         if (height, width) == self.tile:
             return self.layout.shape
         pixels = self.layout.batch * self.layout.height * self.layout.width
@@ -159,36 +169,46 @@ class Ring:
             while self._flying and (not self._idle or self._flying[0][0].is_over()):
                 self._land()
             tiles = self._waiting.pop(shape, [])
-            if not tiles:  # landing rearranged the ring
+            if not tiles:  # landing rearranged the scheduler
                 return
-            if shape != self.layout.shape:  # a part of the main shape is not worth another kernel
-                taking = (shape_in(profile, *shape[1:]) for profile in self._network.profiles)
-                least = min(x[0] for x in taking if x and x[1:] == shape[1:])
-                shape = max(least, len(tiles)), shape[1], shape[2]
-            lane = self._idle.popleft()
-            failed = _error_of(lambda: lane.start(shape, [tile for tile, _ in tiles]))
+            shape = self._shape_of(shape, len(tiles))
+            slot = self._idle.popleft()
+            failed = _error_of(lambda: slot.start(shape, [tile for tile, _ in tiles]))
             if failed is None:
-                self._flying.append((lane, tiles))
+                self._flying.append((slot, tiles))
             else:
-                self._idle.append(lane)
+                self._idle.append(slot)
                 self._fail(tiles, failed)
 
+    def _shape_of(self, shape: Shape, tiles: int) -> Shape:
+        """For so many tiles, of those that would make a batch of a shape. Part of the main shape
+        is worth another kernel only where one was tuned for fewer tiles."""
+        taking = [
+            (profile, taken)
+            for profile in self._network.profiles
+            if (taken := shape_in(profile, *shape[1:])) and taken[1:] == shape[1:]
+        ]
+        if shape == self.layout.shape:
+            taking = [item for item in taking if item[0].opt[0] < shape[0]]
+        fitting = [max(taken[0], tiles) for profile, taken in taking if tiles <= profile.max[0]]
+        return min([shape[0], *fitting]), shape[1], shape[2]
+
     def _land(self) -> None:
-        """Wait for the oldest batch and deliver its tiles."""
+        """Wait for the oldest batch and give its tiles back."""
         with self._cuda.current():
-            lane, tiles = self._flying.popleft()
-            failed = _error_of(lane.wait)
+            slot, tiles = self._flying.popleft()
+            failed = _error_of(slot.wait)
             if failed is not None:
-                self._idle.append(lane)
+                self._idle.append(slot)
                 self._fail(tiles, failed)
                 return
-            start, end = (self._cuda.seconds(self._epoch, x) for x in (lane.started, lane.computed))
+            start, end = (self._cuda.seconds(self._epoch, x) for x in (slot.started, slot.computed))
             self.busy += max(0.0, end - max(start, self._counted))
             self._counted = max(self._counted, end)
-            for result, (tile, deliver) in zip(lane.results(), tiles, strict=False):
+            for result, (tile, callback) in zip(slot.results(), tiles, strict=False):
                 height, width = (side * self._facts.scale for side in tile.shape[:2])
-                deliver(result[:height, :width])
-            self._idle.append(lane)  # not before: its buffers were being read
+                callback(result[:height, :width])
+            self._idle.append(slot)  # not before: its buffers were being read
 
     def _fail(self, tiles: list[Tile], error: RuntimeError) -> None:
         """Go on after a batch that failed: for want of memory with less of it."""
@@ -198,8 +218,8 @@ class Ring:
         if layout is None:
             if isinstance(error, OutOfMemory):
                 error = RuntimeError(f"the GPU has too little free memory for {self.layout}")
-            for _, deliver in tiles:
-                deliver(error)
+            for _, callback in tiles:
+                callback(error)
             return
         self.notes.append(f"the GPU ran out of memory with {self.layout}; going on with {layout}")
         again = [*tiles, *(tile for group in self._waiting.values() for tile in group)]
@@ -208,23 +228,23 @@ class Ring:
             self._build(layout)
         except EngineError as lost:
             self._broken = lost
-        for tile, deliver in again:
-            self.submit(tile, deliver)
+        for tile, callback in again:
+            self.submit(tile, callback)
 
     def _fit(self, choices: Sequence[Layout]) -> None:
-        """Build lanes of the first choice that fits into the memory that is free without them."""
+        """Build slots of the first choice that fits into the memory that is free without them."""
         self._clear()
         free, network = self._cuda.free_memory(), self._network
-        self._build(fitting(choices, self._facts, network.scratch, free, network.most_lanes))
+        self._build(fitting(choices, self._facts, network.scratch, free, network.most_slots))
 
     def _build(self, layout: Layout) -> None:
-        """Make the lanes anew, smaller where even the free memory is too little."""
+        """Make the slots anew, smaller where even the free memory is too little."""
         while True:
             self._clear()
             self.layout = layout
             try:
-                for _ in range(layout.lanes):
-                    self._idle.append(Lane(self._cuda, self._network, layout.shape))
+                for _ in range(layout.slots):
+                    self._idle.append(Slot(self._cuda, self._network, layout.shape))
                 return
             except OutOfMemory:
                 smaller = layout.smaller()
@@ -238,11 +258,11 @@ class Ring:
             layout = smaller
 
     def _clear(self) -> None:
-        lanes = [*self._idle, *(lane for lane, _ in self._flying)]
+        slots = [*self._idle, *(slot for slot, _ in self._flying)]
         self._idle.clear()
         self._flying.clear()
-        for lane in lanes:
-            lane.close()
+        for slot in slots:
+            slot.close()
 
 
 def _error_of(call: Callable[[], None]) -> RuntimeError | None:

@@ -1,4 +1,4 @@
-"""A lane of the ring: one stream on which a batch goes up, through the network, and down again."""
+"""A slot of the scheduler: one stream on which a batch goes up, through the network, and down."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Network(Protocol):
     def profiles(self) -> Sequence[Profile]: ...
 
     @property
-    def most_lanes(self) -> int:
+    def most_slots(self) -> int:
         """How many executions there may be at a time."""
 
     def scratch(self, shape: Shape) -> int:
@@ -50,7 +50,7 @@ class Network(Protocol):
     def close(self) -> None: ...
 
 
-class Lane:
+class Slot:
     """An execution with its stream and the buffers for a batch, on the GPU and pinned on the host.
 
     Between `start` and `wait` the buffers are the GPU's. All within `cuda.current()`.
@@ -124,7 +124,7 @@ class Lane:
         self._cuda.synchronize(self._landed)
 
     def results(self) -> NDArray[Any]:
-        """What `wait` waited for: (N, sH, sW, 3), a view of the lane's buffer."""
+        """What `wait` waited for: (N, sH, sW, 3), a view of the slot's buffer."""
         return self._view(self._made, self._shape, self._facts.scale)
 
     def close(self) -> None:
