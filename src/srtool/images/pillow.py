@@ -18,8 +18,10 @@ def check_claim(path: Path, width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{path}: claims {width}x{height} pixels, {width * height / 1e6:.0f} million where at "
-            f"most {max_pixels / 1e6:.0f} million are expected; raise the limit of pixels if that "
-            "is right"
+            f"most {max_pixels / 1e6:.0f} million are expected",
+            path=path,
+            found=f"{width}x{height}",
+            remedy={"max_pixels": width * height},
         )
 
 

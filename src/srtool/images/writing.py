@@ -20,6 +20,7 @@ from srtool.images.reading import _vips, interpreted, mapped, reason_of
 from srtool.images.rows import TiffOfRows
 from srtool.images.signals import profile_from_signal
 
+_PNG = {"format": "png"}  # what holds everything
 QUALITY = 95  # of the lossy formats, 1 to 100
 STREAMED = frozenset({"PNG", "JPEG", "TIFF"})  # that are encoded row by row
 
@@ -50,7 +51,9 @@ def check_writable(path: Path, shape: Shape, metadata: Metadata) -> None:
     format = _format(path)
     size = f"{shape.width}x{shape.height} pixels"
     if shape.has_alpha and format == "JPEG":
-        raise ImageError(f"{path}: has transparency, which JPEG cannot hold; write PNG instead")
+        raise ImageError(
+            f"{path}: has transparency, which JPEG cannot hold", path=path, remedy=_PNG
+        )
     largest = LARGEST_SIDE.get(format)
     if largest is not None and max(shape.width, shape.height) > largest:
         raise ImageError(
@@ -60,7 +63,9 @@ def check_writable(path: Path, shape: Shape, metadata: Metadata) -> None:
     if area is not None and shape.width * shape.height > area:
         raise ImageError(
             f"{path}: is {size}, whose encoder for {format} would hold the whole picture in "
-            f"memory, at most {area / 1e6:.0f} million pixels; write PNG, TIFF or JPEG instead"
+            f"memory, at most {area / 1e6:.0f} million pixels; PNG, TIFF and JPEG are written row by row",
+            path=path,
+            remedy=_PNG,
         )
     if metadata.signal is not None and metadata.signal.hdr and format != "PNG":
         raise ImageError(

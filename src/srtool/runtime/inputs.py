@@ -37,10 +37,16 @@ class Inputs:
 
 @dataclass
 class _Found:
-    """Sources, each with its path below the input."""
+    """Sources, each with its path below the input. results: how many of earlier runs there are."""
 
     sources: list[tuple[Path, Path]] = field(default_factory=list)
     listing: Listing = field(default_factory=Listing)
+    results: int = 0
+
+    @property
+    def notes(self) -> list[str]:
+        made = f"left out {self.results} results of earlier runs"
+        return self.listing.notes + ([made] if self.results else [])
 
 
 def jobs_from_inputs(
@@ -67,7 +73,7 @@ def jobs_from_inputs(
         _expand(text, out, found)
     if not found.sources:
         known = " ".join(sorted(READABLE))
-        passed = "".join(f"; {note}" for note in found.listing.notes)
+        passed = "".join(f"; {note}" for note in found.notes)
         raise UsageError(
             f"{', '.join(inputs)}: no images found; expected files with {known}{passed}"
         )
@@ -79,7 +85,7 @@ def jobs_from_inputs(
         for job, relative in jobs.values()
         if shard is None or shard_of(relative, shard.count) == shard.number
     ]
-    return Inputs(kept, found.listing.notes, out)
+    return Inputs(kept, found.notes, out)
 
 
 def shard_of(relative: Path, count: int) -> int:
@@ -164,48 +170,51 @@ def _expand(text: str, out: Path, found: _Found) -> None:
     path = Path(text)
     if path.is_dir():
         listing = images_below(path, leave_out=out.resolve() if _is_below(out, path) else None)
-        made = _made(listing.indexes, path, out)
-        files = [file for file in listing.files if file.resolve() not in made]
+        files = _without_results(listing.files, listing.indexes, out, found)
         found.sources += [(file, file.relative_to(path)) for file in files]
         found.listing.add(listing)
     elif path.exists():
         found.sources.append((path, Path(path.name)))
     elif glob.has_magic(text):
         fixed = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
-        files = _images(map(Path, glob.glob(text, recursive=True)), fixed, out)
+        files = _images(map(Path, glob.glob(text, recursive=True)), fixed, out, found)
         found.sources += [(file, Path(file.name)) for file in files]
     else:
         raise UsageError(f"{text}: no such file or folder")
 
 
-def _images(files: Iterable[Path], top: Path, out: Path) -> list[Path]:
+def _images(files: Iterable[Path], top: Path, out: Path, found: _Found) -> list[Path]:
     skipped, below = out.resolve(), _is_below(out, top)
-    found = sorted(files)
-    parents = {parent for file in found for parent in file.parents if top in parent.parents}
-    indexes = [index for parent in parents for index in index_files(parent)]
-    made = _made(indexes, top, out)
-    return [
+    images = [
         file
-        for file in found
+        for file in sorted(files)
         # Our own unfinished files and editors' hidden ones start with a dot.
         if not file.name.startswith(".")
         and is_image(file)
         and not file.is_dir()
         and not (below and skipped in file.resolve().parents)
-        and file.resolve() not in made
     ]
+    parents = {parent for file in images for parent in file.parents if top in parent.parents}
+    indexes = [index for parent in (top, *parents) for index in index_files(parent)]
+    return _without_results(images, indexes, out, found)
 
 
 def _is_below(folder: Path, top: Path) -> bool:
     return top.resolve() in folder.resolve().parents
 
 
-def _made(indexes: Iterable[Path], top: Path, out: Path) -> set[Path]:
-    """What the indexes of the output folder and of folders below the input name as made. Those in
-    the input folder itself do not count unless it is the output folder too: who names a folder of
-    results wants them upscaled."""
-    inner = [path for path in indexes if path.parent != top]
-    return {path.resolve() for index in (*index_files(out), *inner) for path in results_in(index)}
+def _without_results(
+    files: list[Path], indexes: Iterable[Path], out: Path, found: _Found
+) -> list[Path]:
+    """The files less those that the indexes of the output folder and of folders of the input name
+    as made; but who names a folder of nothing but results wants them upscaled."""
+    made = {path.resolve() for index in index_files(out) for path in results_in(index)}
+    other = {path.resolve() for index in indexes for path in results_in(index)}
+    kept = [file for file in files if file.resolve() not in made]
+    sources = [file for file in kept if file.resolve() not in other]
+    kept = sources or kept
+    found.results += len(files) - len(kept)
+    return kept
 
 
 def _checked(job: Job) -> Job:
