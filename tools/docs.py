@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from layers import drawing
@@ -32,6 +33,8 @@ def public_paths() -> list[str]:
     paths = []
     for name in getattr(srtool, "__all__", ()):
         thing = getattr(srtool, name)
-        if module := getattr(thing, "__module__", None):
+        if isinstance(thing, ModuleType):  # a folder that can be called as well
+            paths.append(f"{thing.__name__}.call.{name}")
+        elif module := getattr(thing, "__module__", None):
             paths.append(f"{module}.{thing.__qualname__}")
     return paths

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -105,10 +105,10 @@ def protocol_of(config: Config) -> dict[str, str | int]:
 
 
 def evaluate(
-    folders: list[Path],
-    engines: list[str],
+    folders: Sequence[str | Path],
+    engines: Sequence[str | Path],
     config: Config = Config(),
-    out: Path | None = None,
+    out: str | Path | None = None,
     report: Report = lambda progress: None,
 ) -> Result:
     """Score engines on data sets.
@@ -119,10 +119,15 @@ def evaluate(
     An image that cannot be scored is reported, recorded under `failures` and left out. A metric
     whose files are not installed is recorded under `unavailable`; AssetError where none is left.
     """
-    datasets = datasets_from_folders(folders)
+    datasets = datasets_from_folders([Path(folder) for folder in folders])
+    out = None if out is None else Path(out)
     found = evaluation_in(out, protocol_of(config))
     methods = methods_from_arguments(
-        engines, datasets, config.backend, config.precision, found.engines
+        [str(engine) for engine in engines],
+        datasets,
+        config.backend,
+        config.precision,
+        found.engines,
     )
     assets = _assets(found, config.metrics)
     metrics = tuple(name for name in with_parts(config.metrics) if name not in found.unavailable)
@@ -144,9 +149,9 @@ def evaluate(
         if out:
             write_evaluation(out, found)
             write_csv(out, found)
-    names = [dataset.name for dataset in datasets], [method.name for method in methods]
-    failed = any(found.failures.get(dataset, {}).get(engine) for dataset, engine in product(*names))
-    return Result(found, *names, failed)
+    asked = [dataset.name for dataset in datasets], [method.name for method in methods]
+    failed = any(found.failures.get(dataset, {}).get(engine) for dataset, engine in product(*asked))
+    return Result(found, *asked, failed)
 
 
 def _assets(found: Evaluation, metrics: tuple[str, ...]) -> dict[str, Path]:

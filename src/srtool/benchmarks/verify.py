@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -78,9 +79,9 @@ class Verification(BaseModel):
 
 
 def verify(
-    model: Path,
-    engines: list[Path],
-    folder: Path,
+    model: str | Path,
+    engines: Sequence[str | Path],
+    folder: str | Path,
     config: Config = Config(),
     report: Report = lambda progress: None,
 ) -> Verification:
@@ -93,7 +94,8 @@ def verify(
     UsageError, CheckpointError, EngineError, DataError and ImageError where an input is not what
     it should be; ExportError where the checkpoint makes no image.
     """
-    if model.suffix not in CHECKPOINTS:
+    model, folder = Path(model), Path(folder)
+    if model.suffix.lower() not in CHECKPOINTS:
         raise UsageError(
             f"{model}: is no checkpoint; expected the weights (.pth or .safetensors) first and "
             "then the engines"
@@ -101,7 +103,7 @@ def verify(
     if not model.is_file():
         raise CheckpointError(f"{model}: no such file; expected weights (.safetensors or .pth)")
     dataset = dataset_from_folder(folder)
-    manifests = {path: _manifest(path) for path in engines}
+    manifests = {path: _manifest(path) for path in map(Path, engines)}
     backends = {path: _backends(path, manifests[path], config.backend) for path in manifests}
     assets, unavailable = assets_of(ASKED)
     metrics = tuple(name for name in with_parts(ASKED) if name not in unavailable)
@@ -162,7 +164,7 @@ def _manifest(path: Path) -> Manifest:
     """Of an engine to verify; the error says what else it should have been."""
     if not path.is_file():
         raise EngineError(f"{path}: no such engine; `srtool export model.pth` writes one")
-    if path.suffix in CHECKPOINTS:
+    if path.suffix.lower() in CHECKPOINTS:
         raise UsageError(
             f"{path}: is a checkpoint; the engines to verify are .onnx and .plan files"
         )

@@ -17,7 +17,7 @@ from srtool.images.colour import to_levels
 from srtool.manifest import ModelFacts
 from srtool.runtime import pixels
 from srtool.runtime.session import Backend, Callback, Session
-from srtool.runtime.tiling import upscale_tiled
+from srtool.runtime.tiling import fits, upscale_tiled
 from srtool.runtime.upscaling import Options
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ class Engine:
         session = self._session_for(batch.dtype)
         if session.is_deferred:
             return np.stack([upscale_tiled(image, self) for image in batch])
-        multiple = self.facts.multiple_of
-        if batch.shape[1] % multiple or batch.shape[2] % multiple:
+        if not fits(batch.shape[1:3], self.facts):
             return np.stack([upscale_tiled(image, self) for image in batch])
         if batch.dtype == np.uint8 and self.facts.io == "float32":
             return to_levels(session.run(pixels.as_floats(batch)), np.uint8)

@@ -52,7 +52,7 @@ def open_engine(
             found=str(threads),
             expected="at least 1",
         )
-    opener = next((each for each in OPENERS if path.suffix in each.suffixes), None)
+    opener = next((each for each in OPENERS if path.suffix.lower() in each.suffixes), None)
     if fallback is not None and path.suffix != PLAN:
         raise UsageError(
             f"{path}: a fallback is for plans (.plan); any machine runs this file",

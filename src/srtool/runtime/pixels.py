@@ -26,7 +26,9 @@ _MODES = {"1": "L", "L": "L", "LA": "RGBA", "RGB": "RGB", "RGBA": "RGBA", "I;16"
 def upscale(image: Any, engine: TileEngine, options: Options) -> Any:
     """See `Engine.upscale`."""
     if isinstance(image, (str, Path)):
-        return array_from_picture(upscale_guarded(read_image(Path(image)), engine, options))
+        return array_from_picture(
+            upscale_guarded(read_image(Path(image), options.max_pixels), engine, options)
+        )
     if isinstance(image, np.ndarray):
         return _through(image, lambda picture: upscale_guarded(picture, engine, options))
     pil = sys.modules.get("PIL.Image")

@@ -11,7 +11,7 @@ BackendName = Literal[
 ]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 
-CHECKPOINTS = frozenset({".pth", ".pt", ".safetensors"})
+CHECKPOINTS = frozenset({".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pkl"})
 PLAN = ".plan"
 # As a fallback: the .onnx file that the plan was made of, on the GPU where that can be.
 RECORDED: Literal["onnxruntime"] = "onnxruntime"

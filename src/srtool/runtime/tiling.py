@@ -133,20 +133,13 @@ class Canvas:
         self._progress, self._painted = progress, 0
         self._halo = engine.facts.halo if tiling.halo is None else tiling.halo
         self._sides = pixels.shape[:2]
-        self._pixels = padded(pixels, engine.facts)
+        sides = _tile_sides(self._sides, engine, pixels.dtype, tiling.tile, self._halo)
+        self._pixels = padded(pixels, engine.facts, sides if engine.facts.square else (1, 1))
         self._error: Exception | None = None
         self._missing, self._lock = 0, threading.Lock()
         height, width = self._pixels.shape[:2]
         scale = engine.facts.scale
         self._made = np.empty((height * scale, width * scale, 3), pixels.dtype)
-        step = engine.facts.multiple_of
-        chosen = None if tiling.tile is None else max(step, tiling.tile // step * step)
-        sides = engine.tile_of(pixels.dtype) if chosen is None else (chosen, chosen)
-        if not engine.is_deferred:  # a GPU's tiles have one shape, for which its plan was made
-            sides = tuple(
-                fitted(length, side, self._halo, step)
-                for length, side in zip((height, width), sides, strict=True)
-            )  # type: ignore[assignment]
         self._submit(Span(0, height, 0, height), Span(0, width, 0, width), sides)
 
     @property
@@ -230,10 +223,37 @@ def upscale_tiled(
     return canvas.result()
 
 
-def padded(pixels: NDArray[Any], facts: ModelFacts) -> NDArray[Any]:
-    """An image continued at right and bottom to sides that the network takes: its mirror image
-    without the edge itself, as networks' own code pads, and then the edge."""
-    height, width = (_taken_side(side, facts) for side in pixels.shape[:2])
+def _tile_sides(
+    image: tuple[int, ...], engine: TileEngine, dtype: Any, tile: int | None, halo: int
+) -> tuple[int, int]:
+    """Height and width of the tiles of an image: what suits the engine, unless `tile` is asked
+    for, and what its network takes."""
+    facts = engine.facts
+    step, least = facts.multiple_of, _taken_side(1, facts)
+    suits = engine.tile_of(dtype) if tile is None else (tile, tile)
+    if tile is None and facts.tile is not None and not engine.is_deferred:
+        suits = min(suits[0], facts.tile), min(suits[1], facts.tile)
+    height, width = (max(least, side // step * step) for side in suits)
+    if engine.is_deferred:  # a GPU's tiles have one shape, for which its plan was made
+        return height, width
+    rows, columns = (_taken_side(side, facts) for side in image)
+    if facts.square:
+        side = min(height, width, max(rows, columns))
+        return side, side
+    return max(least, fitted(rows, height, halo, step)), max(
+        least, fitted(columns, width, halo, step)
+    )
+
+
+def padded(
+    pixels: NDArray[Any], facts: ModelFacts, least: tuple[int, int] = (1, 1)
+) -> NDArray[Any]:
+    """An image continued at right and bottom to sides that the network takes, and not below
+    `least`: its mirror image without the edge itself, as networks' own code pads, and then the
+    edge."""
+    height, width = (
+        _taken_side(max(side, low), facts) for side, low in zip(pixels.shape, least, strict=False)
+    )
     rows, columns = height - pixels.shape[0], width - pixels.shape[1]
     for axis, missing in enumerate((rows, columns)):
         if not missing:
@@ -245,6 +265,13 @@ def padded(pixels: NDArray[Any], facts: ModelFacts) -> NDArray[Any]:
     return pixels
 
 
+def fits(sides: tuple[int, ...], facts: ModelFacts) -> bool:
+    """Whether a network takes an image of this height and width as it is."""
+    same = all(_taken_side(side, facts) == side for side in sides)
+    return same and (not facts.square or sides[0] == sides[1])
+
+
 def _taken_side(side: int, facts: ModelFacts) -> int:
     """The least side, not smaller, that a network takes."""
+    side = max(side, facts.minimum)
     return side + -side % facts.multiple_of

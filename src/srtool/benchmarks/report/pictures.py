@@ -137,7 +137,7 @@ def _check_fit(engine: Path, model: Path) -> None:
     """Whether the engine was made from the weights, where that is known."""
     if not model.is_file():
         return  # opening it says so
-    if model.suffix not in CHECKPOINTS:
+    if model.suffix.lower() not in CHECKPOINTS:
         raise UsageError(
             f"{model}: is no checkpoint; --model takes weights (.pth or .safetensors), --engine "
             "takes engines"

@@ -48,7 +48,7 @@ def networks_from_files(
     for file in files:
         if not file.is_file():
             raise UsageError(f"{file}: no such file; expected an engine (.onnx, .plan) or weights")
-        if file.suffix in CHECKPOINTS:
+        if file.suffix.lower() in CHECKPOINTS:
             models.append(file)
             file = _exported(file, folder, report)
         facts = _facts(file)

@@ -18,7 +18,7 @@ from srtool.export.tensorrt.installing import (
 )
 from srtool.files import whole_file
 from srtool.manifest import DEFAULT_PROFILE, Profile
-from srtool.runtime.gpu.plan import NAMES, OLDEST_DRIVER, Machine
+from srtool.runtime.gpu.plan import NAMES, OLDEST_DRIVER, Machine, this_machine
 
 _SHARE = 0.8  # of a GPU's memory: the driver, the library and the pixels take some
 _TILES = ((4, 256), (2, 256), (1, 256), (1, 192), (1, 128), (1, 64))  # batch, side
@@ -43,6 +43,21 @@ class Estimate:
     megapixels: float
     memory: float
     profile: Profile
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """machine: what it is. parts: libraries, installed or not. abilities: in words."""
+
+    machine: Machine
+    parts: list[Part]
+    abilities: list[str]
+
+
+def doctor() -> Diagnosis:
+    """What this machine can run, what it lacks, and the command that installs it."""
+    here = this_machine()
+    return Diagnosis(here, parts(here), abilities(here))
 
 
 # Name, packages that it may come in, what for, and the extra that brings it; "" for the one that

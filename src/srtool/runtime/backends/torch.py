@@ -61,6 +61,9 @@ def _session(network: Any) -> DirectSession:
         precision="fp32",
         architecture=network.architecture,
         halo=DEFAULT_HALO,
+        multiple_of=network.size.multiple_of,
+        minimum=network.size.minimum,
+        square=network.size.square,
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.module.to(device)
@@ -71,4 +74,6 @@ def _session(network: Any) -> DirectSession:
             result: NDArray[Any] = network.upscale(torch.from_numpy(batch).to(device)).cpu().numpy()
         return result
 
-    return DirectSession(facts, compute)
+    session = DirectSession(facts, compute)
+    session.notes.extend(network.notes)
+    return session

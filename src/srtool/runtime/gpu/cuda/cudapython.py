@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError
-from srtool.runtime.gpu.cuda import (
+from srtool.runtime.gpu.cuda.interface import (
     BLOCKING,
     NON_BLOCKING,
     Buffer,

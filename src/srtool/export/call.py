@@ -1,0 +1,38 @@
+"""Export as one call, from a network or its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from srtool.errors import UsageError
+from srtool.export import onnx
+from srtool.export.onnx import Written
+from srtool.networks.loading import load_network
+from srtool.networks.network import Network
+
+
+def export(
+    model: str | Path | Network,
+    out: str | Path | None = None,
+    precision: Literal["fp32", "fp16", "both"] = "fp32",
+    io: Literal["uint8", "float32"] = "uint8",
+    images: str | Path | None = None,
+    force: bool = False,
+) -> list[Written]:
+    """Write the engine files of a network, certified against PyTorch, with their manifests.
+
+    model: weights (.safetensors, .pth), or what `load_network` made of them. out: the .onnx file,
+        default beside the weights; "both" and uint8 put others beside it. images: a folder of HR
+        photographs to certify with, default those that ship. force: keep a file that fails.
+    CheckpointError where the weights are no network, UsageError where `out` is no .onnx file,
+    ExportError where a file does not do what the network does.
+    """
+    network = model if isinstance(model, Network) else load_network(model)
+    target = network.path.with_suffix(".onnx") if out is None else Path(out)
+    if target.suffix != ".onnx":
+        raise UsageError(
+            f"{target}: an engine file of this kind ends in .onnx", path=target, parameter="out"
+        )
+    folder = None if images is None else Path(images)
+    return onnx.export(network, target, precision, io, folder, force)

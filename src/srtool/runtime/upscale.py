@@ -1,0 +1,121 @@
+"""The two calls of most users: an image in, an image out; a folder in, a folder out."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import nullcontext
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from numpy.typing import NDArray
+
+from srtool.errors import UsageError
+from srtool.images.reading import read_image
+from srtool.images.writing import write_image
+from srtool.models import engine_path
+from srtool.runtime.engine import Engine, Value
+from srtool.runtime.folder import Event, upscale_images
+from srtool.runtime.index import Index
+from srtool.runtime.inputs import Inputs, check_writable, jobs_from_inputs
+from srtool.runtime.opening import open_engine
+from srtool.runtime.pixels import array_from_picture, upscale_guarded
+from srtool.runtime.upscaling import Options
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@overload
+def upscale(
+    image: NDArray[Value],
+    engine: Engine | str | Path | None = ...,
+    options: Options | None = ...,
+) -> NDArray[Value]: ...
+@overload
+def upscale(
+    image: Image, engine: Engine | str | Path | None = ..., options: Options | None = ...
+) -> Image: ...
+@overload
+def upscale(
+    image: str | Path,
+    engine: Engine | str | Path | None = ...,
+    options: Options | None = ...,
+    *,
+    out: str | Path | None = ...,
+) -> NDArray[Any]: ...
+
+
+def upscale(
+    image: Any,
+    engine: Engine | str | Path | None = None,
+    options: Options | None = None,
+    *,
+    out: str | Path | None = None,
+) -> Any:
+    """Upscale one image.
+
+    image: a path, a PIL image, or an array of (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA, uint8,
+        uint16, or float32 0..1.
+    engine: opened by `open_engine`; or the path of one or the name of a network that ships, which
+        stays open for the next call (default: x4-lite).
+    out: for a path, the file to write the result to, with the colour profile and metadata of the
+        image; its suffix names the format.
+    Returns what it was given, as many times larger as the engine does: an array of the same dtype
+        and channels, float32 clamped to 0..1, or a PIL image; for a path an array.
+    UsageError for images of another kind, ImageError where the file cannot be read or written,
+    EngineError where there is no such engine or it fails.
+    """
+    opened = engine if isinstance(engine, Engine) else _kept(engine_path(engine))
+    options = options or Options()
+    if out is None:
+        return opened.upscale(image, options)
+    if not isinstance(image, (str, Path)):
+        raise UsageError(
+            "a file is written of what was read from one; save the result of an array or a PIL "
+            "image yourself",
+            parameter="out",
+        )
+    picture = upscale_guarded(read_image(Path(image), options.max_pixels), opened, options)
+    write_image(Path(out), picture, options.quality)
+    return array_from_picture(picture)
+
+
+def upscale_folder(
+    inputs: str | Path | list[str | Path],
+    out: str | Path,
+    engine: Engine | str | Path | None = None,
+    options: Options | None = None,
+    *,
+    suffix: str = "",
+    format: str | None = None,
+) -> Generator[Event, None, None]:
+    """Upscale the images of folders, patterns or files; what happens with each is told as it does.
+
+    inputs, out, suffix, format: see `jobs_from_inputs`. engine: see `upscale`. An image that fails
+    is told of and the others still get done; existing results are skipped unless `options` say
+    otherwise. Where the iterator is closed early, the images that are being written are finished.
+    UsageError at once where an input does not exist, nothing is found, or the folder cannot be
+    written.
+    """
+    named = inputs if isinstance(inputs, list) else [inputs]
+    found = jobs_from_inputs([str(name) for name in named], Path(out), suffix, format)
+    check_writable(found.jobs)
+    return _events(found, engine, options or Options())
+
+
+def _events(
+    found: Inputs, engine: Engine | str | Path | None, options: Options
+) -> Generator[Event, None, None]:
+    index = Index(found.folder) if found.folder else None
+    try:
+        with nullcontext(engine) if isinstance(engine, Engine) else open_engine(engine) as opened:
+            yield from upscale_images(found.jobs, opened, options, index=index)
+    finally:
+        if index is not None:
+            index.close()
+
+
+@lru_cache(maxsize=1)
+def _kept(path: Path) -> Engine:
+    return open_engine(path)
