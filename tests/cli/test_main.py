@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -60,7 +61,43 @@ def test_help_and_version_in_a_process_of_their_own() -> None:
         assert re.search(rf"\b{command}\b", out)
     with start("--version") as process:
         out, err = process.communicate()
-    assert (process.returncode, out, err) == (0, f"srtool {srtool.__version__}\n", "")
+    assert (process.returncode, err) == (0, "")
+    first, parts = out.splitlines()
+    assert first == f"srtool {srtool.__version__}"
+    assert f"numpy {np.__version__}" in parts.split(", ")
+
+
+def test_the_shell_completes_commands_and_networks() -> None:
+    for words, expected in (("srtool inf", "infer"), ("srtool infer a.png --engine x4-", "x4-")):
+        environment = {
+            **os.environ,
+            "_SRTOOL_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        }
+        code = "import sys; sys.argv = ['srtool']; from srtool.cli.main import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split()
+        assert all(word.startswith(expected) for word in done.stdout.split())
+
+
+@pytest.mark.parametrize("words", [("infer", "-q"), ("--quiet", "infer")])
+def test_quiet_prints_what_goes_wrong_alone(
+    run: Run, tmp_path: Path, write_png: Any, compact_engine: Path, words: tuple[str, ...]
+) -> None:
+    write_png(tmp_path / "in" / "good.png", noise(12, 16))
+    options = ["in", "--engine", compact_engine]
+    result = run(*words, *options)
+    assert (result.code, result.out, result.err) == (0, "", "")
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
+    result = run(*words, *options)
+    (line,) = result.lines
+    assert (result.code, result.out) == (1, "")
+    assert "bad.png" in line
+    assert run("infer", *options).out  # not quiet any more
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -11,6 +11,7 @@ import typer
 
 from srtool.cli import progress as console
 from srtool.cli.choices import BackendChoice, RunPrecisionChoice
+from srtool.cli.models import names_from
 from srtool.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ def infer(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="A network that ships (`srtool models`), or an .onnx or .plan file; .pth runs "
-            "the PyTorch reference. (default: x4-lite)"
+            help="A network that ships (`srtool models`; the first by default), or an .onnx or "
+            ".plan file; .pth runs the PyTorch reference.",
+            autocompletion=names_from,
         ),
     ] = None,
     out: Annotated[
@@ -86,6 +88,9 @@ def infer(
         bool, typer.Option("--require-certified", help="Refuse an engine that is not.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary line.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Print nothing but what goes wrong.")
+    ] = False,
 ) -> None:
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
     from srtool.runtime import folder as pipeline
@@ -95,6 +100,8 @@ def infer(
     from srtool.runtime.tiling import check_tile
     from srtool.runtime.upscaling import Options
 
+    if quiet:
+        console.be_quiet(True)
     part = _shard(shard) if shard else None
     found = jobs_from_inputs(inputs, out, suffix, format.value if format else None, part)
     jobs = found.jobs
@@ -115,7 +122,7 @@ def infer(
         if opened.uncertified_reason:
             if require_certified:
                 raise EngineError(f"{opened.path}: is not certified: {opened.uncertified_reason}")
-            console.say(f"{opened.path}: is not certified: {opened.uncertified_reason}")
+            console.complain(f"{opened.path}: is not certified: {opened.uncertified_reason}")
         options = Options(tile, halo, depth, quality, overwrite, max_pixels)
         summary = pipeline.Summary()
         try:
@@ -127,7 +134,9 @@ def infer(
                     for event in events:
                         shown.on_event(event)
         except KeyboardInterrupt:
-            console.say(f"interrupted after {summary.files} images; the same command continues")
+            console.complain(
+                f"interrupted after {summary.files} images; the same command continues"
+            )
             raise
         finally:
             if index:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import signal
 import sys
 import threading
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Annotated
 
@@ -36,7 +39,6 @@ app = typer.Typer(
     name="srtool",
     help="Train, export, run and certify perceptual x4 super-resolution networks.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -55,10 +57,23 @@ app.add_typer(engine_app)
 app.command()(doctor)
 
 
+# What decides how fast and how right srtool is here; `srtool doctor` says more of them.
+PARTS = (
+    *("numpy", "pyvips", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "tensorrt"),
+    *("tensorrt-cu12", "tensorrt-rtx-cu13-bindings", "cuda-python", "onnx", "spandrel"),
+)
+
+
 def _print_version(wanted: bool) -> None:
-    if wanted:
-        console.answer(f"srtool {__version__}")
-        raise typer.Exit
+    if not wanted:
+        return
+    console.answer(f"srtool {__version__}")
+    parts = [f"Python {platform.python_version()}"]
+    for name in PARTS:
+        with suppress(PackageNotFoundError):
+            parts.append(f"{name} {version(name)}")
+    console.answer(", ".join(parts))
+    raise typer.Exit
 
 
 @app.callback()
@@ -66,11 +81,17 @@ def _root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+            "--version",
+            help="Print the version, and those of its parts, and exit.",
+            is_eager=True,
+            callback=_print_version,
         ),
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Print results and problems, no progress.")
+    ] = False,
 ) -> None:
-    pass
+    console.be_quiet(quiet)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -93,14 +114,14 @@ def main() -> None:
     try:
         app()
     except SrtoolError as error:
-        console.say(f"srtool: {line_of(error)}")
+        console.complain(f"srtool: {line_of(error)}")
         sys.exit(1 if isinstance(error, ExportError) else 2)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        console.say(f"srtool: {name}{error.strerror or error}")
+        console.complain(f"srtool: {name}{error.strerror or error}")
         sys.exit(2)
     except _Terminated:
         sys.exit(143)

@@ -18,6 +18,13 @@ _FIGURES = (
 )
 
 
+def names_from(incomplete: str) -> list[str]:
+    """Names of networks that the shell completes a word to."""
+    from srtool.models import model_names
+
+    return [name for name in model_names() if name.startswith(incomplete)]
+
+
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the cards and paths.")] = False,
 ) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from srtool.cli import line_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import TaskID
 
     from srtool.benchmarks.evaluate import Progress as Scored
@@ -35,9 +36,28 @@ def plain(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
+_quiet = False  # of the process, as its standard error is
+
+
+def be_quiet(wanted: bool) -> None:
+    """Whether bars, spinners and what is said by `say` are left out from now on."""
+    global _quiet
+    _quiet = wanted
+
+
 def say(text: str) -> None:
-    """A line for the user."""
+    """A line for the user: what is being done, and why so."""
+    if not _quiet:
+        complain(text)
+
+
+def complain(text: str) -> None:
+    """A line that is needed even where all is to be quiet: what went wrong."""
     print(plain(text), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _is_drawn(console: Console) -> bool:
+    return console.is_terminal and not _quiet
 
 
 def answer(text: str) -> None:
@@ -60,6 +80,8 @@ def print_summary(summary: Summary, out: Path, engine: Path, backend: str, as_js
             "backend": backend,
         }
         answer(json.dumps(line))
+        return
+    if _quiet:
         return
     parts = [f"{summary.files} upscaled"]
     parts += [f"{summary.skipped} skipped (exist already)"] if summary.skipped else []
@@ -101,7 +123,7 @@ def status(start: str) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not _is_drawn(console):
         yield say
         return
     with console.status(start) as spinner:
@@ -121,7 +143,7 @@ class InferenceProgress:
         self._started = self._said = time.monotonic()
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar: Any = None
-        if self._console.is_terminal:
+        if _is_drawn(self._console):
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task("upscaling", total=total)
             self._tiles = self._bar.add_task("tiles", total=1, visible=False)
@@ -145,7 +167,7 @@ class InferenceProgress:
             if self._bar:
                 self._console.print(plain(line), markup=False)
             else:
-                say(line)
+                (say if event.kind == "note" else complain)(line)
         if event.kind != "note":
             self._done += 1
             self._started = time.monotonic()
@@ -171,7 +193,7 @@ def training_progress() -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=_quiet)
     text = TextColumn("loss {task.fields[loss]:.4f}  lr {task.fields[rate]:.1e}")
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn())
     bar = Bar(*columns, console=console)
@@ -217,7 +239,7 @@ def packing_progress() -> Iterator[Callable[[Packing], None]]:
 
     console = Console(stderr=True)
     columns = ("packing", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not _is_drawn(console)) as bar:
         task = bar.add_task("", total=None)
         yield lambda done: bar.update(task, completed=done.done, total=done.count)
 
@@ -230,7 +252,7 @@ def evaluation_progress() -> Iterator[Callable[[Scored], None]]:
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     columns = ("scoring", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    quiet = not console.is_terminal
+    quiet = not _is_drawn(console)
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task("", total=None)
 
@@ -250,7 +272,7 @@ def download_progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
 
     console = Console(stderr=True)
     columns = (name, BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    quiet = not console.is_terminal
+    quiet = not _is_drawn(console)
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
