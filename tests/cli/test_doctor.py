@@ -32,7 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def command(*arguments: object, here: Machine | None = None) -> tuple[Any, str, str]:
         if here is not None:
-            monkeypatch.setattr(plan, "this_machine", lambda: here)
+            monkeypatch.setattr(plan, "this_machine", lambda device=0: here)
         monkeypatch.setattr(sys, "argv", ["srtool", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
             cli.main()

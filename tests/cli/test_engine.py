@@ -24,7 +24,7 @@ Run = Callable[..., Any]  # of conftest
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], None]:
     """Be on another machine."""
-    return lambda machine: monkeypatch.setattr(plan, "this_machine", lambda: machine)
+    return lambda machine: monkeypatch.setattr(plan, "this_machine", lambda device=0: machine)
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ def make_plan(
                 flavour: Library(flavour, version, 13)
             }
         )  # fmt: skip
-        monkeypatch.setattr(fallback, "this_machine", lambda: here)
+        monkeypatch.setattr(fallback, "this_machine", lambda device=0: here)
         monkeypatch.setenv("SRTOOL_ASSETS", str(tmp_path / "cache"))
         return SimpleNamespace(
             path=path,

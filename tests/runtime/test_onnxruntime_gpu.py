@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Sessions:
 
     def __init__(self, gpu: Any) -> None:
         self.gpu, self.made, self.taken = gpu, list[Any](), ""
-        self.error, self.times = "", 0
+        self.error, self.times, self.number = "", 0, 0
         self.real = onnxruntime.InferenceSession
 
     def __call__(self, path: str, options: Any, providers: list[Any]) -> Any:
@@ -61,7 +62,7 @@ class FakeSession:
         return [self.owner.taken or self.providers[0][0], CPU]
 
     def io_binding(self) -> Any:
-        return Binding()
+        return Binding(self.owner.number)
 
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
         key = "disable_synchronize_execution_providers"
@@ -80,12 +81,15 @@ class FakeSession:
 
 
 class Binding:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
     def bind_input(self, name: str, device: str, number: int, *rest: Any) -> None:
-        assert (device, number) == ("cuda", 0)
+        assert (device, number) == ("cuda", self.number)
         self.given = name, "cpu", 0, *rest
 
     def bind_output(self, name: str, device: str, number: int, *rest: Any) -> None:
-        assert (device, number) == ("cuda", 0)
+        assert (device, number) == ("cuda", self.number)
         self.made = name, "cpu", 0, *rest
 
 
@@ -139,14 +143,13 @@ def test_each_lane_has_a_session_on_its_own_stream(sessions: Sessions, network: 
 
 
 def test_the_tensorrt_provider_keeps_its_engines(sessions: Sessions, network: Any) -> None:
-    path = network(precision="fp16")
-    open_engine(path, "onnxruntime-tensorrt").close()
+    open_engine(network(), "onnxruntime-tensorrt").close()
     options = sessions.made[0].options
     folder = Path(options["trt_engine_cache_path"])
     assert folder.is_dir()
     assert folder.parent.name == "onnxruntime-tensorrt"
     assert options["trt_engine_cache_enable"] == "1"
-    assert options["trt_fp16_enable"] == "1"
+    assert options["trt_fp16_enable"] == "0"
     assert options["trt_profile_opt_shapes"] == "image:2x16x24x3"
     assert options["trt_profile_max_shapes"] == "image:8x64x64x3"
     assert sessions.made[0].providers[1][0] == CUDA  # for what TensorRT cannot do
@@ -186,7 +189,7 @@ def test_a_provider_that_is_missing(
 ) -> None:
     path = network()
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
-    with complains(EngineError, path, TENSORRT, "pip install onnxruntime-gpu"):
+    with complains(EngineError, path, TENSORRT, "--force-reinstall --no-deps onnxruntime-gpu"):
         open_engine(path, "onnxruntime-tensorrt")
     assert sessions.gpu.used == 0
 
@@ -197,6 +200,64 @@ def test_a_provider_that_does_not_load(sessions: Sessions, network: Any, complai
     path = network()
     with complains(EngineError, path, CUDA, "does not load", "cuDNN"):
         open_engine(path, "onnxruntime-cuda")
+
+
+def broken(folder: Path, provider: str) -> Path:
+    """What an install leaves behind that has a provider and not what it needs."""
+    capi = folder / "onnxruntime" / "capi"
+    capi.mkdir(parents=True)
+    prefix, suffix = ("", ".dll") if os.name == "nt" else ("lib", ".so")
+    for part in ("shared", provider):
+        (capi / f"{prefix}onnxruntime_providers_{part}{suffix}").write_bytes(b"no library")
+    return folder / "onnxruntime" / "__init__.py"
+
+
+def test_a_provider_without_its_libraries_is_not_there(
+    sessions: Sessions,
+    network: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    complains: Any,
+) -> None:
+    """The default state after a plain install: never the end of an automatic choice."""
+    monkeypatch.setattr(onnxruntime, "__file__", str(broken(tmp_path, "cuda")))
+    path = network()
+    assert ON_GPU not in installed_backends()
+    assert CUDA in ON_GPU.missing()
+    with open_engine(path) as engine:
+        assert not engine.backend.on_gpu
+    with complains(EngineError, path, CUDA, "does not load", "srtool doctor"):
+        open_engine(path, "onnxruntime-cuda")
+
+
+def test_a_driver_that_is_older_than_its_cuda(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions.gpu.driver = 12080
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
+    assert "the driver serves CUDA 12.8" in ON_GPU.missing()
+    monkeypatch.setattr(onnxruntime, "cuda_version", "12.9")
+    assert ON_GPU.missing() == ""
+
+
+def test_tensorrt_would_narrow_float16_files(
+    sessions: Sessions, network: Any, complains: Any
+) -> None:
+    with complains(EngineError, "fp16", "float32", "onnxruntime-cuda"):
+        open_engine(network(precision="fp16"), "onnxruntime-tensorrt")
+    assert sessions.gpu.used == 0
+
+
+def test_another_gpu(sessions: Sessions, network: Any, complains: Any) -> None:
+    sessions.gpu.count = 2
+    with open_engine(network(), "onnxruntime-cuda", device=1) as engine:
+        assert sessions.gpu.opened == 1
+        assert {session.options["device_id"] for session in sessions.made} == {"1"}
+        sessions.number = 1
+        image = noise(16, 24)
+        assert np.array_equal(engine.upscale_batch(image[None])[0], enlarged(image))
+    with complains(EngineError, "number 2"):
+        open_engine(network(), "onnxruntime-cuda", device=2)
 
 
 def test_running_out_of_memory(sessions: Sessions, network: Any) -> None:
@@ -237,7 +298,7 @@ def test_it_is_among_the_backends_where_there_is_a_gpu(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
     assert ON_GPU not in installed_backends()
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(backend, "find_gpu", lambda: None)
+    monkeypatch.setattr(backend, "find_gpu", lambda device: None)
     assert ON_GPU not in installed_backends()
 
 

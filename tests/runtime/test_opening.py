@@ -245,7 +245,7 @@ def test_refused_with_reason_and_command(
     changes, words = refusals()[name]
     made = make_plan("11")
     here = replace(made.here, **changes)
-    monkeypatch.setattr(module, "this_machine", lambda: here)
+    monkeypatch.setattr(module, "this_machine", lambda device=0: here)
     command = f"srtool engine rebuild {made.path}"
     with complains(EngineError, made.path, command, "--fallback onnxruntime", *words):
         open_engine(made.path)
@@ -269,7 +269,9 @@ def test_nothing_is_read_or_written_before(
     make_plan: Any, folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Any
 ) -> None:
     made, jobs = make_plan(), folder(3)
-    monkeypatch.setattr(module, "this_machine", lambda: replace(made.here, gpu="", compute=""))
+    monkeypatch.setattr(
+        module, "this_machine", lambda device=0: replace(made.here, gpu="", compute="")
+    )
     monkeypatch.setattr(pipeline, "read_image", None)
     out = tmp_path / "out"
     done = cli("infer", jobs[0].source.parent, "--engine", made.path, "-o", out)
@@ -301,7 +303,9 @@ def elsewhere(make_plan: Any, nearest_onnx: Any, monkeypatch: pytest.MonkeyPatch
     """A plan on a machine without a GPU, beside the file that it was made of."""
     made = make_plan()
     made.onnx = nearest_onnx("x4.onnx", io="uint8")
-    monkeypatch.setattr(module, "this_machine", lambda: replace(made.here, gpu="", compute=""))
+    monkeypatch.setattr(
+        module, "this_machine", lambda device=0: replace(made.here, gpu="", compute="")
+    )
     return made
 
 

@@ -14,7 +14,7 @@ from srtool.errors import EngineError
 from srtool.runtime.backends import tensorrt as backend
 from srtool.runtime.backends.tensorrt import TensorRt
 from srtool.runtime.engine import Engine, EngineInfo
-from srtool.runtime.gpu.plan import load_library
+from srtool.runtime.gpu.plan import load_library, log_of
 from srtool.runtime.tiling import upscale_tiled
 
 GENERATIONS = ["8.6", "10.0", "10.13", "11", "rtx-1.0", "rtx"]
@@ -198,7 +198,8 @@ def test_the_real_rtx_has_these_names() -> None:
     assert hasattr(module.ExecutionContextAllocationStrategy, "USER_MANAGED")
     assert hasattr(module.TensorIOMode, "INPUT")
     assert hasattr(module.ILogger, "INTERNAL_ERROR")
-    log = backend._log(module)
+    log = log_of(module)
+    log.lines.clear()
     log.log(module.ILogger.ERROR, "a line")
     log.log(module.ILogger.WARNING, "not kept")
     assert log.lines == ["a line"]

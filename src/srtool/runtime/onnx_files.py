@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def open_onnx(request: Request) -> Engine:
     manifest = read_manifest(path)
     facts = manifest.model if manifest else facts_from_onnx(path)
     backend, reason = _choose(request, facts, manifest)
+    if isinstance(backend, OnnxRuntimeGpu):
+        backend = replace(backend, device=request.device)
     return open_on(path, backend, facts, manifest=manifest, reason=reason, threads=request.threads)
 
 

@@ -30,6 +30,7 @@ def open_engine(
     *,
     fallback: str | None = None,
     threads: int | None = None,
+    device: int = 0,
 ) -> Engine:
     """Open an engine: an .onnx file, a TensorRT plan, weights as the PyTorch reference, or by name
     one of the networks that come with srtool (default: x4-lite).
@@ -39,7 +40,8 @@ def open_engine(
     on the GPU, OpenVINO and ONNX Runtime in float32, timed on a small tile. precision "bf16"
     insists on bfloat16. fallback: what runs instead of a plan that cannot run here, "onnxruntime"
     for the .onnx file that it was made of, or the path of one. threads: of the CPU, default all
-    cores; with PyTorch they are those of the whole process.
+    cores; with PyTorch they are those of the whole process. device: the number of the GPU among
+    those that are visible (CUDA_VISIBLE_DEVICES).
 
     EngineError where there is no such engine or it does not run here, CheckpointError where
     weights are none, UsageError where a choice does not fit the file.
@@ -60,7 +62,7 @@ def open_engine(
             parameter="fallback",
         )
     if opener is not None and path.suffix == PLAN:
-        return opener.open(Request(path, backend, precision, fallback, threads))
+        return opener.open(Request(path, backend, precision, fallback, threads, device))
     if not path.is_file():
         raise EngineError(
             f"{path}: no such engine; `srtool export model.pth` writes one", path=path
@@ -73,7 +75,7 @@ def open_engine(
             found=path.suffix,
             expected=".onnx, .plan, .pth or .safetensors",
         )
-    return opener.open(Request(path, backend, precision, fallback, threads))
+    return opener.open(Request(path, backend, precision, fallback, threads, device))
 
 
 def _open_reference(request: Request) -> Engine:

@@ -24,17 +24,16 @@ from srtool.runtime.onnx_files import (
     ON_GPU,
     companion_facts,
     float32_engine,
-    installed_backends,
     open_onnx,
 )
 from srtool.runtime.request import RECORDED, Request
 from srtool.runtime.session import Backend, Session
 
 
-def plan_backend(plan: PlanFacts, facts: ModelFacts) -> TensorRt:
+def plan_backend(plan: PlanFacts, facts: ModelFacts, device: int = 0) -> TensorRt:
     """What runs a plan; its str() is the name under which the plan's fidelity stands."""
     recipe = plan.recipe
-    return TensorRt(recipe.flavour, facts.precision, recipe.version_compatible)
+    return TensorRt(recipe.flavour, facts.precision, recipe.version_compatible, device)
 
 
 def open_plan(request: Request) -> Engine:
@@ -58,7 +57,7 @@ def open_plan(request: Request) -> Engine:
                 found=manifest.model.precision,
                 expected=request.precision,
             )
-        here = this_machine()
+        here = this_machine(request.device)
         if reason := unrunnable(plan, here):
             raise EngineError(
                 f"{path}: cannot run here: {reason}; "
@@ -67,19 +66,19 @@ def open_plan(request: Request) -> Engine:
                 found=reason,
                 remedy={} if fallback else {"fallback": RECORDED},
             )
-        return _planned(path, manifest, plan)
+        return _planned(path, manifest, plan, request.device)
     except EngineError as error:
         if fallback is None:
             raise
         return _second_choice(request, fallback, str(error))
 
 
-def _planned(path: Path, manifest: Manifest, plan: PlanFacts) -> Engine:
+def _planned(path: Path, manifest: Manifest, plan: PlanFacts, device: int) -> Engine:
     open_companion = None
     companion = path.parent / manifest.companion if manifest.companion else None
     if companion and companion.is_file():
-        open_companion = partial(_open_companion, companion, manifest)
-    backend = plan_backend(plan, manifest.model)
+        open_companion = partial(_open_companion, companion, manifest, device)
+    backend = plan_backend(plan, manifest.model, device)
     session = backend.open(path, manifest.model)
     reason = f"{NAMES[plan.recipe.flavour]} {plan.version}, {session.layout}"
     doubt = uncertified_reason(manifest, str(backend))
@@ -87,15 +86,16 @@ def _planned(path: Path, manifest: Manifest, plan: PlanFacts) -> Engine:
     return Engine(info, session, open_companion, partial(float32_engine, path, backend))
 
 
-def _open_companion(path: Path, engine: Manifest) -> Session:
+def _open_companion(path: Path, engine: Manifest, device: int) -> Session:
     """The float32 I/O variant of a plan: a plan as well, or an .onnx file."""
     facts = companion_facts(path, engine.model)
-    backend: Backend = ON_GPU if ON_GPU in installed_backends() else OnnxRuntime()
+    on_gpu = replace(ON_GPU, device=device)
+    backend: Backend = on_gpu if on_gpu.is_available() else OnnxRuntime()
     if path.suffix != ".onnx":
         manifest, plan = plan_facts(path)
-        if reason := unrunnable(plan, this_machine()):
+        if reason := unrunnable(plan, this_machine(device)):
             raise EngineError(f"{path}: cannot run here: {reason}", path=path, found=reason)
-        backend = plan_backend(plan, manifest.model)
+        backend = plan_backend(plan, manifest.model, device)
     return backend.open(path, facts)
 
 
@@ -108,10 +108,12 @@ def _second_choice(request: Request, fallback: str, error: str) -> Engine:
             path=request.path,
             parameter="fallback",
         )
-    on_gpu = ON_GPU in installed_backends()
-    backend = ON_GPU.library if on_gpu else RECORDED
-    engine = open_onnx(Request(file, backend, threads=request.threads))
-    engine.info = replace(engine.info, reason=f"second choice: {error}")
+    on_gpu = replace(ON_GPU, device=request.device)
+    missing = on_gpu.missing()
+    backend = RECORDED if missing else ON_GPU.library
+    engine = open_onnx(replace(request, path=file, backend=backend, fallback=None))
+    slow = f"; and on the CPU: {missing}" if missing and this_machine(request.device).gpu else ""
+    engine.info = replace(engine.info, reason=f"second choice: {error}{slow}")
     return engine
 
 

@@ -26,3 +26,4 @@ class Request:
     precision: PrecisionName = "auto"
     fallback: str | None = None
     threads: int | None = None
+    device: int = 0

@@ -68,7 +68,7 @@ def test_instructions_are_those_that_networks_use(
 def test_the_gpu_and_tensorrt_are_those_that_plans_see(monkeypatch: pytest.MonkeyPatch) -> None:
     libraries = {"tensorrt": Library("tensorrt", "10.13.0.35", 12)}
     here = Plans("RTX 4090", "8.9", "580.65", 24 << 30, libraries=libraries)  # type: ignore[arg-type]
-    monkeypatch.setattr(machine_module.plan, "this_machine", lambda: here)
+    monkeypatch.setattr(machine_module.plan, "this_machine", lambda device=0: here)
     found = this_machine()
     assert (found.gpu, found.driver, found.gpu_memory) == ("RTX 4090", "580.65", 24 << 30)
     assert found.versions["tensorrt"] == "10.13.0.35"

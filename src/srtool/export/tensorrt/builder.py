@@ -15,6 +15,7 @@ from srtool.errors import ExportError, UsageError
 from srtool.export.tensorrt.editions import Generation
 from srtool.export.tensorrt.gpus import PORTABLE, Target
 from srtool.manifest import ModelFacts, PlanRecipe
+from srtool.runtime.gpu.plan import log_of
 
 Report = Callable[[float, str], None]  # share of the build that is done, and the phase
 
@@ -62,6 +63,7 @@ def plan_from_onnx(
     the generation has a progress monitor, else after it.
     """
     log = log_of(module)
+    log.lines.clear()
     builder = module.Builder(log)
     flags = (
         getattr(module.NetworkDefinitionCreationFlag, name) for name in generation.network_flags
@@ -84,14 +86,14 @@ def plan_from_onnx(
         shaped = builder.create_optimization_profile()
         shaped.set_shape(image, *shapes)
         if config.add_optimization_profile(shaped) < 0:
-            raise UsageError(f"--shapes {profile}: {last_line(log.errors)}")
+            raise UsageError(f"--shapes {profile}: {last_line(log.lines)}")
     cache = None
     if timing_cache is not None:
         cache = config.create_timing_cache(timing_cache)
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             raise UsageError(
                 f"--timing-cache: is not of {generation.name} and this GPU "
-                f"({last_line(log.errors)}); "
+                f"({last_line(log.lines)}); "
                 "delete the file, or name another"
             )
     start = time.perf_counter()
@@ -101,7 +103,7 @@ def plan_from_onnx(
         built = builder.build_serialized_network(network, config)
     if built is None:
         raise ExportError(
-            f"{source}: {generation.name} built no plan of it ({last_line(log.errors)})"
+            f"{source}: {generation.name} built no plan of it ({last_line(log.lines)})"
         )
     seconds = time.perf_counter() - start
     measured = bytes(config.get_timing_cache().serialize()) if cache is not None else None
@@ -200,21 +202,6 @@ def float32_nodes(source: Path) -> set[str]:
 def _input_shape(shape: tuple[int, int, int], facts: ModelFacts) -> tuple[int, int, int, int]:
     batch, height, width = shape
     return (batch, height, width, 3) if facts.io == "uint8" else (batch, 3, height, width)
-
-
-def log_of(module: Any) -> Any:
-    """A logger that keeps the errors: the functions say that they failed, and not why."""
-
-    class Log(module.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR):
-                self.errors.append(text)
-
-    return Log()
 
 
 def last_line(errors: list[str]) -> str:

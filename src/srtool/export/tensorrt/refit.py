@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from srtool.errors import EngineError, ExportError, UsageError
-from srtool.export.tensorrt.builder import last_line, log_of
+from srtool.export.tensorrt.builder import last_line
 from srtool.export.tensorrt.plans import Certify, Source, WrittenPlan, key_of, locked, write_plan
 from srtool.manifest import ModelFacts, PlanFacts, sha256
-from srtool.runtime.gpu.plan import Machine, load_library, plan_facts, unrunnable
+from srtool.runtime.gpu.plan import Machine, load_library, log_of, plan_facts, unrunnable
 
 
 def refit(
@@ -66,10 +66,11 @@ def refitted(module: Any, stripped: bytes, source: Path) -> bytes:
     """The content of a plan without weights, with those of an .onnx file put in. ExportError where
     the library refuses either."""
     log = log_of(module)
+    log.lines.clear()
     runtime = module.Runtime(log)
     engine = runtime.deserialize_cuda_engine(stripped)
     if engine is None:
-        raise ExportError(f"{source}: the plan does not open ({last_line(log.errors)})")
+        raise ExportError(f"{source}: the plan does not open ({last_line(log.lines)})")
     refitter = module.Refitter(engine, log)
     parser = module.OnnxParserRefitter(refitter, log)
     if not parser.refit_from_bytes(source.read_bytes()):
@@ -78,7 +79,7 @@ def refitted(module: Any, stripped: bytes, source: Path) -> bytes:
     if missing := refitter.get_missing_weights():
         raise ExportError(f"{source}: has not all weights of the plan: {', '.join(missing[:3])}")
     if not refitter.refit_cuda_engine():
-        raise ExportError(f"{source}: its weights do not fit the plan ({last_line(log.errors)})")
+        raise ExportError(f"{source}: its weights do not fit the plan ({last_line(log.lines)})")
     config = engine.create_serialization_config()
     config.clear_flag(module.SerializationFlag.EXCLUDE_WEIGHTS)
     return bytes(engine.serialize_with_config(config))

@@ -6,10 +6,15 @@ slot's stream, so that copies and computation overlap as they do for a plan.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import os
 import re
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256 as digest
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +26,7 @@ from srtool.manifest import ModelFacts, Profile, Shape, sha256
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.gpu.cuda import Buffer, Cuda, OutOfMemory, find_gpu, open_cuda
 from srtool.runtime.gpu.layout import FEWEST_SLOTS
-from srtool.runtime.gpu.plan import library_of
+from srtool.runtime.gpu.plan import library_of, load_library
 from srtool.runtime.gpu.scheduler import Scheduler
 from srtool.runtime.session import Library
 
@@ -43,9 +48,11 @@ _NO_MEMORY = re.compile(r"out of memory|failed to allocate|bfc_?arena", re.IGNOR
 @dataclass(frozen=True)
 class OnnxRuntimeGpu:
     """The CUDA or the TensorRT provider; the precision is that of the file. The latter builds an
-    engine first, which takes minutes, and keeps it in the user's cache folder."""
+    engine first, which takes minutes, and keeps it in the user's cache folder. device: number of
+    the GPU among those that are visible."""
 
     provider: Provider
+    device: int = 0
     precision: ClassVar = ""
     on_gpu: ClassVar = True
 
@@ -57,17 +64,33 @@ class OnnxRuntimeGpu:
         return self.library
 
     def is_available(self) -> bool:
-        """Whether this machine has a GPU and the installed ONNX Runtime the provider."""
-        if not importlib.util.find_spec("onnxruntime") or find_gpu() is None:
-            return False
-        import onnxruntime
+        """Whether this machine has a GPU and the installed ONNX Runtime the provider, with all
+        that it needs."""
+        return not self.missing()
 
-        return _PROVIDERS[self.provider] in onnxruntime.get_available_providers()
+    def missing(self) -> str:
+        """What is missing for it here, in words; empty where it works."""
+        gpu = find_gpu(self.device)
+        if gpu is None:
+            return "there is no GPU for it, or no cuda-python"
+        return _missing(self.provider, gpu.cuda)
 
     def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> Scheduler:
         """EngineError where there is no GPU, the provider is missing or does not load, or the file
         is no ONNX model."""
-        cuda = open_cuda()
+        cuda = open_cuda(self.device)
+        if missing := _missing(self.provider, cuda.gpu.cuda):
+            raise EngineError(f"{path}: {missing}", path=path, found=missing)
+        if self.provider == "tensorrt" and facts.precision != "fp32":
+            raise EngineError(
+                f"{path}: computes in {facts.precision}, and ONNX Runtime's TensorRT provider may "
+                "narrow what was kept in float32; its CUDA provider does not, nor does a plan",
+                path=path,
+                found=facts.precision,
+                expected="fp32",
+                parameter="backend",
+                remedy={"backend": "onnxruntime-cuda"},
+            )
         try:
             with cuda.current():
                 return Scheduler(cuda, OnnxNetwork(cuda, path, facts, self.provider))
@@ -95,7 +118,7 @@ class OnnxNetwork:
 
     def execution(self, shape: Shape, stream: Any) -> OnnxExecution:
         handle = self._cuda.handle(stream)
-        return OnnxExecution(self._session(handle), self.facts)
+        return OnnxExecution(self._session(handle), self.facts, self._cuda.gpu.number)
 
     def close(self) -> None:
         pass
@@ -106,18 +129,12 @@ class OnnxNetwork:
         import onnxruntime
 
         name = _PROVIDERS[self._provider]
-        if name not in onnxruntime.get_available_providers():
-            raise EngineError(
-                f"ONNX Runtime {onnxruntime.__version__} has no {name}; "
-                "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
-            )
-        if hasattr(onnxruntime, "preload_dlls"):  # CUDA and cuDNN out of their pip packages
-            onnxruntime.preload_dlls()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         providers: list[Any] = [(name, self._options(stream))]
         if self._provider == "tensorrt":
-            providers.append((_PROVIDERS["cuda"], {"user_compute_stream": str(stream)}))
+            second = {"user_compute_stream": str(stream), "device_id": str(self._cuda.gpu.number)}
+            providers.append((_PROVIDERS["cuda"], second))
         try:
             session = onnxruntime.InferenceSession(str(self._path), options, providers=providers)
         except Exception as error:  # its exception classes have no common root of their own
@@ -133,6 +150,7 @@ class OnnxNetwork:
         if self._provider == "cuda":
             return {
                 "user_compute_stream": str(stream),
+                "device_id": str(self._cuda.gpu.number),
                 # TensorFloat-32 has 10 bits of mantissa: not what float32 promises.
                 "use_tf32": "0",
                 # The exhaustive search takes seconds for each new size of an image.
@@ -148,12 +166,12 @@ class OnnxNetwork:
         }
         return {
             "user_compute_stream": str(stream),
+            "device_id": str(self._cuda.gpu.number),
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(folder),
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": str(folder),
-            # The graph says what is float16; the network is not to be narrowed behind its back.
-            "trt_fp16_enable": "1" if self.facts.precision != "fp32" else "0",
+            "trt_fp16_enable": "0",  # the network is not to be narrowed behind its back
             **shapes,
         }
 
@@ -161,10 +179,10 @@ class OnnxNetwork:
 class OnnxExecution:
     """A session on one stream."""
 
-    def __init__(self, session: Any, facts: ModelFacts) -> None:
+    def __init__(self, session: Any, facts: ModelFacts, device: int) -> None:
         import onnxruntime
 
-        self._session, self._facts = session, facts
+        self._session, self._facts, self._device = session, facts, device
         self._given, self._made = session.get_inputs()[0].name, session.get_outputs()[0].name
         self._options = onnxruntime.RunOptions()
         # The scheduler waits for the stream itself.
@@ -181,7 +199,7 @@ class OnnxExecution:
                 (binding.bind_input, self._given, shape, source),
                 (binding.bind_output, self._made, large, target),
             ):
-                bind(name, "cuda", 0, value, _tensor(sides, self._facts), buffer.address)
+                bind(name, "cuda", self._device, value, _tensor(sides, self._facts), buffer.address)
             self._session.run_with_iobinding(binding, self._options)
         except Exception as error:  # see OnnxNetwork._session
             raise _error(error) from None
@@ -192,6 +210,57 @@ class OnnxExecution:
 
     def close(self) -> None:
         self._session = None
+
+
+def _missing(provider: Provider, driver: tuple[int, int]) -> str:
+    """What the installed ONNX Runtime lacks for a provider, in words. A provider that is compiled
+    in but cannot be loaded, as after an install without CUDA's libraries, would be replaced by the
+    CPU without a word. driver: the newest CUDA version that it serves."""
+    if not importlib.util.find_spec("onnxruntime"):
+        return "ONNX Runtime is not installed; pip install 'srtool[gpu]'"
+    import onnxruntime
+
+    name, version = _PROVIDERS[provider], onnxruntime.__version__
+    if name not in onnxruntime.get_available_providers():
+        return (
+            f"ONNX Runtime {version} has no {name}; pip uninstall -y onnxruntime && "
+            "pip install --force-reinstall --no-deps onnxruntime-gpu"
+        )
+    built_for = str(getattr(onnxruntime, "cuda_version", "")).partition(".")[0]
+    if built_for.isdigit() and int(built_for) > driver[0]:
+        return (
+            f"ONNX Runtime {version} is built for CUDA {built_for}, and the driver serves CUDA "
+            f"{driver[0]}.{driver[1]}; `srtool doctor` names the packages that fit it"
+        )
+    if reason := load_provider(provider, Path(onnxruntime.__file__).parent / "capi"):
+        return f"{name} does not load ({reason}); `srtool doctor` names what it needs"
+    return ""
+
+
+@cache
+def load_provider(provider: Provider, folder: Path) -> str:
+    """Load a provider's own library, after CUDA, cuDNN and TensorRT out of their pip packages.
+    Why that fails, empty where it does not or there is no such file."""
+    import onnxruntime
+
+    prefix, suffix = ("", ".dll") if os.name == "nt" else ("lib", ".so")
+    shared, own = (
+        folder / f"{prefix}onnxruntime_providers_{part}{suffix}" for part in ("shared", provider)
+    )
+    if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on
+        with redirect_stdout(StringIO()):  # it prints what it misses
+            onnxruntime.preload_dlls()
+    if provider == "tensorrt":
+        with suppress(EngineError):  # a TensorRT of the system does as well
+            load_library("tensorrt")
+    if not own.is_file():
+        return ""
+    try:
+        for library in (shared, own):
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return " ".join(str(error).split())[:200]
+    return ""
 
 
 def engine_key(path: Path, facts: ModelFacts, cuda: Cuda) -> str:

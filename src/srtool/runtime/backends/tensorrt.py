@@ -20,7 +20,7 @@ from srtool.files import whole_file
 from srtool.manifest import Flavour, ModelFacts, Profile, Shape
 from srtool.runtime.gpu.cuda import Buffer, Cuda, CudaError, OutOfMemory, find_gpu, open_cuda
 from srtool.runtime.gpu.layout import SLOTS
-from srtool.runtime.gpu.plan import NAMES, library_of, load_library
+from srtool.runtime.gpu.plan import NAMES, library_of, load_library, log_of
 from srtool.runtime.gpu.scheduler import Scheduler
 
 _NO_MEMORY = re.compile(r"out ?of ?memory|allocat|insufficient memory|cudaMalloc", re.IGNORECASE)
@@ -30,24 +30,25 @@ _NO_MEMORY = re.compile(r"out ?of ?memory|allocat|insufficient memory|cudaMalloc
 class TensorRt:
     """A TensorRT, for plans of a precision. host_code: let plans bring the runtime of the TensorRT
     that made them, as version-compatible ones do; that is a program, so only for files that are
-    trusted."""
+    trusted. device: number of the GPU among those that are visible."""
 
     library: Flavour
     precision: str
     host_code: bool = False
+    device: int = 0
     on_gpu: ClassVar = True
 
     def __str__(self) -> str:
         return f"{self.library} {self.precision}"
 
     def is_available(self) -> bool:
-        return find_gpu() is not None and library_of(self.library) is not None
+        return find_gpu(self.device) is not None and library_of(self.library) is not None
 
     def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> Scheduler:
         """Open a plan on this machine's GPU. EngineError where it is none for this machine, or the
         GPU has too little memory."""
         try:
-            cuda, module = open_cuda(), load_library(self.library)
+            cuda, module = open_cuda(self.device), load_library(self.library)
             with cuda.current():
                 plan = Plan(cuda, module, self.library, path, facts, self.host_code)
                 return Scheduler(cuda, plan)
@@ -75,7 +76,8 @@ class Plan:
         host_code: bool = False,
     ) -> None:
         self.facts, self.module, self.cuda = facts, module, cuda
-        self.log = _log(module)
+        self.log = log_of(module)
+        self.log.lines.clear()
         content = path.read_bytes()
         self._runtime: Any = module.Runtime(self.log)
         if host_code:
@@ -298,21 +300,6 @@ def _give(context: Any, buffer: Buffer) -> None:
         context.set_device_memory(buffer.address, buffer.size)
     else:
         context.device_memory = buffer.address
-
-
-def _log(module: Any) -> Any:
-    """A logger that keeps the errors: TensorRT's functions say that they failed, not why."""
-
-    class Log(module.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-            self.lines: list[str] = []
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR):
-                self.lines.append(text)
-
-    return Log()
 
 
 def _cache_file(plan: bytes) -> Path:

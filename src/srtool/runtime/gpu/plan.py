@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
@@ -141,6 +142,23 @@ def _loaded(flavour: Flavour, names: tuple[str, ...]) -> Any:
             f"{NAMES[flavour]} is installed and does not load ({reason}); {INSTALL[flavour]} in a "
             "new environment"
         ) from None
+
+
+@cache
+def log_of(module: Any) -> Any:
+    """The logger of a TensorRT, one for the process as it wants it. It keeps the errors, for
+    TensorRT's functions say that they failed and not why; who reads `lines` clears them."""
+
+    class Log(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.lines: list[str] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR):
+                self.lines.append(text)
+
+    return Log()
 
 
 def plan_facts(path: Path) -> tuple[Manifest, PlanFacts]:
