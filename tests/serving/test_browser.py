@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from srtool.serving.limits import Limits
-
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -227,12 +225,13 @@ def test_a_bad_picture(
 
 
 def test_stopping(opened: Open, start: Any, slow: Any, write_png: Any, tmp_path: Path) -> None:
-    client = start({"slow": slow}, Limits())
+    slow.free = 1
+    client = start({"slow": slow})
     large = write_png(tmp_path / "large.png", np.zeros((300, 500, 3), np.uint8))
     page = opened(client)
     page.set_input_files("#files", [large, large])
     page.locator("#start").click()
-    page.get_by_text("tile 0 of 4").wait_for()
+    page.get_by_text("tile 1 of 4").wait_for()
     page.locator("#clear").click()
     page.locator("#start:not([disabled])").wait_for()
     assert [state(page, number) for number in range(2)] == ["new", "new"]

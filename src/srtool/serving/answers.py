@@ -35,7 +35,8 @@ class Result(FileResponse):
             "X-Srtool-Size": "{}x{}".format(*task.size),
         }
         if task.notes:
-            headers["X-Srtool-Notes"] = quote("; ".join(task.notes))
+            notes = (_named(note, order.source.parent, order.name) for note in task.notes)
+            headers["X-Srtool-Notes"] = quote("; ".join(notes))
         name = f"{PurePath(order.name).stem}.{order.kind}"
         super().__init__(order.target, 200, headers, MEDIA_TYPES[order.kind], filename=name)
 
@@ -46,15 +47,13 @@ class Result(FileResponse):
             shutil.rmtree(Path(self.path).parent, ignore_errors=True)
 
 
-def refusal_from_error(error: Exception, folder: Path, name: str) -> Refusal:
+def refusal_from_error(error: SrtoolError, folder: Path, name: str) -> Refusal:
     """What the library says of a picture in `folder`, with the name that its sender gave it."""
-    status = STATUSES.get(type(error), 500)
-    if not isinstance(error, SrtoolError):
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        return Refusal(status, f"{name}: the engine failed on it ({reason})")
-    return Refusal(
-        status, re.sub(re.escape(str(folder)) + r"[/\\][\w.]+", lambda _: name, str(error))
-    )
+    return Refusal(STATUSES.get(type(error), 500), _named(str(error), folder, name))
+
+
+def _named(line: str, folder: Path, name: str) -> str:
+    return re.sub(re.escape(str(folder)) + r"[/\\][\w.]+", lambda found: name, line)
 
 
 def refusal_from_validation(error: RequestValidationError) -> Refusal:

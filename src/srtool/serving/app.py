@@ -36,7 +36,6 @@ from srtool.serving.queue import Order, Queue, Task
 from srtool.serving.upload import check_size, discard_body, save_body, while_awaited
 from srtool.version import __version__
 
-FAILURES = (SrtoolError, RuntimeError, MemoryError)  # of one picture, not of the server
 PAGE = Path(__file__).parent / "page"
 
 
@@ -119,7 +118,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 def make_app(served: Served) -> FastAPI:
     """The application, for any ASGI server."""
     metrics, tasks = Metrics(), dict[str, Task]()
-    queue = Queue(dict(served.engines), served.limits, metrics)
+    queue = Queue(served.engines, served.limits, metrics)
     app = FastAPI(
         title="srtool",
         version=__version__,
@@ -176,10 +175,10 @@ def make_app(served: Served) -> FastAPI:
                 check_size(source, wanted.name, served.limits)
                 kind = wanted.format or written_format(source)
                 order = Order(engine, source, kind, wanted.options(), wanted.name)
-                await while_awaited(request, partial(queue.upscale, order, task))
+                await while_awaited(request, task, partial(queue.upscale, order, task))
             except BaseException as error:
                 shutil.rmtree(folder, ignore_errors=True)
-                if isinstance(error, FAILURES):
+                if isinstance(error, SrtoolError):
                     raise refusal_from_error(error, folder, wanted.name) from None
                 raise
             metrics.answers.labels(200).inc()

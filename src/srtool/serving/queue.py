@@ -1,59 +1,57 @@
-"""Pictures on their way: each waits for its turn, is read, upscaled and written."""
+"""Pictures on their way: each waits for its turn, and is upscaled as `srtool infer` does it."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Literal
 
 import anyio
-from anyio import from_thread, to_thread
+from anyio import to_thread
 
-from srtool.images.picture import Picture
-from srtool.images.reading import read_image
-from srtool.images.writing import write_image
+from srtool.images.reading import image_size
 from srtool.runtime.engine import Engine
-from srtool.runtime.guard import Guard
-from srtool.runtime.session import TileEngine
-from srtool.runtime.upscaling import Options, upscale_picture
+from srtool.runtime.folder import Summary, upscale_images
+from srtool.runtime.inputs import Job
+from srtool.runtime.upscaling import Options
 from srtool.serving.kinds import Format
 from srtool.serving.limits import Limits, Refusal
 from srtool.serving.metrics import Metrics
-from srtool.serving.watch import Watched
 
-Stage = Literal["receiving", "waiting", "reading", "upscaling", "writing"]
-Result = TypeVar("Result")
+Stage = Literal["receiving", "waiting", "upscaling"]
 ON_GPU = 4  # pictures at a time, whose tiles fill its batches
+
+
+class Stopped(Exception):
+    """Nobody waits for the picture any more, or it has had its time."""
 
 
 @dataclass(eq=False)
 class Task:
-    """A picture on its way. done, total: its tiles. seconds: what each stage took. notes: what
-    whoever sent it should know of the result. size: of the result, width and height."""
+    """A picture on its way. done, total: its tiles. is_awaited: by whoever sent it. deadline: see
+    `time.monotonic`. seconds: what each part took. notes: what whoever sent it should know of the
+    result. size: of the result, width and height."""
 
     stage: Stage = "receiving"
     done: int = 0
     total: int = 0
-    seconds: dict[Stage, float] = field(default_factory=dict)
+    is_awaited: bool = True
+    deadline: float = float("inf")
+    seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)
 
-    def count(self, done: int, total: int) -> None:
+    def count(self, job: Job, done: int, total: int) -> None:
+        """Called after each tile. Stopped ends the picture."""
         self.done, self.total = done, total
-
-    @contextmanager
-    def timed(self, stage: Stage) -> Iterator[None]:
-        self.stage, start = stage, time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = time.perf_counter() - start
+        if not self.is_awaited or time.monotonic() > self.deadline:
+            raise Stopped
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,12 @@ class Order:
 
 class Queue:
     """Upscales pictures in the order in which they came: one at a time, since one keeps all cores
-    busy, on GPUs several; the one before is written and the one after is read meanwhile."""
+    busy, and several on GPUs."""
 
-    def __init__(self, engines: dict[str, Engine], limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, engines: Mapping[str, Engine], limits: Limits, metrics: Metrics) -> None:
         self._engines, self._limits, self._metrics = engines, limits, metrics
-        abreast = ON_GPU if all(engine.is_deferred for engine in engines.values()) else 1
-        self._turn, self._computing = anyio.Semaphore(abreast + 1), anyio.Semaphore(abreast)
+        on_gpu = all(engine.is_deferred for engine in engines.values())
+        self._turn = anyio.Semaphore(ON_GPU if on_gpu else 1)
         self._waiting: deque[Task] = deque()
         self._recent: deque[float] = deque(maxlen=20)  # seconds that pictures took
 
@@ -103,63 +101,49 @@ class Queue:
 
     async def upscale(self, order: Order, task: Task) -> None:
         """Carry out one order. Raises what the library says of the picture; Refusal where too many
-        wait, or it takes too long. Where it is cancelled, it stops after the tile at hand."""
+        wait, or it takes too long. Where it is not awaited, or cancelled, it ends after the tile
+        at hand."""
         async with self._its_turn(task):
-            try:
-                with anyio.fail_after(self._limits.seconds):
-                    await self._carry_out(order, task)
-            except TimeoutError:
-                raise Refusal(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    f"{order.name}: took longer than {self._limits.seconds:g} seconds; "
-                    "send a smaller picture",
-                ) from None
+            task.stage, task.deadline = "upscaling", time.monotonic() + self._limits.seconds
+            await to_thread.run_sync(partial(self._carry_out, order, task))
+        for stage, seconds in task.seconds.items():
+            self._metrics.seconds.labels(order.engine, stage).observe(seconds)
 
     @asynccontextmanager
     async def _its_turn(self, task: Task) -> AsyncIterator[None]:
         self.refuse_if_full()
         self._waiting.append(task)
+        task.stage, start = "waiting", time.perf_counter()
         try:
-            with self._metrics.waiting.track_inprogress(), task.timed("waiting"):
+            with self._metrics.waiting.track_inprogress():
                 await self._turn.acquire()
         finally:
             self._waiting.remove(task)
-        start = time.perf_counter()
+        now = time.perf_counter()
+        task.seconds["waiting"] = now - start
         try:
             with self._metrics.working.track_inprogress():
                 yield
         finally:
             self._turn.release()
-            self._recent.append(time.perf_counter() - start)
+            self._recent.append(time.perf_counter() - now)
 
-    async def _carry_out(self, order: Order, task: Task) -> None:
-        picture = await _stage(
-            task, "reading", partial(read_image, order.source, self._limits.pixels)
-        )
-        if picture.pages > 1:
-            task.notes.append(f"it has {picture.pages} pages; only the first is upscaled")
-        async with self._computing:
-            upscale = partial(self._upscaled, picture, order, task)
-            upscaled = await _stage(task, "upscaling", upscale)
-        write = partial(write_image, order.target, upscaled, order.options.quality)
-        await _stage(task, "writing", write)
-        task.size = upscaled.pixels.shape[1], upscaled.pixels.shape[0]
-        for stage, seconds in task.seconds.items():
-            self._metrics.seconds.labels(order.engine, stage).observe(seconds)
-        for side, made in (("in", picture), ("out", upscaled)):
-            self._metrics.pixels.labels(order.engine, side).inc(made.pixels.size // 3)
-
-    def _upscaled(self, picture: Picture, order: Order, task: Task) -> Picture:
-        watched = Watched(self._engines[order.engine], from_thread.check_cancelled, task.count)
-        engine = cast(TileEngine, watched)
-        guard = Guard(engine)
-        upscaled = upscale_picture(picture, engine, order.options, guard)
-        if note := guard.report():
-            task.notes.append(note)
-        return upscaled
-
-
-async def _stage(task: Task, stage: Stage, work: Callable[[], Result]) -> Result:
-    """Do it in a thread. Cancelled, this waits for the thread, which looks for that itself."""
-    with task.timed(stage):
-        return await to_thread.run_sync(work)
+    def _carry_out(self, order: Order, task: Task) -> None:
+        job, summary = Job(order.source, order.target), Summary()
+        engine = self._engines[order.engine]
+        for event in upscale_images([job], engine, order.options, summary, on_tile=task.count):
+            if event.kind == "note":
+                task.notes.append(event.message)
+            elif event.error is not None:
+                if time.monotonic() > task.deadline:
+                    raise Refusal(
+                        HTTPStatus.SERVICE_UNAVAILABLE,
+                        f"{order.name}: took longer than {self._limits.seconds:g} seconds; "
+                        "send a smaller picture",
+                    )
+                raise event.error
+        task.seconds |= {name: summary.seconds[name] for name in ("decode", "compute", "encode")}
+        height, width = image_size(order.target)
+        task.size = width, height
+        for side, pixels in (("in", summary.pixels_in), ("out", summary.pixels_out)):
+            self._metrics.pixels.labels(order.engine, side).inc(pixels)

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from srtool.images.reading import image_size
 from srtool.serving.limits import Limits, Refusal
+from srtool.serving.queue import Task
 
 
 async def save_body(request: Request, path: Path, limits: Limits) -> None:
@@ -47,8 +48,8 @@ async def discard_body(request: Request, limits: Limits) -> None:
         pass
 
 
-async def while_awaited(request: Request, work: Callable[[], Awaitable[None]]) -> None:
-    """Do some work, whose request has been read; cancel it where whoever asked has gone, and raise
+async def while_awaited(request: Request, task: Task, work: Callable[[], Awaitable[None]]) -> None:
+    """Do some work, whose request has been read; end it where whoever asked has gone, and raise
     ClientDisconnect."""
     failure: Exception | None = ClientDisconnect()
     async with anyio.create_task_group() as group:
@@ -56,6 +57,7 @@ async def while_awaited(request: Request, work: Callable[[], Awaitable[None]]) -
         async def watch() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
+            task.is_awaited = False
             group.cancel_scope.cancel()
 
         group.start_soon(watch)

@@ -98,13 +98,14 @@ export class Picture {
     if (stage === "upscaling" && total) {
       this.tiles ??= { done, start: performance.now() };
       this.#bar(done / total);
-      this.part("state").textContent = `tile ${done} of ${total}${this.#left(done, total)}`;
+      const tiles = `tile ${done} of ${total}${this.#left(done, total)}`;
+      this.part("state").textContent = done < total ? tiles : "writing the result";
       return;
     }
     if (stage === "none") return;
     this.tiles = null;
-    this.#bar(stage === "writing" ? 1 : null);
-    const words = { receiving: "sending", reading: "reading", writing: "writing the result" };
+    this.#bar(null);
+    const words = { receiving: "sending", upscaling: "reading" };
     const waits = before ? `waiting, ${before} before it` : "waiting for its turn";
     this.part("state").textContent = words[stage] ?? waits;
   }
