@@ -34,6 +34,7 @@ class Site:
     content: bytes = CONTENT
     ranges: bool = True
     shift: int = 0
+    is_sized: bool = True
     break_after: int | None = None
     status: int = 200
     requests: list[str | None] = field(default_factory=list)
@@ -59,7 +60,8 @@ def site() -> Iterator[Site]:
                 self.end_headers()
                 return
             self.send_response(206 if asked and found.ranges else 200)
-            self.send_header("Content-Length", str(size - start))
+            if found.is_sized:
+                self.send_header("Content-Length", str(size - start))
             if asked and found.ranges:
                 first = start + found.shift
                 self.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
@@ -148,6 +150,34 @@ def test_a_server_that_sends_another_part_is_not_believed(
     with complains(AssetError, "another part", "same command"):
         fetch(asset)
     assert fetch(asset).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("kind", ["link to a file", "dangling link", "folder"])
+def test_what_somebody_put_in_the_way_is_not_written_through(
+    kind: str, asset: Asset, cache: Path, complains: Complains
+) -> None:
+    cache.mkdir()
+    victim = cache.parent / "victim"
+    part = cache / "thing.bin.part"
+    if kind == "folder":
+        part.mkdir()
+    else:
+        part.symlink_to(victim)
+    if kind == "link to a file":
+        victim.write_bytes(b"precious")
+    with complains(AssetError, str(part)):
+        fetch(asset)
+    assert victim.read_bytes() == b"precious" if kind == "link to a file" else not victim.exists()
+
+
+def test_a_server_that_sends_without_end_is_left(
+    asset: Asset, site: Site, cache: Path, complains: Complains, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "_MOST", 5000)
+    site.is_sized = False
+    with complains(AssetError, "more than 5000 bytes"):
+        fetch(asset)
+    assert all(path.stat().st_size == 0 for path in cache.iterdir())
 
 
 @pytest.mark.parametrize("held", [CONTENT, CONTENT + b"too much", b"x" * (len(CONTENT) + 1)])

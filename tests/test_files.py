@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,24 @@ def test_a_target_that_cannot_be_replaced_leaves_no_temporary_file(tmp_path: Pat
     with pytest.raises(OSError, match=r"x\.bin"), whole_file(target) as temporary:
         temporary.write_bytes(b"x")
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="asking whether a process lives would end it there")
+def test_files_of_dead_processes_are_removed_and_no_others(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys; from srtool.files import whole_file\n"
+        "with whole_file(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], check=False)
+    (stale,) = tmp_path.iterdir()
+    others = [
+        stale.name.replace(f"-{stale.name.split('-')[2]}-", f"-{os.getppid()}-"),  # it lives
+        ".srtool-00000000-1-0123456789ab.png",  # of another machine
+        ".srtool-index.jsonl",
+        ".srtool-notes",
+    ]
+    for name in others:
+        (tmp_path / name).touch()
+    with whole_file(tmp_path / "b.png") as temporary:
+        temporary.write_bytes(b"x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "b.png"])

@@ -21,6 +21,7 @@ State = Literal["installed", "missing", "damaged"]
 
 _BLOCK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
+_MOST = 2 << 30  # bytes of any asset
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,8 @@ def _download(url: str, part: Path, report: Report) -> None:
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
+    if part.is_symlink() or (part.exists() and not part.is_file()):
+        raise OSError(f"{part} is a link or no file; remove it")
     start = part.stat().st_size if part.is_file() else 0
     headers = {"User-Agent": "srtool"}
     if start:
@@ -230,9 +233,17 @@ def _receive(response: HTTPResponse, part: Path, start: int, report: Report) -> 
     stated = response.headers.get("Content-Length")
     total = start + int(stated) if stated else None
     done = start
-    with part.open("ab" if start else "wb") as file:
+    # Never through a link that somebody put there: the name can be guessed
+    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(part, flags, 0o644), "wb") as file:
+        file.truncate(start)
+        file.seek(start)
         report(done, total)
-        while block := response.read(_BLOCK):
+        # A server may send without an end, or more than it said
+        while block := response.read(min(_BLOCK, (total or _MOST) - done + 1)):
+            if done + len(block) > (total or _MOST):
+                file.truncate(0)
+                raise OSError(f"the server sends more than {total or _MOST} bytes")
             file.write(block)
             done += len(block)
             report(done, total)

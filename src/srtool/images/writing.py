@@ -24,7 +24,7 @@ _PNG = {"format": "png"}  # what holds everything
 QUALITY = 95  # of the lossy formats, 1 to 100
 STREAMED = frozenset({"PNG", "JPEG", "TIFF"})  # that are encoded row by row
 
-_PART = 8 << 20  # bytes of rows that are handed over at a time
+_PART = 4 << 20  # bytes of rows that are handed over at a time
 _HEAD_OF_PNG = 33  # signature and IHDR; colour chunks must follow here
 
 
@@ -63,7 +63,8 @@ def check_writable(path: Path, shape: Shape, metadata: Metadata) -> None:
     if area is not None and shape.width * shape.height > area:
         raise ImageError(
             f"{path}: is {size}, whose encoder for {format} would hold the whole picture in "
-            f"memory, at most {area / 1e6:.0f} million pixels; PNG, TIFF and JPEG are written row by row",
+            f"memory, at most {area / 1e6:.0f} million pixels; PNG, TIFF and JPEG are written "
+            "row by row",
             path=path,
             remedy=_PNG,
         )
@@ -160,6 +161,8 @@ class RowWriter:
                 image = image.copy()
                 for name in image.get_fields():
                     image.remove(name)
+                # Each more thread has libvips keep more rows, and encoders take but one
+                image.set_type(vips.GValue.gint_type, "concurrency", 1)
                 _save(image, self._metadata, self._path, temporary, self._quality)
                 if rows.missing:
                     raise vips.Error("the picture was given up", "rows: not all of them came")

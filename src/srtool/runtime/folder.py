@@ -27,11 +27,11 @@ from srtool.runtime.guard import Guard
 from srtool.runtime.index import Entry, Index
 from srtool.runtime.inputs import Job
 from srtool.runtime.origin import Origin
-from srtool.runtime.upscaling import Options, Upscaling, upscaled_bands
+from srtool.runtime.upscaling import Options, Upscaling, bands_of, upscaled_bands
 
 MANY = 8  # threads that decode, and that encode, for a GPU
 LARGE = 48_000_000  # bytes of a result; what is larger is made and written in bands of rows
-BEHIND = 32_000_000  # bytes that the encoder of a large one may be behind
+HELD = 104_000_000  # bytes of one that wait for the encoder, or are being made
 _SHARE = {"PNG": 0.2, "TIFF": 0.2}  # of the bytes of its samples that a file takes at least
 _SHARE_OF_LOSSY = 0.02
 
@@ -297,7 +297,10 @@ class _Run:
         if shape.has_alpha and FORMATS[job.target.suffix.lower()] == "JPEG":
             _check_opaque(file, job)
             shape = replace(shape, has_alpha=False)
-        writer = RowWriter(job.target, shape, file.metadata, self._options.quality, BEHIND)
+        height = max(band.last - band.first for band in bands_of(file, self._engine, self._options))
+        being_made = _bytes(replace(shape, height=height * self._engine.facts.scale))
+        behind = max(HELD - being_made, HELD // 8)
+        writer = RowWriter(job.target, shape, file.metadata, self._options.quality, behind)
         written = self._encoder.submit(_timed, writer.write)
         start = time.perf_counter()
         try:

@@ -121,14 +121,14 @@ def _jobs(
         for source, relative in sources
     ]
     # Where results stand beside their sources, those of an earlier run are no sources.
-    results = {job.target.resolve() for job, _ in found} if suffix else set()
+    results = {_real(job.target) for job, _ in found} if suffix else set()
     jobs: dict[Path, tuple[Job, Path]] = {}
     for job, relative in found:
         source, target = job.source, job.target
-        if source.resolve() in results:
+        if _real(source) in results:
             continue
         other, _ = jobs.setdefault(target, (_checked(job), relative))
-        if other.source.resolve() != source.resolve():
+        if _real(other.source) != _real(source):
             raise UsageError(
                 f"{other.source} and {source} would both be written to {target}; "
                 "upscale them into different folders",
@@ -169,7 +169,7 @@ def _expand(text: str, out: Path, found: _Found) -> None:
     an output folder below the input, and those that an index there names."""
     path = Path(text)
     if path.is_dir():
-        listing = images_below(path, leave_out=out.resolve() if _is_below(out, path) else None)
+        listing = images_below(path, leave_out=_real(out) if _is_below(out, path) else None)
         files = _without_results(listing.files, listing.indexes, out, found)
         found.sources += [(file, file.relative_to(path)) for file in files]
         found.listing.add(listing)
@@ -184,7 +184,7 @@ def _expand(text: str, out: Path, found: _Found) -> None:
 
 
 def _images(files: Iterable[Path], top: Path, out: Path, found: _Found) -> list[Path]:
-    skipped, below = out.resolve(), _is_below(out, top)
+    skipped, below = _real(out), _is_below(out, top)
     images = [
         file
         for file in sorted(files)
@@ -192,15 +192,20 @@ def _images(files: Iterable[Path], top: Path, out: Path, found: _Found) -> list[
         if not file.name.startswith(".")
         and is_image(file)
         and not file.is_dir()
-        and not (below and skipped in file.resolve().parents)
+        and not (below and skipped in _real(file).parents)
     ]
     parents = {parent for file in images for parent in file.parents if top in parent.parents}
     indexes = [index for parent in (top, *parents) for index in index_files(parent)]
     return _without_results(images, indexes, out, found)
 
 
+def _real(path: Path) -> Path:
+    """Without links; unlike `Path.resolve` also where these go in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def _is_below(folder: Path, top: Path) -> bool:
-    return top.resolve() in folder.resolve().parents
+    return _real(top) in _real(folder).parents
 
 
 def _without_results(
@@ -208,10 +213,10 @@ def _without_results(
 ) -> list[Path]:
     """The files less those that the indexes of the output folder and of folders of the input name
     as made; but who names a folder of nothing but results wants them upscaled."""
-    made = {path.resolve() for index in index_files(out) for path in results_in(index)}
-    other = {path.resolve() for index in indexes for path in results_in(index)}
-    kept = [file for file in files if file.resolve() not in made]
-    sources = [file for file in kept if file.resolve() not in other]
+    made = {_real(path) for index in index_files(out) for path in results_in(index)}
+    other = {_real(path) for index in indexes for path in results_in(index)}
+    kept = [file for file in files if _real(file) not in made]
+    sources = [file for file in kept if _real(file) not in other]
     kept = sources or kept
     found.results += len(files) - len(kept)
     return kept

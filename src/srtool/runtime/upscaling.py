@@ -17,7 +17,7 @@ from srtool.runtime.guard import Guard
 from srtool.runtime.session import TileEngine
 from srtool.runtime.tiling import Canvas, Progress, Span, Tiling, fitted, spans
 
-BAND = 160_000_000  # bytes of upscaled rows that are held at a time
+BAND = 80_000_000  # bytes of upscaled rows that are held at a time
 
 
 @dataclass(frozen=True)
