@@ -51,7 +51,7 @@ readme: .venv/dev.stamp
 
 ## gpu-check: on a machine with an NVIDIA GPU, build, certify and measure each engine that it can run
 gpu-check: .venv/dev.stamp
-	$(BIN)/python tools/gpu_check.py --preset full --model weights/x4-lite.safetensors
+	$(BIN)/python tools/gpu_check.py weights/*.safetensors
 	$(BIN)/pytest -m gpu tests/runtime
 
 ## check: lint, format, types and import directions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from readme import RESULTS, TABLES, quality_table, with_figures
+from readme import RESULTS, TABLES, quality, with_figures
 
 from srtool.errors import DataError
 
@@ -24,7 +24,7 @@ def test_the_figures_are_those_of_the_results(file: str) -> None:
 def test_blocks_are_replaced_and_nothing_else() -> None:
     text = "before\n<!-- figures: quality -->\nold\n<!-- end of figures -->\nafter\n"
     made = with_figures(text)
-    assert made.startswith("before\n<!-- figures: quality -->\n| | PSNR |")
+    assert made.startswith("before\n<!-- figures: quality -->\n| | engine | PSNR")
     assert made.endswith("|\n<!-- end of figures -->\nafter\n")
     assert "old" not in made
     assert with_figures(made) == made
@@ -36,9 +36,8 @@ def test_an_unknown_block_is_named() -> None:
 
 
 def test_quality_is_read_from_the_evaluation() -> None:
-    assert "| bicubic | 28.418 / 26.087 | 0.8244 / 0.7845 | 8.447 / 7.624 |" in quality_table(
-        RESULTS
-    )
+    rows = [line for line in quality(RESULTS).splitlines() if "| bicubic |" in line]
+    assert [row.split(" | ")[2:4] for row in rows] == [["28.418", "0.8244"], ["26.087", "0.7845"]]
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -25,26 +25,28 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of results. `asset`: the file it needs. `of`: the metrics it is made from."""
+    """A column of results. `asset`: the file it needs. `of`: the metrics it is made from. lower:
+    whether lower is better."""
 
     name: str
     title: str
     digits: int
     asset: str | None = None
     of: tuple[str, ...] = ()
+    lower: bool = False
 
 
 # In the order of the paper's Table 1; its SSIM is ssim_wang.
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("pi", "PI", 4, of=("niqe", "ma")),
+        Metric("pi", "PI", 4, of=("niqe", "ma"), lower=True),
         Metric("psnr", "PSNR", 3),
         Metric("ssim_wang", "SSIM-Wang", 4),
         Metric("ssim", "SSIM", 4),
-        Metric("niqe", "NIQE", 4, asset="niqe"),
+        Metric("niqe", "NIQE", 4, asset="niqe", lower=True),
         Metric("ma", "Ma", 4, asset="ma"),
-        Metric("lpips", "LPIPS", 4, asset="alexnet"),
+        Metric("lpips", "LPIPS", 4, asset="alexnet", lower=True),
     )
 }
 DEFAULT_METRICS = ("pi", "psnr", "ssim_wang", "ssim", "niqe")

@@ -12,6 +12,7 @@ import typer
 
 from srtool.cli import WithDefault, needing
 from srtool.cli import progress as console
+from srtool.cli.choices import FormatChoice
 from srtool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 bench_app = typer.Typer(
     name="bench",
     cls=WithDefault,
-    help="Measure how fast engines are (`srtool bench x4.onnx`), compare results, list them.",
+    help="Measure how fast engines are (`srtool bench x4.onnx`), and compare results.",
     no_args_is_help=True,
 )
 
@@ -38,11 +39,13 @@ def run(
     ] = "256x256,480x270,960x540,1920x1080",
     batch: Annotated[str, typer.Option(help="Images in a run, with commas.")] = "1",
     seconds: Annotated[
-        float, typer.Option(min=0.01, help="Of measuring, per side, size and batch.")
+        float, typer.Option(min=0.01, help="Of measuring, per candidate, size and batch.")
     ] = 20.0,
     processes: Annotated[
         int,
-        typer.Option(min=1, help="Of each side, one after the other: a single one may be lucky."),
+        typer.Option(
+            min=1, help="Of each candidate, one after the other: a single one may be lucky."
+        ),
     ] = 3,
     files: Annotated[
         int, typer.Option(min=0, help="PNG files of the end-to-end run; 0 leaves it out.")
@@ -62,31 +65,29 @@ def run(
         str, typer.Option(help="all, none, or parts of their names with commas.")
     ] = "all",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPUs that every side may use. (default: all)")
+        int | None, typer.Option(min=1, help="CPUs that every candidate may use. (default: all)")
     ] = None,
     scaling: Annotated[
         str,
         typer.Option(help="Also measure cost by size, batch, tile, threads, files; with commas."),
     ] = "",
-    gpu_class: Annotated[
-        str | None,
-        typer.Option(help='Set the result beside another GPU, such as "GTX 1080 Ti".'),
-    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder, or .json file, for the result.")] = None,
+    form: Annotated[
+        FormatChoice, typer.Option("--format", help="Of the tables on standard output.")
+    ] = FormatChoice.text,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON, not the table.")] = False,
 ) -> None:
     """Time engines and, in the same run and in turn, what people run otherwise.
 
-    See also: srtool bench compare --help, srtool bench catalogue --help.
+    See also: srtool bench compare --help.
     """
     with needing(EXTRAS):
         from srtool.benchmarks.speed import bench as measuring
-        from srtool.benchmarks.speed.history import catalogue
         from srtool.benchmarks.speed.networks import networks_from_files
         from srtool.benchmarks.speed.result import write_bench
     import tempfile
 
-    from srtool.cli import speed_tables
+    from srtool.cli import tables
 
     if not engines and not preset:
         raise UsageError("name an engine (x4.onnx), weights, or --preset full")
@@ -102,8 +103,6 @@ def run(
         scaling=_axes(scaling),
         device=measuring.device_here(),
     )
-    if gpu_class:
-        catalogue.gpu_class_rows(gpu_class, None)  # a misspelt name is found before the work
     with tempfile.TemporaryDirectory() as folder, console.status("bench") as report:
         found = networks_from_files(engines or [], model or [], preset or [], Path(folder), report)
         result = measuring.bench(found, config, shlex.join(["srtool", *sys.argv[1:]]), report)
@@ -113,9 +112,7 @@ def run(
     if as_json:
         console.answer(result.model_dump_json())
     else:
-        speed_tables.print_bench(result)
-        if gpu_class:
-            speed_tables.print_catalogue(catalogue.gpu_class_rows(gpu_class, result))
+        tables.print_bench(result, form)
     if out:
         console.say(f"-> {path}")
     if result.interrupted:
@@ -130,36 +127,20 @@ def compare(
     tolerance: Annotated[
         float, typer.Option(min=0, max=1, help="Share of a speed that is no change.")
     ] = 0.03,
+    form: Annotated[
+        FormatChoice, typer.Option("--format", help="Of the table on standard output.")
+    ] = FormatChoice.text,
 ) -> None:
     """Say what became faster or slower beyond the noise; exit code 1 where something did worse."""
     with needing(EXTRAS):
-        from srtool.benchmarks.speed.history import compare as comparing
+        from srtool.benchmarks.speed import compare as comparing
         from srtool.benchmarks.speed.result import read_bench
-    from srtool.cli import speed_tables
+    from srtool.cli import tables
 
     found = comparing.compare(read_bench(before), read_bench(after), tolerance)
-    speed_tables.print_comparison(found)
+    tables.print_comparison(found, form)
     if found.regressions:
         raise typer.Exit(1)
-
-
-@bench_app.command("catalogue")
-def catalogue(
-    results: Annotated[
-        list[Path] | None, typer.Argument(help="More results, or folders of them.")
-    ] = None,
-    gpu_class: Annotated[
-        str | None, typer.Option(help='Only what tells of a GPU, such as "GTX 1080 Ti" or sm61.')
-    ] = None,
-) -> None:
-    """List all speeds that are known: measured, published, and with --gpu-class estimated."""
-    with needing(EXTRAS):
-        from srtool.benchmarks.speed.history import catalogue as listing
-    from srtool.cli import speed_tables
-
-    folders = results or []
-    rows = listing.gpu_class_rows(gpu_class, None, folders) if gpu_class else None
-    speed_tables.print_catalogue(listing.catalogue(folders) if rows is None else rows)
 
 
 def sizes_from_text(text: str) -> tuple[tuple[int, int], ...]:

@@ -18,3 +18,10 @@ class RunPrecisionChoice(str, Enum):
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
+
+
+class FormatChoice(str, Enum):
+    text = "text"
+    md = "md"
+    latex = "latex"
+    html = "html"

@@ -32,13 +32,12 @@ def doctor(
     ] = None,
 ) -> None:
     """Say what this machine can run, what is missing, and the pip command for it."""
-    from rich.console import Console
-    from rich.table import Table
-
     from srtool.export.tensorrt import doctor as findings
     from srtool.export.tensorrt.gpus import local_target, target_from_text
     from srtool.export.tensorrt.installing import conflicts
     from srtool.runtime.gpu.plan import this_machine
+    from srtool.tables.table import table_of_texts
+    from srtool.tables.terminal import print_table
 
     here = this_machine()
     if gpu is not None:
@@ -52,13 +51,11 @@ def doctor(
     answer(f"srtool {__version__}, Python {platform.python_version()}, {here.platform}")
     found = f"{here.gpu}, compute capability {here.compute}, driver {here.driver}"
     answer(f"GPU: {found if here.gpu else f'none: {here.no_gpu}'}")
-    table = Table("library", "version", "for", "to install", box=None)
-    for part in findings.parts(here):
-        command = "" if part.found else part.command
-        table.add_row(part.name, part.found or "missing", part.purpose, command)
-    console = Console(highlight=False, markup=False)
-    console = console if console.is_terminal else Console(highlight=False, markup=False, width=200)
-    console.print(table)
+    rows = [
+        (part.name, part.found or "missing", part.purpose, "" if part.found else part.command)
+        for part in findings.parts(here)
+    ]
+    print_table(table_of_texts(("library", "version", "for", "to install"), rows, words=4))
     for line in conflicts():
         answer(f"conflict: {line}")
     answer("This machine:")
@@ -73,6 +70,7 @@ def doctor(
 def _print_recipe(target: Target, here: Machine, engine: Path | None) -> None:
     from srtool.export.flops import GENERATORS, cost_from_file
     from srtool.export.tensorrt import doctor as findings
+    from srtool.export.tensorrt.published import published_for
 
     networks = GENERATORS
     if engine is not None:
@@ -81,15 +79,21 @@ def _print_recipe(target: Target, here: Machine, engine: Path | None) -> None:
     answer(target.name)
     for subject, text in findings.advice(target, here).items():
         answer(f"  {subject:<10} {text}")
+    for item in published_for(target.support.compute):
+        software = " ".join(part for part in (item.software, item.precision) if part)
+        answer(
+            f"  published  {item.gpu}: RRDB-23 at {item.speed:g} LR megapixels/s by {software} "
+            f"({item.source})"
+        )
     found = findings.estimates(target, networks)
     if not found:
         answer("  estimate   name the product for one, such as RTX 4090")
         return
     answer("  estimate   by the roofline, not measured: no engine is faster, most are slower")
-    for item in found:
-        batch, side, _ = item.profile.opt
+    for estimate in found:
+        batch, side, _ = estimate.profile.opt
         tiles = f"{batch} tile{'s' if batch > 1 else ''} of {side}x{side}"
         answer(
-            f"    {item.generator:<9} at most {item.megapixels:.2g} LR megapixels/s, about "
-            f"{item.memory:.1f} GB for {tiles} at once (--shapes {item.profile})"
+            f"    {estimate.generator:<9} at most {estimate.megapixels:.2g} LR megapixels/s, about "
+            f"{estimate.memory:.1f} GB for {tiles} at once (--shapes {estimate.profile})"
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from srtool.cli import progress as console
-from srtool.cli.choices import BackendChoice, RunPrecisionChoice
+from srtool.cli.choices import BackendChoice, FormatChoice, RunPrecisionChoice
 from srtool.errors import UsageError
 
 
@@ -54,9 +54,16 @@ def evaluate(
     precision: Annotated[
         RunPrecisionChoice, typer.Option(help="Of .onnx files; auto is never below faithful.")
     ] = RunPrecisionChoice.auto,
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="Also what the paper printed, where it has the data set."),
+    ] = False,
+    form: Annotated[
+        FormatChoice, typer.Option("--format", help="Of the table on standard output.")
+    ] = FormatChoice.text,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON, not the table.")] = False,
 ) -> None:
-    """Score engines on data sets: PI, PSNR, SSIM, NIQE, LPIPS, beside the paper's figures."""
+    """Score engines on data sets: PI, PSNR, SSIM, NIQE, LPIPS."""
     try:
         from srtool.benchmarks import evaluate as evaluation
         from srtool.benchmarks import scores
@@ -79,7 +86,7 @@ def evaluate(
     if as_json:
         console.answer(result.record.model_dump_json())
     else:
-        tables.print_evaluation(result, names)
+        tables.print_evaluation(result, names, form, paper)
     missing = [name for name in names if name in result.record.unavailable]
     if result.failed or (metrics and missing):
         raise typer.Exit(1)
@@ -109,6 +116,9 @@ def verify(
             help="Where fp16 fails: name what goes wrong and write NAME.mixed.onnx, which passes.",
         ),
     ] = False,
+    form: Annotated[
+        FormatChoice, typer.Option("--format", help="Of the table on standard output.")
+    ] = FormatChoice.text,
     json: Annotated[Path | None, typer.Option(help="Also write all figures to a file.")] = None,
 ) -> None:
     """Compare engines with PyTorch FP32 on real images, and certify those within the gates."""
@@ -132,7 +142,7 @@ def verify(
     config = verifying.Config(backend.value, gates, bisect)
     with console.evaluation_progress() as report:
         found = verifying.verify(model, engines, images, config, report)
-    tables.print_parity(found)
+    tables.print_verification(found, form)
     if json:
         with whole_file(json) as temporary:
             temporary.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")

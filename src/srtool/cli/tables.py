@@ -1,216 +1,127 @@
-"""The tables of `srtool evaluate` and `srtool assets`, drawn with rich."""
+"""Results of commands as tables: on the terminal, or as text for a document."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from srtool.benchmarks.paper import paper_figures
+from srtool.cli.choices import FormatChoice
 from srtool.cli.progress import answer, say
+from srtool.tables.table import Table, table_of_texts
+from srtool.tables.terminal import print_line, print_table
+from srtool.tables.text import text_of
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from srtool.benchmarks.evaluate import Result
-    from srtool.benchmarks.evaluation import Evaluation
-    from srtool.benchmarks.verify import Row, Verification
+    from srtool.benchmarks.speed.compare import Comparison
+    from srtool.benchmarks.speed.result import Bench, Measured
+    from srtool.benchmarks.verify import Verification
     from srtool.train.estimate import Estimate
 
-WIDE = 200  # columns, where the output is no terminal
+
+def print_tables(tables: Sequence[Table], form: FormatChoice = FormatChoice.text) -> None:
+    for number, table in enumerate(tables):
+        if number:
+            answer("")
+        if form is FormatChoice.text:
+            print_table(table)
+        else:
+            answer(text_of(table, form.value))
 
 
 def print_assets() -> None:
     """Each asset, whether it is installed, and what for."""
-    from rich.table import Table
-
     from srtool.assets import ASSETS, cache_folder, state
 
-    table = Table("name", "file", "size", "state", "for", box=None)
-    for asset in ASSETS:
-        table.add_row(asset.name, asset.file, asset.size, state(asset), asset.purpose)
-    _console().print(table)
+    rows = [(it.name, it.file, it.size, state(it), it.purpose) for it in ASSETS]
+    print_table(table_of_texts(("name", "file", "size", "state", "for"), rows, words=5))
     say(f"in {cache_folder()}; `srtool assets fetch NAME` downloads one")
 
 
-def print_evaluation(result: Result, metrics: tuple[str, ...]) -> None:
-    """The layout of the paper's Table 1: a block per data set, a row per metric, a column per
-    engine, and the paper's own columns beside them where it has the data set."""
-    found, datasets, engines = result.record, result.datasets, result.engines
-    paper = paper_figures()
-    columns = paper["columns"] if paper["figures"].keys() & set(datasets) else []
-    console = _console()
-    table = _table(found, datasets, engines, metrics, paper, columns)
-    natural = console.measure(table, options=console.options.update(width=1000)).maximum
-    if columns and natural > console.width:
-        console.print(_table(found, datasets, engines, metrics, paper, []))
-        answer("")
-        console.print(_table(found, datasets, [], metrics, paper, columns))
-    else:
-        console.print(table)
-    _print_remarks(found, datasets, engines, metrics)
+def print_evaluation(
+    result: Result, metrics: tuple[str, ...], form: FormatChoice, paper: bool
+) -> None:
+    """The metrics that were asked for, and how many images some of them are of."""
+    from srtool.benchmarks.report.quality import quality_table
+
+    table = quality_table(result.record, result.datasets, result.engines, metrics, paper)
+    print_tables([table], form)
 
 
-# Columns of changes against HR: title, name in Fidelity.deltas, digits.
-_DELTAS = (
-    ("dSSIM", "ssim", 5),
-    ("dNIQE", "niqe", 4),
-    ("dPI", "pi", 4),
-    ("dLPIPS", "lpips", 5),
-)
+def print_verification(found: Verification, form: FormatChoice) -> None:
+    """A row per engine and backend, and what bisection found."""
+    from srtool.benchmarks.report.quality import verification_table
 
-
-def print_parity(found: Verification) -> None:
-    """A row per engine and backend, each change as engine minus PyTorch, and the verdict."""
-    from rich.table import Table
-
-    from srtool.benchmarks.scores import METRICS
-
-    known = {name for row in found.rows if row.fidelity for name in row.fidelity.deltas}
-    deltas = [column for column in _DELTAS if column[1] in known]
-    titles = ["max", "mean", "> 1", "PSNR", "dPSNR-Y", *(title for title, _, _ in deltas)]
-    table = Table("engine", "backend", box=None, padding=(0, 1))
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("worst tile")
-    table.add_column("verdict")
-    for row in found.rows:
-        cells = _figures(row, deltas) if row.fidelity else [""] * (len(titles) + 1)
-        verdict = "; ".join(row.missed) or "passes"
-        table.add_row(row.engine, row.backend, *cells, verdict)
-    console = _console()
-    console.print(
-        f"Against PyTorch FP32 ({found.model}) on {found.dataset} ({found.images} images), "
-        "in levels of 0..255:"
-    )
-    console.print(table)
-    for name, why in found.unavailable.items():
-        gate = "; the gate is on NIQE" if name == "pi" and "niqe" not in found.unavailable else ""
-        say(f"{METRICS[name].title} not measured: {why}{gate}")
-    for mended in found.mixed:
-        if mended.overflow:
-            node = mended.overflow
+    print_tables([verification_table(found)], form)
+    for mixed in found.mixed:
+        if node := mixed.overflow:
             say(
-                f"{mended.source}: {node.node} ({node.operation} of {node.module}) is the first "
+                f"{mixed.source}: {node.node} ({node.operation} of {node.module}) is the first "
                 "to leave the range of float16"
             )
         say(
-            f"{mended.source}: wrong in float16: {', '.join(mended.blocks)}; {mended.engine} keeps "
-            f"{len(mended.float32_nodes)} of {mended.nodes} nodes in float32"
+            f"{mixed.source}: wrong in float16: {', '.join(mixed.blocks)}; {mixed.engine} keeps "
+            f"{len(mixed.float32_nodes)} of {mixed.nodes} nodes in float32"
         )
 
 
-def _figures(row: Row, deltas: list[tuple[str, str, int]]) -> list[str]:
-    found = row.fidelity
-    assert found is not None
-    between = "equal" if found.psnr_between is None else f"{found.psnr_between:.2f} dB"
-    tile = found.worst_tile
-    return [
-        str(found.max_difference),
-        f"{found.mean_difference:.5f}",
-        f"{100 * found.share_over_1:.3f} %",
-        between,
-        "" if found.delta_psnr is None else f"{found.delta_psnr:+.4f}",
-        *(
-            f"{found.deltas[name]:+.{digits}f}" if name in found.deltas else ""
-            for _, name, digits in deltas
-        ),
-        f"{tile.image} at {tile.left},{tile.top}: {tile.psnr:.1f} dB" if tile else "",
-    ]
+def print_bench(bench: Bench, form: FormatChoice = FormatChoice.text) -> None:
+    """For each network its tables, and what was not run."""
+    from srtool.benchmarks.report.timings import machine_line, network_line, speed_tables
+    from srtool.benchmarks.speed.compare import BUSY
+
+    show = print_line if form is FormatChoice.text else say
+    show(machine_line(bench))
+    for measured in bench.networks:
+        show(f"\n{network_line(measured)}\n")
+        print_tables(speed_tables(measured), form)
+        _say_not_run(measured)
+    if bench.busy is not None and bench.busy > BUSY:
+        say(f"others used {bench.busy:.1f} cores when it began: only the ratios are to be trusted")
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDE)
-
-
-def _table(
-    found: Evaluation,
-    datasets: list[str],
-    engines: list[str],
-    metrics: tuple[str, ...],
-    paper: dict[str, Any],
-    columns: list[str],
-) -> Table:
-    from rich.table import Table
-
-    from srtool.benchmarks.scores import METRICS
-
-    table = Table(box=None, padding=(0, 1))
-    table.add_column("data set")
-    table.add_column("metric")
-    for engine in engines:
-        table.add_column(engine, justify="right", overflow="fold", max_width=16)
-    for column in columns:
-        table.add_column(f"paper:\n{column}", justify="right", no_wrap=True)
-    for dataset in datasets:
-        images = found.datasets[dataset]["images"]
-        title = f"{dataset} ({images})"
-        for metric in (metric for metric in METRICS.values() if metric.name in metrics):
-            cells = [
-                _cell(found, dataset, engine, metric.name, metric.digits, images)
-                for engine in engines
-            ]
-            figures = paper["figures"].get(dataset, {}).get(metric.name, [])
-            if not figures and not engines:
-                continue
-            printed = [f"{figure:.{metric.digits}f}" for figure in figures[: len(columns)]]
-            table.add_row(title, metric.title, *cells, *printed)
-            title = ""
-        table.add_section()
-    return table
+def _say_not_run(measured: Measured) -> None:
+    for candidate in measured.candidates:
+        for place, why in candidate.skipped.items():
+            say(f"{measured.network}, {candidate.name}, not run at {place}: {why}")
+    for name, why in measured.absent.items():
+        say(f"{measured.network}, not run: {name}: {why}")
 
 
-def _cell(
-    found: Evaluation, dataset: str, engine: str, metric: str, digits: int, images: int
-) -> str:
-    """A mean, with the number of its images where some are left out."""
-    means = found.mean.get(dataset, {}).get(engine, {})
-    if metric in found.unavailable:
-        return "n/a"
-    if metric not in means:
-        return "none"
-    value, count = means[metric], found.counts[dataset][engine][metric]
-    text = "inf" if value is None else f"{value:.{digits}f}"
-    return text if count == images else f"{text} ({count})"
+def print_comparison(found: Comparison, form: FormatChoice) -> None:
+    """A row per candidate and size with its verdict, and the regressions."""
+    from srtool.benchmarks.report.timings import comparison_table
 
-
-def _print_remarks(
-    found: Evaluation, datasets: list[str], engines: list[str], metrics: tuple[str, ...]
-) -> None:
-    from srtool.benchmarks.scores import METRICS
-
-    for metric in metrics:
-        if metric in found.unavailable:
-            say(f"{METRICS[metric].title} not measured: {found.unavailable[metric]}")
-    names = [name for name in METRICS if name in metrics and name not in found.unavailable]
-    for dataset in datasets:
-        images = found.datasets[dataset]["images"]
-        for engine in engines:
-            over = {name: found.counts[dataset][engine].get(name, 0) for name in names}
-            for count in sorted({count for count in over.values() if count < images}):
-                titles = ", ".join(METRICS[name].title for name in names if over[name] == count)
-                say(f"{dataset} by {engine}: {titles} over {count} of {images} images")
+    print_tables([comparison_table(found)], form)
+    undecided = sum(row.verdict in ("too few runs", "no verdict") for row in found.rows)
+    without = f" ({undecided} of {len(found.rows)} rows without a verdict)" if undecided else ""
+    regressions = found.regressions
+    say(f"{len(regressions)} regressions{without}")
+    for row in regressions:
+        more = f", {row.more_memory:.2f}x the memory" if row.more_memory else ""
+        say(f"  {row.network}, {row.candidate}, {row.place}: {row.ratio.median:.3f}x{more}")
 
 
 def print_estimates(found: list[Estimate]) -> None:
     """The table of `srtool train --dry-run`."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("", *(item.stage for item in found), box=None)
-    for name in dict.fromkeys(name for item in found for name in item.parameters):
-        counts = [f"{item.parameters.get(name, 0):,}" for item in found]
-        table.add_row(f"parameters, {name.replace('_', ' ')}", *counts)
-    table.add_row("steps", *(f"{item.steps:,}" for item in found))
-    table.add_row("a step", *(f"{item.step_seconds:.3f} s" for item in found))
-    table.add_row("waiting for data", *(f"{item.waited:.1%}" for item in found))
-    table.add_row("duration", *(_duration(item.seconds) for item in found))
-    table.add_row(
-        f"peak memory on {found[0].device}", *(f"{item.memory / 1e9:.2f} GB" for item in found)
-    )
-    Console().print(table)
+    rows = [
+        (
+            f"parameters, {name.replace('_', ' ')}",
+            *(f"{it.parameters.get(name, 0):,}" for it in found),
+        )
+        for name in dict.fromkeys(name for item in found for name in item.parameters)
+    ]
+    rows += [
+        ("steps", *(f"{item.steps:,}" for item in found)),
+        ("a step", *(f"{item.step_seconds:.3f} s" for item in found)),
+        ("waiting for data", *(f"{item.waited:.1%}" for item in found)),
+        ("duration", *(_duration(item.seconds) for item in found)),
+        (
+            f"peak memory on {found[0].device}",
+            *(f"{item.memory / 1e9:.2f} GB" for item in found),
+        ),
+    ]
+    print_table(table_of_texts(("", *(item.stage for item in found)), rows))
     total = _duration(sum(item.seconds for item in found))
     say(f"together {total}, without validation; from 20 measured steps of each stage")
 

@@ -12,20 +12,20 @@ import pytest
 from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.speed.result import (
     Bench,
+    Candidate,
     EndToEnd,
     Machine,
     Measured,
     Point,
     Roofline,
     Scaling,
-    Side,
     Timing,
     spread,
     write_bench,
 )
 
 WEIGHTS = "ab" * 32
-SIDES = {  # name -> kind, precision, LR megapixels per second
+CANDIDATES = {  # name -> kind, precision, LR megapixels per second
     "PyTorch eager fp32": ("baseline", "fp32", 0.011),
     "PyTorch eager bf16 channels_last": ("baseline", "bf16", 0.019),
     "torch.compile fp32": ("baseline", "fp32", 0.016),
@@ -43,11 +43,11 @@ def made_up_network(
 ) -> Measured:
     random = np.random.default_rng(5)
     reference: dict[tuple[int, int], float] = {}
-    sides = []
-    for side, (kind, precision, rate) in SIDES.items():
+    candidates = []
+    for label, (kind, precision, rate) in CANDIDATES.items():
         timings = []
         for size in SIZES:
-            if side == "ncnn" and size[0] > 480:
+            if label == "ncnn" and size[0] > 480:
                 continue
             pixels = size[0] * size[1]
             base = pixels / 1e6 / (rate * factor) * (1 + 3e3 / pixels)
@@ -59,17 +59,17 @@ def made_up_network(
                     size=size,
                     seconds=tuple(seconds),
                     warm_up=4,
-                    speed=None if side == "PyTorch eager fp32" else spread(shares),
+                    speed=None if label == "PyTorch eager fp32" else spread(shares),
                     peak_share=min(0.97, 9.4 * rate),
                     bandwidth_share=3.1 * rate,
                     peak_memory=int(4e8 + 2e3 * pixels),
                 )
             )
-        sides.append(
-            Side(
-                name=side,
+        candidates.append(
+            Candidate(
+                name=label,
                 kind=kind,  # type: ignore[arg-type]
-                software=f"{side.split()[0]} 2.1",
+                software=f"{label.split()[0]} 2.1",
                 precision=precision,
                 load=2.31,
                 cold=0.87,
@@ -84,11 +84,11 @@ def made_up_network(
                         encode=3.1,
                     ),
                 )
-                if side == "openvino bf16"
+                if label == "openvino bf16"
                 else (),
-                psnr_between=None if side == "PyTorch eager fp32" else 97.3,
-                max_difference=None if side == "PyTorch eager fp32" else 1,
-                skipped={"960x540 x1": "takes more than 2 GB"} if side == "ncnn" else {},
+                psnr_between=None if label == "PyTorch eager fp32" else 97.3,
+                max_difference=None if label == "PyTorch eager fp32" else 1,
+                skipped={"960x540 x1": "takes more than 2 GB"} if label == "ncnn" else {},
             )
         )
     threads = tuple(
@@ -108,12 +108,14 @@ def made_up_network(
         parameters=1_380_000,
         sha256=sha256,
         reference="PyTorch eager fp32",
-        sides=tuple(sides),
+        candidates=tuple(candidates),
         absent={"onnxruntime-cuda": "there is no NVIDIA GPU here"},
         scaling=(
-            Scaling(axis="threads", side="openvino bf16", fixed="256x256", points=threads),
-            Scaling(axis="batch", side="openvino bf16", fixed="256x256", points=batches),
-            Scaling(axis="batch", side="PyTorch eager fp32", fixed="256x256", points=batches[:2]),
+            Scaling(axis="threads", candidate="openvino bf16", fixed="256x256", points=threads),
+            Scaling(axis="batch", candidate="openvino bf16", fixed="256x256", points=batches),
+            Scaling(
+                axis="batch", candidate="PyTorch eager fp32", fixed="256x256", points=batches[:2]
+            ),
         ),
     )
 
@@ -198,7 +200,7 @@ def evaluation_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def parity() -> Any:
+def verification() -> Any:
     from srtool.benchmarks.verify import Row, Verification
     from srtool.parity import FAITHFUL, Fidelity, WorstTile
 

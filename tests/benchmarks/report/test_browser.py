@@ -45,14 +45,14 @@ def picture(name: str, height: int, width: int) -> Picture:
 def address(
     bench: Bench,
     evaluation_of: Callable[..., Evaluation],
-    parity: Any,
+    verification: Any,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> str:
     """Of a page with everything in it, names that nothing can break included."""
-    row = parity.rows[0].model_copy(update={"engine": "x" * 60 + ".onnx"})
-    parity = parity.model_copy(update={"rows": [*parity.rows, row]})
+    row = verification.rows[0].model_copy(update={"engine": "x" * 60 + ".onnx"})
+    verification = verification.model_copy(update={"rows": [*verification.rows, row]})
     sources = Sources(
-        [("bench.json", bench)], [("e.json", evaluation_of())], [("p" * 70 + ".json", parity)]
+        [("bench.json", bench)], [("e.json", evaluation_of())], [("p" * 70 + ".json", verification)]
     )
     shown = [picture("a.png", 96, 128), picture("b.png", 64, 48)]
     path = tmp_path_factory.mktemp("report") / "report.html"

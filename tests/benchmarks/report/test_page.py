@@ -15,9 +15,9 @@ import pytest
 from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.report.page import page_from_sources, write_page
 from srtool.benchmarks.report.sources import Sources
-from srtool.benchmarks.report.tables import figure
 from srtool.benchmarks.speed.result import Bench, Measured
 from srtool.errors import DataError
+from srtool.tables.table import figure
 
 MADE = "2026-11-23T18:40:00+00:00"
 Run = Callable[..., Any]
@@ -67,8 +67,8 @@ def read(sources: Sources) -> Reader:
 
 
 @pytest.fixture
-def full(bench: Bench, evaluation_of: Callable[..., Evaluation], parity: Any) -> Sources:
-    return Sources([("b.json", bench)], [("e.json", evaluation_of())], [("p.json", parity)])
+def full(bench: Bench, evaluation_of: Callable[..., Evaluation], verification: Any) -> Sources:
+    return Sources([("b.json", bench)], [("e.json", evaluation_of())], [("p.json", verification)])
 
 
 def test_everything(full: Sources, bench: Bench) -> None:
@@ -78,9 +78,9 @@ def test_everything(full: Sources, bench: Bench) -> None:
     links = [a["href"] or "" for tag, a in found.tags if tag == "a" and "href" in a]
     assert [link for link in links if link.startswith("#") and link[1:] not in found.ids] == []
     network = bench.networks[0]
-    side = network.side("openvino bf16")
-    assert side is not None
-    timing = side.timing((480, 270))
+    candidate = network.candidate("openvino bf16")
+    assert candidate is not None
+    timing = candidate.timing((480, 270))
     assert timing is not None
     assert timing.speed is not None
     for text in (
@@ -104,7 +104,7 @@ def test_everything(full: Sources, bench: Bench) -> None:
 def test_sections_without_data_are_left_out(full: Sources) -> None:
     name, bench = full.benches[0]
     (network,) = bench.networks
-    bare = network.model_copy(update={"sides": network.sides[:1], "scaling": ()})
+    bare = network.model_copy(update={"candidates": network.candidates[:1], "scaling": ()})
     bench = bench.model_copy(update={"networks": (bare,)})
     assert read(Sources([(name, bench)])).sections == ["summary", "speed", "not-run"]
     assert read(Sources([], full.evaluations)).sections == ["summary", "quality", "not-run"]
@@ -114,7 +114,9 @@ def test_sections_without_data_are_left_out(full: Sources) -> None:
 
 
 def test_two_results_of_one_network(bench_of: Callable[..., Bench], network: Measured) -> None:
-    bench = bench_of(network.model_copy(update={"sides": network.sides[:1], "scaling": ()}))
+    bench = bench_of(
+        network.model_copy(update={"candidates": network.candidates[:1], "scaling": ()})
+    )
     found = read(Sources([("a.json", bench), ("b.json", bench)]))
     assert len(found.ids) == len(set(found.ids))
 
@@ -125,8 +127,12 @@ def test_names_are_no_markup(
     evaluation_of: Callable[..., Evaluation],
 ) -> None:
     bad = '<b>"bold"</b><script>alert(1)</script>'
-    side = network.sides[0].model_copy(update={"name": bad})
-    names = {"network": bad, "sides": (*network.sides[:1], side), "absent": {bad: bad}}
+    candidate = network.candidates[0].model_copy(update={"name": bad})
+    names = {
+        "network": bad,
+        "candidates": (*network.candidates[:1], candidate),
+        "absent": {bad: bad},
+    }
     network = network.model_copy(update=names)
     evaluation = evaluation_of(**{"bicubic": {"psnr": 1.0}, bad: {"psnr": 2.0}})
     html = page_from_sources(

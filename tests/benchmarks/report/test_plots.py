@@ -41,12 +41,12 @@ def test_all_of_them(network: Measured) -> None:
 
 
 def test_one_size_and_one_side(network: Measured) -> None:
-    side = network.sides[0]
-    timing = side.timings[0].model_copy(
+    candidate = network.candidates[0]
+    timing = candidate.timings[0].model_copy(
         update={"seconds": (0.5,), "peak_share": None, "bandwidth_share": None}
     )
     small = network.model_copy(
-        update={"sides": (side.model_copy(update={"timings": (timing,)}),), "scaling": ()}
+        update={"candidates": (candidate.model_copy(update={"timings": (timing,)}),), "scaling": ()}
     )
     assert [plot.title for plot in drawn(small)] == [
         "Throughput by image size",
@@ -55,38 +55,41 @@ def test_one_size_and_one_side(network: Measured) -> None:
 
 
 def test_nothing_was_timed(network: Measured) -> None:
-    empty = network.model_copy(update={"sides": (), "scaling": ()})
+    empty = network.model_copy(update={"candidates": (), "scaling": ()})
     assert drawn(empty) == []
 
 
 def test_a_missing_reference(network: Measured) -> None:
-    """Nor is one of the sides of a scaling curve among the sides."""
-    sides = tuple(side for side in network.sides if side.name != network.reference)
-    assert len(drawn(network.model_copy(update={"sides": sides}))) == 5
+    """Nor is one of the candidates of a scaling curve among the candidates."""
+    candidates = tuple(
+        candidate for candidate in network.candidates if candidate.name != network.reference
+    )
+    assert len(drawn(network.model_copy(update={"candidates": candidates}))) == 5
 
 
 def test_only_one_share_is_known(network: Measured) -> None:
-    sides = [
-        side.model_copy(
+    candidates = [
+        candidate.model_copy(
             update={
                 "timings": tuple(
-                    timing.model_copy(update={"bandwidth_share": None}) for timing in side.timings
+                    timing.model_copy(update={"bandwidth_share": None})
+                    for timing in candidate.timings
                 )
             }
         )
-        for side in network.sides
+        for candidate in network.candidates
     ]
-    assert len(drawn(network.model_copy(update={"sides": tuple(sides)}))) == 5
+    assert len(drawn(network.model_copy(update={"candidates": tuple(candidates)}))) == 5
 
 
 def test_sides_a_thousand_times_apart(network: Measured) -> None:
-    side = network.sides[0]
+    candidate = network.candidates[0]
     slow = [
         timing.model_copy(update={"seconds": tuple(1000 * value for value in timing.seconds)})
-        for timing in side.timings
+        for timing in candidate.timings
     ]
-    other = side.model_copy(update={"name": "slow", "timings": tuple(slow)})
-    network = network.model_copy(update={"sides": (side, other)})
+    other = candidate.model_copy(update={"name": "slow", "timings": tuple(slow)})
+    network = network.model_copy(update={"candidates": (candidate, other)})
     figure = plots.throughput_by_size(network, 1)
     assert figure.axes[0].get_yscale() == "log"
     assert len(drawn(network)) == 5
@@ -94,17 +97,21 @@ def test_sides_a_thousand_times_apart(network: Measured) -> None:
 
 def test_long_names_and_single_points(network: Measured) -> None:
     """A plot whose names leave no room for it would warn."""
-    side = network.sides[0].model_copy(update={"name": "x" * 200})
+    candidate = network.candidates[0].model_copy(update={"name": "x" * 200})
     scaling = network.scaling[0]
-    one = scaling.model_copy(update={"points": scaling.points[:1], "side": side.name})
+    one = scaling.model_copy(update={"points": scaling.points[:1], "candidate": candidate.name})
     none = scaling.model_copy(update={"points": (), "axis": "tile"})
-    long = {"network": "y" * 200, "sides": (*network.sides, side), "scaling": (one, none)}
+    long = {
+        "network": "y" * 200,
+        "candidates": (*network.candidates, candidate),
+        "scaling": (one, none),
+    }
     assert len(drawn(network.model_copy(update=long))) == 4
 
 
 def test_names_are_no_markup(network: Measured) -> None:
-    side = network.sides[0].model_copy(update={"name": "<b> & $x_1$ -- 100 %"})
-    plot = drawn(network.model_copy(update={"sides": (side,)}))[0]
+    candidate = network.candidates[0].model_copy(update={"name": "<b> & $x_1$ -- 100 %"})
+    plot = drawn(network.model_copy(update={"candidates": (candidate,)}))[0]
     svg = drawing.inline_svg(plot)
     assert "<b>" not in svg
     assert "&lt;b&gt; &amp; $x_1$ -- 100 %" in svg

@@ -10,13 +10,15 @@ from srtool.benchmarks.report.sources import sources_from_paths
 from srtool.errors import DataError
 
 
-def test_any_mix(bench_file: Path, evaluation_folder: Path, parity: Any, tmp_path: Path) -> None:
+def test_any_mix(
+    bench_file: Path, evaluation_folder: Path, verification: Any, tmp_path: Path
+) -> None:
     other = tmp_path / "whatever.txt"  # known by its content, not by its name
-    other.write_text(parity.model_dump_json())
+    other.write_text(verification.model_dump_json())
     found = sources_from_paths([other, bench_file, evaluation_folder])
     assert [name for name, _ in found.benches] == ["bench.json"]
     assert [name for name, _ in found.evaluations] == ["evaluated/evaluation.json"]
-    assert found.parities == [("whatever.txt", parity)]
+    assert found.parities == [("whatever.txt", verification)]
 
 
 def test_a_folder_of_results(bench_file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Figures of the tables, and which of them are marked."""
+"""The tables of quality and of speed: which rows and figures they have, and which are marked."""
 
 from __future__ import annotations
 
@@ -8,109 +8,185 @@ from typing import Any
 import pytest
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.report.quality import best_of, parity_table, quality_table
-from srtool.benchmarks.report.tables import EMPTY, Cell, Group, Table, date_text, figure
-from srtool.benchmarks.report.timings import timing_table
-from srtool.benchmarks.speed.result import Measured
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, EMPTY),
-        (0.0, "0"),
-        (float("inf"), "∞"),
-        (1.0, "1.00"),
-        (9.996, "10.0"),
-        (0.00099962, "0.00100"),
-        (-0.0123456, "−0.0123"),
-        (93912.4, "93\u202f900"),
-        (999.9, "1\u202f000"),
-    ],
+from srtool.benchmarks.report.quality import (
+    merged,
+    quality_table,
+    quality_tables,
+    verification_table,
 )
-def test_significant_digits(value: float | None, text: str) -> None:
-    assert figure(value) == text
+from srtool.benchmarks.report.standings import (
+    by_machine,
+    candidates_table,
+    fastest,
+    fastest_table,
+    networks_of,
+)
+from srtool.benchmarks.report.timings import (
+    comparison_table,
+    machine_line,
+    network_line,
+    speed_tables,
+    timing_table,
+)
+from srtool.benchmarks.speed.compare import compare
+from srtool.benchmarks.speed.result import Bench, Measured
+from srtool.tables.table import EMPTY, Cell, Table, figure, fixed
 
 
-def test_dates() -> None:
-    assert date_text("2026-11-23T18:00:00+02:00") == "2026-11-23 16:00 UTC"
-    assert date_text("yesterday") == "yesterday"
+def row(table: Table, group: int, start: str) -> dict[str, Cell]:
+    (found,) = [r for r in table.groups[group].rows if r[0].text == start]
+    return dict(zip(table.columns, found, strict=True))
 
 
-def test_the_best_of_a_row() -> None:
-    assert best_of(["30.1", "n/a", "29.2", "30.1"], lower=False) == [True, False, False, True]
-    assert best_of(["30.1", "∞"], lower=False) == [False, True]
-    assert best_of(["3.1", "2.9"], lower=True) == [False, True]
-    assert best_of(["3.1", EMPTY], lower=True) == [False, False]  # nothing to compare with
+# Quality
+
+PSNR, NIQE = "PSNR\u00a0↑", "NIQE\u00a0↓"
 
 
-def row(table: Table, group: int, start: str) -> list[Cell]:
-    (found,) = [r for r in table.groups[group].rows if r[0].text.startswith(start)]
-    return list(found)
-
-
-def test_the_layout_of_table_1(evaluation_of: Callable[..., Evaluation]) -> None:
-    table = quality_table("evaluated", evaluation_of())
-    assert table.columns[:4] == ("metric", "bicubic", "lite", "other")
-    assert table.columns[4:] == ("Bicubic", "SRGAN", "SFTGAN", "ESRGAN", "USRGAN", "Ours")
+def test_a_row_per_engine_and_a_column_per_metric(evaluation_of: Callable[..., Evaluation]) -> None:
+    table = quality_table(evaluation_of())
     assert [group.title for group in table.groups] == ["Set5, 5 images"]
-    psnr = row(table, 0, "PSNR")
-    assert [cell.text for cell in psnr[:5]] == [
-        "PSNR\u00a0↑",
-        "28.400",
-        "30.123",
-        "29.500",
-        "28.420",
+    assert table.columns == ("engine", PSNR, "SSIM\u00a0↑", NIQE)
+    psnr = {name: row(table, 0, name)[PSNR] for name in ("bicubic", "lite", "other")}
+    assert [cell.text for cell in psnr.values()] == ["28.400", "30.123", "29.500"]
+    assert [cell.best for cell in psnr.values()] == [False, True, False]
+    niqe = [row(table, 0, name)[NIQE] for name in psnr]
+    assert [cell.text for cell in niqe] == ["7.5200", "6.0100", "∞"]
+    assert [cell.best for cell in niqe] == [False, True, False]
+    assert [remark.startswith("PI not measured: ") for remark in table.remarks] == [True]
+
+
+def test_the_paper_s_figures_stand_there_when_asked_for(
+    evaluation_of: Callable[..., Evaluation],
+) -> None:
+    table = quality_table(evaluation_of(), paper=True)
+    theirs = [cells[0].text for cells in table.rows if cells[0].text.startswith("paper: ")]
+    assert theirs == [
+        f"paper: {name}" for name in ("Bicubic", "SRGAN", "SFTGAN", "ESRGAN", "USRGAN", "Ours")
     ]
-    assert [cell.best for cell in psnr] == [False, False, True, False] + [False] * 4 + [True, False]
-    niqe = row(table, 0, "NIQE")
-    assert [cell.text for cell in niqe[1:5]] == ["7.5200", "6.0100", "∞", EMPTY]
-    assert [cell.best for cell in niqe[1:4]] == [False, True, False]
-    assert [cell.text for cell in row(table, 0, "PI")[1:5]] == ["n/a"] * 3 + ["7.3699"]
+    assert row(table, 0, "paper: USRGAN")[PSNR].text == "30.840"
+    assert row(table, 0, "lite")[PSNR].best  # of those measured here
+    found = evaluation_of()
+    for content in (found.datasets, found.mean, found.counts):
+        content["mine"] = content.pop("Set5")  # type: ignore[attr-defined]
+    assert len(quality_table(found, paper=True).rows) == 3
+
+
+def test_what_is_asked_for(evaluation_of: Callable[..., Evaluation]) -> None:
+    table = quality_table(evaluation_of(), engines=["lite", "new"], metrics=("psnr", "pi"))
+    assert table.columns == ("engine", PSNR)
+    assert [[cell.text for cell in cells] for cells in table.rows] == [
+        ["lite", "30.123"],
+        ["new", EMPTY],
+    ]
 
 
 def test_a_mean_over_fewer_images(evaluation_of: Callable[..., Evaluation]) -> None:
     found = evaluation_of()
     found.counts["Set5"]["lite"]["psnr"] = 3
-    assert [cell.note for cell in row(quality_table("x", found), 0, "PSNR")[:4]] == [
-        "", "", "of 3", ""]  # fmt: skip
+    table = quality_table(found)
+    assert [row(table, 0, name)[PSNR].note for name in ("bicubic", "lite")] == ["", "of 3"]
 
 
-def test_a_data_set_that_the_paper_has_not(evaluation_of: Callable[..., Evaluation]) -> None:
-    found = evaluation_of()
-    for content in (found.datasets, found.mean, found.counts):
-        content["mine"] = content.pop("Set5")  # type: ignore[attr-defined]
-    table = quality_table("x", found)
-    assert table.columns == ("metric", "bicubic", "lite", "other")
-    assert table.spans == ()
+def test_several_evaluations_make_one_table(evaluation_of: Callable[..., Evaluation]) -> None:
+    first = evaluation_of()
+    second = evaluation_of(
+        bicubic={"psnr": 28.4, "lpips": 0.4}, lite={"psnr": 30.5}, new={"psnr": 31.0}
+    )
+    whole = merged([("a.json", first), ("b.json", second)])
+    assert list(whole.mean["Set5"]) == ["bicubic", "lite", "other", "lite (b.json)", "new"]
+    assert whole.mean["Set5"]["bicubic"] == {
+        "psnr": 28.4, "ssim": 0.81, "niqe": 7.52, "lpips": 0.4,
+    }  # fmt: skip
+    assert [len(table.rows) for table in quality_tables([("a", first), ("b", second)])] == [5]
+    other = second.model_copy(update={"protocol": {"version": 2}})
+    assert [len(table.rows) for table in quality_tables([("a", first), ("b", other)])] == [3, 3]
+    assert first == evaluation_of()  # what was merged is as it was
 
 
-def test_parity(parity: Any) -> None:
-    table = parity_table("parity.json", parity)
-    good, bad = table.groups[0].rows
+# Verification
+
+
+def test_verification(verification: Any) -> None:
+    table = verification_table(verification)
+    good, bad = table.rows
     texts = dict(zip(table.columns, [cell.text for cell in good], strict=True))
-    assert texts["verdict"] == "passes"
-    assert texts["PSNR, dB"] == "95.25"
+    assert texts["verdict"] == "passes, exact"
+    assert texts["PSNR between, dB"] == "95.25"
     assert texts["ΔPSNR-Y, dB"] == "+0.0001"
+    assert texts["ΔNIQE"] == "+0.0012"
     assert "ΔPI" not in texts  # was not taken
     assert [cell.text for cell in bad[2:4]] == ["fails: no GPU", EMPTY]
+    assert any("NIQE within 2 %" in remark for remark in table.remarks)
+
+
+# Speed
 
 
 def test_timings(network: Measured) -> None:
     table = timing_table(network)
     assert [group.title for group in table.groups] == ["128×128", "256×256", "480×270", "960×540"]
     assert "W" not in table.columns  # nothing has a power
-    first = {cells[0].text: cells for cells in table.groups[0].rows}
+    first = table.groups[0].rows
+    assert first[0][0].text == "openvino bf16"  # the fastest
     column = table.columns.index("p50, ms")
-    side = network.side("openvino bf16")
-    assert side is not None
-    assert first["openvino bf16"][column].text == figure(1e3 * side.timings[0].p50)
-    assert [name for name, cells in first.items() if cells[column].best] == ["openvino bf16"]
+    candidate = network.candidate("openvino bf16")
+    assert candidate is not None
+    assert first[0][column].text == figure(1e3 * candidate.timings[0].p50)
+    assert [cells[0].text for cells in first if cells[column].best] == ["openvino bf16"]
     assert "ncnn" not in [cells[0].text for cells in table.groups[3].rows]
 
 
-def test_columns_without_figures() -> None:
-    rows = ((Cell("a"), Cell(EMPTY), Cell("1")), (Cell("b"), Cell(EMPTY), Cell(EMPTY)))
-    table = Table("", ("name", "x", "y"), (Group("", rows),)).without_empty_columns()
-    assert table.columns == ("name", "y")
-    assert [cell.text for cell in table.groups[0].rows[1]] == ["b", EMPTY]
+def test_all_tables_of_a_network(network: Measured, bench: Bench) -> None:
+    tables = speed_tables(network)
+    assert [len(table.rows) for table in tables] == [31, 8, 1, 3]
+    for table in tables:
+        assert {len(cells) for cells in table.rows} == {len(table.columns)}
+    assert "1.38 million parameters" in network_line(network)
+    assert "AMD EPYC, 2 cores, AMX" in machine_line(bench)
+    assert "210 GFLOP/s fp32" in machine_line(bench)
+
+
+def test_the_fastest_engine_over_the_fastest_other(
+    network_named: Callable[..., Measured], bench_of: Callable[..., Bench]
+) -> None:
+    network = network_named()
+    best = fastest(network)
+    assert best is not None
+    assert (best.engine.name, best.place) == ("openvino bf16", ((480, 270), 1))
+    assert best.other is not None
+    assert best.other.name == "PyTorch eager bf16 channels_last"
+    assert best.ahead is not None
+    assert best.ahead.median == pytest.approx(0.061 / 0.019, rel=0.1)
+    assert best.rounds == 30
+    bench = bench_of(network, network_named("other", sha256="cd" * 32))
+    again = fastest(network, [bench, bench])
+    assert again is not None
+    assert again.rounds == 60
+    baselines = tuple(it for it in network.candidates if it.kind == "baseline")
+    assert fastest(network.model_copy(update={"candidates": baselines})) is None
+    assert len(fastest_table([bench]).rows) == 2
+
+
+def test_results_of_several_machines(network: Measured, bench_of: Callable[..., Bench]) -> None:
+    early = bench_of(network)
+    machine = early.machine.model_copy(update={"cpu": "Other CPU"})
+    late = early.model_copy(update={"machine": machine, "made": "2027-01-01T00:00:00+00:00"})
+    assert by_machine([early, late, early]) == [[late], [early, early]]
+    few = network.model_copy(update={"candidates": network.candidates[:2]})
+    assert networks_of([bench_of(few), early]) == [network]
+    table = candidates_table([network])
+    assert [group.title for group in table.groups] == ["x4-lite, 480×270"]
+    assert table.rows[0][0] == Cell("openvino bf16", best=True)
+
+
+def test_a_comparison(network_named: Callable[..., Measured], bench_of: Any) -> None:
+    before, after = bench_of(network_named()), bench_of(network_named(factor=0.5))
+    found = compare(before, after)
+    table = comparison_table(found)
+    shown = {(cells[1].text, cells[2].text): cells for cells in table.rows}
+    (slow,) = [it for it in found.rows if (it.candidate, it.place) == ("ncnn", "128x128 x1")]
+    cells = shown["ncnn", "128x128 x1"]
+    assert cells[3].text == slow.verdict
+    assert cells[4].text == f"{fixed(slow.ratio.median, 2)}×"
+    assert len(table.rows) == 31

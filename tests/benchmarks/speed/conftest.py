@@ -1,4 +1,4 @@
-"""Fixtures for speeds: small results of `srtool bench`, made of the seconds of their sides."""
+"""Fixtures for speeds: small results of `srtool bench`, made of the seconds of their candidates."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from srtool.benchmarks.speed.result import (
     Bench,
+    Candidate,
     Machine,
     Measured,
     Roofline,
-    Side,
     Timing,
     spread,
 )
@@ -28,22 +28,22 @@ def machine() -> Machine:
 
 @pytest.fixture
 def make_bench(machine: Machine) -> MakeBench:
-    """(side -> seconds of its runs) -> a result of one network, by default at one size.
+    """(candidate -> seconds of its runs) -> a result of one network, by default at one size.
 
-    side: fields of every side but the reference, timing: of its timings, measured: of the network,
-    others: of the result. Sides are engines, the reference is a baseline.
+    candidate: fields of every candidate but the reference, timing: of its timings, measured: of the
+    network, others: of the result. Candidates are engines, the reference is a baseline.
     """
 
     def made(
         seconds: dict[str, Sequence[float]],
         size: tuple[int, int] = (64, 64),
-        side: dict[str, Any] | None = None,
+        candidate: dict[str, Any] | None = None,
         timing: dict[str, Any] | None = None,
         measured: dict[str, Any] | None = None,
         **others: Any,
     ) -> Bench:
         base = seconds.get(REFERENCE)
-        sides = []
+        candidates = []
         for name, runs in seconds.items():
             own = name != REFERENCE
             paired = own and base is not None and len(base) == len(runs)
@@ -62,9 +62,9 @@ def make_bench(machine: Machine) -> MakeBench:
                 "load": 1.0,
                 "cold": 0.5,
                 "timings": (timed,),
-                **(side or {} if own else {}),
+                **(candidate or {} if own else {}),
             }
-            sides.append(Side(name=name, **facts))
+            candidates.append(Candidate(name=name, **facts))
         network = {
             "network": "tiny",
             "architecture": "generator",
@@ -83,6 +83,6 @@ def make_bench(machine: Machine) -> MakeBench:
             "roofline": Roofline(matrix={"fp32": 1e11}, bandwidth=1e10),
             **others,
         }
-        return Bench(networks=(Measured(sides=tuple(sides), **network),), **result)
+        return Bench(networks=(Measured(candidates=tuple(candidates), **network),), **result)
 
     return made

@@ -218,3 +218,24 @@ def test_without_nvml_or_a_driver_all_is_none(
     with Sensors() as sensors:
         pass
     assert (sensors.watts, sensors.clock, sensors.device_memory) == (None, None, None)
+
+
+# The peaks
+
+
+def test_peaks_of_small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    from srtool.benchmarks.speed import roofline
+
+    monkeypatch.setattr(roofline, "SIDES", {"cpu": (128,)})
+    monkeypatch.setattr(roofline, "CHANNELS", (8,))
+    monkeypatch.setattr(roofline, "_COPIED", 1 << 20)
+    found = roofline._measure("cpu")
+    assert 1e7 < found.matrix["fp32"] < 1e15
+    assert 1e7 < found.bandwidth < 1e15
+
+
+@pytest.mark.slow
+def test_peaks_are_measured_in_a_process_of_its_own() -> None:
+    from srtool.benchmarks.speed.roofline import measured_roofline
+
+    assert 1e9 < measured_roofline(threads=1).matrix["fp32"] < 1e15

@@ -31,10 +31,10 @@ def bench(make_bench: Any) -> Bench:
         Point(value=side, megapixels=side**2 / 1e6, seconds=(cost * side**2 / 1e6,) * 3)
         for side, cost in ((64, 2.0), (128, 1.6), (256, 2.4))
     )
-    scaling = Scaling(axis="tile", side="engine", fixed="256x256", points=points)
+    scaling = Scaling(axis="tile", candidate="engine", fixed="256x256", points=points)
     found: Bench = make_bench(
         {"PyTorch eager fp32": [0.2, 0.4, 0.6], "engine": [0.1, 0.1, 0.2]},
-        side={"end_to_end": (end,), "psnr_between": 80.5, "max_difference": 1},
+        candidate={"end_to_end": (end,), "psnr_between": 80.5, "max_difference": 1},
         timing={"peak_share": 0.5, "watts": 70.0, "peak_memory": 10**9},
         measured={"absent": {"ncnn": "is not installed"}, "scaling": (scaling,)},
     )
@@ -50,7 +50,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path, bench: Bench) -> Non
 def test_what_follows_from_the_seconds_stands_in_the_file(tmp_path: Path, bench: Bench) -> None:
     write_bench(tmp_path / "bench.json", bench)
     network = json.loads((tmp_path / "bench.json").read_text())["networks"][0]
-    reference, engine = network["sides"]
+    reference, engine = network["candidates"]
     timing = engine["timings"][0]
     assert timing["p50"] == 0.1
     assert timing["p90"] == pytest.approx(0.18)  # 0.1 + 0.8 of the way to 0.2
@@ -96,7 +96,7 @@ def test_the_fingerprint_is_of_hardware_only(machine: Machine) -> None:
     ("change", "words"),
     [
         ({"machin": {}}, ("machin", "Extra inputs")),
-        ({"bench": 2}, ("bench", "version 1")),
+        ({"bench": 3}, ("bench", "version 2")),
         ({"networks": [{"network": "tiny"}]}, ("networks.0.architecture", "required")),
         ({"made": None}, ("made",)),
     ],
@@ -123,3 +123,10 @@ def test_a_missing_file_gets_one_line(tmp_path: Path, complains: Any) -> None:
         read_bench(tmp_path / "none.json")
     with complains(DataError, "cannot be read"):
         read_bench(tmp_path)
+
+
+def test_a_result_of_the_first_version_is_read(tmp_path: Path, bench: Bench) -> None:
+    text = bench.model_dump_json().replace('"candidates":', '"sides":')
+    text = text.replace('"candidate":', '"side":').replace('"bench":2', '"bench":1')
+    (tmp_path / "old.json").write_text(text)
+    assert read_bench(tmp_path / "old.json") == bench.model_copy(update={"bench": 1})

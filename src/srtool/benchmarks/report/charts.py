@@ -11,11 +11,12 @@ from pathlib import Path
 from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.report import plots
 from srtool.benchmarks.report.drawing import Plot
-from srtool.benchmarks.report.sources import Sources, by_machine
-from srtool.benchmarks.report.tables import figure, percent, size_text
+from srtool.benchmarks.report.sources import Sources
+from srtool.benchmarks.report.standings import by_machine, common_place, fastest
 from srtool.benchmarks.report.timings import AXES, sizes_of
 from srtool.benchmarks.scores import METRICS
-from srtool.benchmarks.speed.result import Measured, Place, Side, Timing
+from srtool.benchmarks.speed.result import Measured, Place
+from srtool.tables.table import figure, percent, size_text
 
 PLOTTED = ("psnr", "pi", "niqe")  # against speed: PSNR, and the first of the others there is
 
@@ -32,38 +33,10 @@ class Slugs:
         return slug if self._given[slug] == 1 else self(slug, str(self._given[slug]))
 
 
-def common_place(networks: list[Measured]) -> Place | None:
-    """The size and batch at which most sides were timed, the largest of those; None without any."""
-    counts = Counter(
-        (timing.size, timing.batch)
-        for network in networks
-        for side in network.sides
-        for timing in side.timings
-    )
-    most = max(counts.values(), default=0)
-    places = [place for place, count in counts.items() if count == most]
-    return max(places, key=lambda place: (place[0][0] * place[0][1], -place[1]), default=None)
-
-
-def fastest(network: Measured, place: Place, kind: str = "engine") -> Side | None:
-    """The fastest side of a kind there."""
-    timed = [(side, side.timing(*place)) for side in network.sides if side.kind == kind]
-    known = [(timing.p50, side) for side, timing in timed if timing is not None]
-    return min(known, key=lambda item: item[0])[1] if known else None
-
-
-def best_of(network: Measured) -> tuple[Place, Side, Timing] | None:
-    """The fastest engine where most sides were timed."""
-    place = common_place([network])
-    side = fastest(network, place) if place else None
-    timing = side.timing(*place) if side and place else None
-    return None if place is None or side is None or timing is None else (place, side, timing)
-
-
 def plots_of_network(network: Measured, slugs: Slugs) -> Iterator[Plot]:
     """Of its speed, as far as there is something to show."""
     places = sizes_of(network)
-    place = common_place([network])
+    place = common_place(network)
     if place is not None:
         batch = places[0][1]
         yield Plot(
@@ -89,7 +62,7 @@ def plots_of_network(network: Measured, slugs: Slugs) -> Iterator[Plot]:
     for axis, group in groupby(curves, key=lambda curve: curve.axis):
         found = list(group)
         costs = "; ".join(
-            f"{curve.side} {figure(min(point.cost for point in curve.points))} to "
+            f"{curve.candidate} {figure(min(point.cost for point in curve.points))} to "
             f"{figure(max(point.cost for point in curve.points))}"
             for curve in found
         )
@@ -103,21 +76,21 @@ def plots_of_network(network: Measured, slugs: Slugs) -> Iterator[Plot]:
 
 def _throughput_alt(network: Measured, batch: int) -> str:
     parts = []
-    for side in network.sides:
-        timings = [timing for timing in side.timings if timing.batch == batch]
+    for candidate in network.candidates:
+        timings = [timing for timing in candidate.timings if timing.batch == batch]
         if timings:
             rates = [timing.lr_megapixels_per_second for timing in timings]
-            parts.append(f"{side.name} {figure(min(rates))} to {figure(max(rates))}")
+            parts.append(f"{candidate.name} {figure(min(rates))} to {figure(max(rates))}")
     sizes = [size_text(size) for size, many in sizes_of(network) if many == batch]
     over = sizes[0] if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     return f"{network.network}: LR megapixels per second at {over}: {'; '.join(parts)}."
 
 
 def _latency_alt(network: Measured, place: Place) -> str:
-    timed = [(side, side.timing(*place)) for side in network.sides]
+    timed = [(candidate, candidate.timing(*place)) for candidate in network.candidates]
     parts = [
-        f"{side.name} {figure(1e3 * timing.p50)} ({figure(1e3 * timing.p99)})"
-        for side, timing in timed
+        f"{candidate.name} {figure(1e3 * timing.p50)} ({figure(1e3 * timing.p99)})"
+        for candidate, timing in timed
         if timing is not None
     ]
     return (
@@ -128,8 +101,8 @@ def _latency_alt(network: Measured, place: Place) -> str:
 
 def _roofline_alt(network: Measured, place: Place) -> str:
     parts = [
-        f"{side.name} {percent(timing.peak_share)} and {percent(timing.bandwidth_share)}"
-        for side, timing in plots.shares_of(network, *place)
+        f"{candidate.name} {percent(timing.peak_share)} and {percent(timing.bandwidth_share)}"
+        for candidate, timing in plots.shares_of(network, *place)
     ]
     return (
         f"{network.network}: share of the measured matrix peak and bandwidth at "
@@ -159,7 +132,7 @@ def _quality_plot(
     slug: str, standings: dict[str, list[plots.Standing]], dataset: str, machine: str
 ) -> Plot:
     parts = [
-        f"{it.name} {figure(it.quality, 4)} at {figure(it.fast)} ({it.side}, {it.size})"
+        f"{it.name} {figure(it.quality, 4)} at {figure(it.fast)} ({it.engine}, {it.size})"
         for found in standings.values()
         for it in found
     ]
@@ -213,17 +186,16 @@ def _standings(
     networks: list[Measured], evaluations: list[Evaluation], dataset: str, metric: str
 ) -> Iterator[plots.Standing]:
     for network in networks:
-        quality, best = _quality(network, evaluations, dataset, metric), best_of(network)
+        quality, best = _quality(network, evaluations, dataset, metric), fastest(network)
         if quality is None or best is None:
             continue
-        place, side, fast = best
-        reference = network.side(network.reference)
-        slow = reference.timing(*place) if reference else None
+        reference = network.candidate(network.reference)
+        slow = reference.timing(*best.place) if reference else None
         yield plots.Standing(
             network.network,
             quality,
-            fast.lr_megapixels_per_second,
+            best.timing.lr_megapixels_per_second,
             slow.lr_megapixels_per_second if slow else None,
-            side.name,
-            size_text(*place),
+            best.engine.name,
+            size_text(*best.place),
         )

@@ -18,19 +18,15 @@ from srtool.benchmarks.report.charts import Slugs, plots_of_network, quality_plo
 from srtool.benchmarks.report.drawing import Plot, inline_svg
 from srtool.benchmarks.report.embedding import colour_scale, difference_map, png_uri
 from srtool.benchmarks.report.pictures import Box, Picture, Version
-from srtool.benchmarks.report.quality import parity_table, quality_table
+from srtool.benchmarks.report.quality import quality_tables, verification_table
 from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.report.summary import headlines, not_run, origins
-from srtool.benchmarks.report.tables import Table, date_text, figure, fixed
-from srtool.benchmarks.report.timings import (
-    end_to_end_table,
-    scaling_table,
-    side_table,
-    timing_table,
-)
+from srtool.benchmarks.report.timings import network_line, speed_tables
 from srtool.benchmarks.speed.result import Bench, Measured
 from srtool.errors import DataError
 from srtool.files import whole_file
+from srtool.tables.table import Table, date_text, figure, fixed
+from srtool.tables.text import html
 from srtool.version import __version__
 
 ZOOM = 3
@@ -57,7 +53,7 @@ def page_from_sources(sources: Sources, pictures: Sequence[Picture], made: str) 
         speed.append(_network(bench, network, found))
     files = [*sources.benches, *sources.evaluations, *sources.parities]
     script = _beside("slider.js")
-    html = _template().render(
+    text = _template().render(
         title=_title(sources),
         version=__version__,
         made=date_text(made),
@@ -67,14 +63,14 @@ def page_from_sources(sources: Sources, pictures: Sequence[Picture], made: str) 
         script_hash=_hash(f"\n{script}"),
         headlines=headlines(sources),
         origins=origins(sources),
-        quality=[quality_table(name, found) for name, found in sources.evaluations],
-        parity=[parity_table(name, parity) for name, parity in sources.parities],
+        quality=_written(quality_tables(sources.evaluations)),
+        parity=_written([verification_table(it, name) for name, it in sources.parities]),
         quality_plots=[_drawn(plot) for plot in against],
         speed=speed,
         pictures=[_shown(picture) for picture in pictures],
         not_run=not_run(sources),
     )
-    return Page(html, tuple(plots))
+    return Page(text, tuple(plots))
 
 
 def write_page(path: Path, page: Page) -> int:
@@ -115,32 +111,17 @@ def _drawn(plot: Plot) -> dict[str, Any]:
     return {"title": plot.title, "svg": Markup(inline_svg(plot))}
 
 
+def _written(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    return [{"caption": table.caption, "html": Markup(html(table))} for table in tables]
+
+
 def _network(bench: Bench, network: Measured, plots: list[Plot]) -> dict[str, Any]:
-    tables: list[Table | None] = [
-        timing_table(network),
-        side_table(network),
-        end_to_end_table(network),
-        scaling_table(network),
-    ]
     return {
         "title": f"{network.network} on {bench.machine.gpu or bench.machine.cpu}",
-        "facts": _facts(network),
+        "facts": network_line(network),
         "plots": [_drawn(plot) for plot in plots],
-        "tables": [table for table in tables if table is not None and table.groups],
+        "tables": _written(speed_tables(network)),
     }
-
-
-def _facts(network: Measured) -> str:
-    parts = [f"architecture {network.architecture}", f"×{network.scale}"]
-    if network.parameters is not None:
-        parts.append(f"{figure(network.parameters / 1e6)} million parameters")
-    if network.flops is not None:
-        parts.append(f"{figure(network.flops / 1e6)} million operations per LR pixel")
-    if network.moved is not None:
-        parts.append(f"{figure(network.moved)} values moved per LR pixel")
-    if network.sha256:
-        parts.append(f"weights SHA-256 {network.sha256[:12]}")
-    return ", ".join(parts)
 
 
 def _shown(picture: Picture) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from srtool.benchmarks.report.drawing import (
     settled,
     style,
 )
-from srtool.benchmarks.report.tables import figure as digits
-from srtool.benchmarks.report.tables import size_text
 from srtool.benchmarks.report.timings import AXES
-from srtool.benchmarks.speed.result import Measured, Scaling, Side, Timing
+from srtool.benchmarks.speed.result import Candidate, Measured, Scaling, Timing
+from srtool.tables.table import figure as digits
+from srtool.tables.table import size_text
 
 ROW = 0.34  # inches of a row of a horizontal plot
 LONGEST = 36  # letters of a name; the tables have the whole of it
@@ -33,26 +33,26 @@ WIDE_RANGE = 8  # largest over smallest, beyond which an axis is logarithmic
 @dataclass(frozen=True)
 class Standing:
     """A network in the plot of quality against speed. quality: a figure of a metric. fast, slow:
-    LR megapixels per second of its fastest engine, `side`, and of the reference, None where not
+    LR megapixels per second of its fastest engine, `engine`, and of the reference, None where not
     timed, on images of `size`, in words."""
 
     name: str
     quality: float
     fast: float
     slow: float | None
-    side: str
+    engine: str
     size: str
 
 
 def throughput_by_size(network: Measured, batch: int) -> Figure:
-    """LR megapixels per second over image size, a line per side: engines solid, baselines
+    """LR megapixels per second over image size, a line per candidate: engines solid, baselines
     dashed."""
     lines = {
-        side.name: sorted(
-            (timing for timing in side.timings if timing.batch == batch),
+        candidate.name: sorted(
+            (timing for timing in candidate.timings if timing.batch == batch),
             key=lambda timing: timing.size[0] * timing.size[1],
         )
-        for side in network.sides
+        for candidate in network.candidates
     }
     lines = {name: timings for name, timings in lines.items() if timings}
     height = max(3.9, 1.2 + 0.2 * len(lines))
@@ -80,20 +80,22 @@ def _throughput_title(network: Measured, batch: int) -> str:
 
 
 def latency_distribution(network: Measured, size: tuple[int, int], batch: int) -> Figure:
-    """Every run as a dot, with the median, 90 % and 99 % marks, a row per side, the fastest on
+    """Every run as a dot, with the median, 90 % and 99 % marks, a row per candidate, the fastest on
     top."""
-    timed = [(side, side.timing(size, batch)) for side in network.sides]
+    timed = [(candidate, candidate.timing(size, batch)) for candidate in network.candidates]
     rows = sorted(
-        ((side, timing) for side, timing in timed if timing is not None),
+        ((candidate, timing) for candidate, timing in timed if timing is not None),
         key=lambda row: -row[1].p50,
     )
     with style():
         figure, (axes,) = blank(1.1 + ROW * len(rows))
         looks = _looks(network)
-        for row, (side, timing) in enumerate(rows):
-            _latency_row(axes, row, timing, looks[side.name][0])
+        for row, (candidate, timing) in enumerate(rows):
+            _latency_row(axes, row, timing, looks[candidate.name][0])
         seconds = [1e3 * value for _, timing in rows for value in timing.seconds]
-        axes.set_yticks(range(len(rows)), [_short(side.name) for side, _ in rows], color=INK)
+        axes.set_yticks(
+            range(len(rows)), [_short(candidate.name) for candidate, _ in rows], color=INK
+        )
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(visible=False, axis="y")
         _scale(axes, "x", seconds)
@@ -156,17 +158,19 @@ def _standing(axes: Axes, standing: Standing, colour: str) -> None:
 
 
 def scaling_curves(curves: Sequence[Scaling], network: Measured) -> Figure:
-    """Seconds per LR megapixel while one thing changes, a line per side; all of one axis."""
+    """Seconds per LR megapixel while one thing changes, a line per candidate; all of one axis."""
     with style():
         figure, (axes,) = blank(3.6)
         ends, looks = [], _looks(network)
         places = sorted({point.value for curve in curves for point in curve.points})
         for curve in curves:
             points = sorted(curve.points, key=lambda point: point.value)
-            colour, marker, dashes = looks.get(curve.side, (MUTED, "o", "-"))
+            colour, marker, dashes = looks.get(curve.candidate, (MUTED, "o", "-"))
             x, y = [point.value for point in points], [point.cost for point in points]
             axes.plot(x, y, color=colour, marker=marker, linestyle=dashes)
-            ends.append((f"{_short(curve.side)}, {digits(curve.flatness)}:1", x[-1], y[-1], colour))
+            ends.append(
+                (f"{_short(curve.candidate)}, {digits(curve.flatness)}:1", x[-1], y[-1], colour)
+            )
         _log_x(axes, {place: f"{place:,}".replace(",", " ") for place in places})
         axes.set_ylim(0, 1.1 * max(point.cost for curve in curves for point in curve.points))
         xlabel, name = AXES[curves[0].axis]
@@ -178,7 +182,8 @@ def scaling_curves(curves: Sequence[Scaling], network: Measured) -> Figure:
 
 
 def roofline_share(network: Measured, size: tuple[int, int], batch: int) -> Figure:
-    """Of the measured peaks of the machine, how much each side uses, a pair of bars per side."""
+    """Of the measured peaks of the machine, how much each candidate uses, a pair of bars per
+    candidate."""
     rows = shares_of(network, size, batch)
     with style():
         figure, (axes,) = blank(1.1 + 1.25 * ROW * len(rows))
@@ -199,7 +204,7 @@ def roofline_share(network: Measured, size: tuple[int, int], batch: int) -> Figu
                     color=colour,
                     verticalalignment="center",
                 )
-        names = [_short(side.name) for side, _ in reversed(rows)]
+        names = [_short(candidate.name) for candidate, _ in reversed(rows)]
         place = size_text(size, batch)
         axes.set_yticks(range(len(names)), names, color=INK)
         axes.set_xlim(0, max(100.0, *(_percents(timing) for _, timing in rows)) * 1.12)
@@ -215,11 +220,13 @@ def _percents(timing: Timing) -> float:
     return 100 * max(timing.peak_share or 0.0, timing.bandwidth_share or 0.0)
 
 
-def shares_of(network: Measured, size: tuple[int, int], batch: int) -> list[tuple[Side, Timing]]:
-    timed = [(side, side.timing(size, batch)) for side in network.sides]
+def shares_of(
+    network: Measured, size: tuple[int, int], batch: int
+) -> list[tuple[Candidate, Timing]]:
+    timed = [(candidate, candidate.timing(size, batch)) for candidate in network.candidates]
     known = [
-        (side, timing)
-        for side, timing in timed
+        (candidate, timing)
+        for candidate, timing in timed
         if timing and (timing.peak_share is not None or timing.bandwidth_share is not None)
     ]
     return sorted(known, key=lambda row: row[1].p50)
@@ -230,15 +237,15 @@ def _short(name: str) -> str:
 
 
 def _looks(network: Measured) -> dict[str, tuple[str, str, str]]:
-    """Colour, marker and line of each side: engines first, so that theirs never repeat."""
-    ordered = sorted(network.sides, key=lambda side: side.kind == "baseline")
+    """Colour, marker and line of each candidate: engines first, so that theirs never repeat."""
+    ordered = sorted(network.candidates, key=lambda candidate: candidate.kind == "baseline")
     return {
-        side.name: (
+        candidate.name: (
             SERIES[number % len(SERIES)],
             MARKERS[number % len(MARKERS)],
-            "-" if side.kind == "engine" else "--",
+            "-" if candidate.kind == "engine" else "--",
         )
-        for number, side in enumerate(ordered)
+        for number, candidate in enumerate(ordered)
     }
 
 

@@ -1,167 +1,195 @@
-"""The tables of quality: metrics in the layout of the paper's Table 1, and parity with PyTorch."""
+"""The tables of quality: metrics by data set, and parity with PyTorch."""
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.paper import paper_figures
-from srtool.benchmarks.report.tables import EMPTY, Cell, Group, Table, date_text, figure, fixed
 from srtool.benchmarks.scores import METRICS, Metric
+from srtool.tables.table import (
+    EMPTY,
+    Cell,
+    Group,
+    Table,
+    best_of,
+    count,
+    date_text,
+    figure,
+    fixed,
+)
 
 if TYPE_CHECKING:
     from srtool.benchmarks.verify import Row, Verification
 
-LOWER_IS_BETTER = {"pi", "niqe", "lpips"}
+
+def merged(found: Sequence[tuple[str, Evaluation]]) -> Evaluation:
+    """Evaluations of one protocol as one, by the names of their files. What two of them measured
+    alike stands in it once; an engine whose figures differ is named with its file."""
+    first = found[0][1]
+    whole = Evaluation(protocol=first.protocol, made=max(item.made for _, item in found))
+    for name, item in found:
+        whole.unavailable |= item.unavailable
+        whole.assets |= item.assets
+        for dataset, engines in item.mean.items():
+            whole.datasets.setdefault(dataset, item.datasets.get(dataset, {}))
+            means = whole.mean.setdefault(dataset, {})
+            counts = whole.counts.setdefault(dataset, {})
+            for engine, figures in engines.items():
+                known = means.get(engine, {})
+                same = all(known[metric] == figures[metric] for metric in known.keys() & figures)
+                label = engine if same else f"{engine} ({name})"
+                whole.engines.setdefault(label, item.engines.get(engine, {}))
+                means[label] = known | figures if same else dict(figures)
+                counts.setdefault(label, {}).update(item.counts.get(dataset, {}).get(engine, {}))
+    measured = {name for engines in whole.mean.values() for row in engines.values() for name in row}
+    for metric in measured & whole.unavailable.keys():
+        del whole.unavailable[metric]
+    return whole
 
 
-def quality_table(name: str, found: Evaluation) -> Table:
-    """A block per data set, a row per metric, a column per engine, and the paper's own columns
-    where it has one of the data sets. name: of the file."""
-    paper = paper_figures()
-    engines = _engines(found)
-    theirs = paper["columns"] if paper["figures"].keys() & found.datasets.keys() else []
-    groups = []
-    for dataset, facts in found.datasets.items():
-        rows = [
-            _row(found, dataset, metric, engines, paper, theirs)
-            for metric in METRICS.values()
-            if _is_known(found, dataset, metric.name, paper)
-        ]
-        groups.append(Group(f"{dataset}, {_count(facts.get('images', 0), 'image')}", tuple(rows)))
-    spans = (("", 1), ("measured here", len(engines)), ("printed in the paper", len(theirs)))
-    remarks = [
-        "Best of those measured here, and best of those printed, in bold. "
-        "↑ higher is better, ↓ lower is better."
+def quality_tables(found: Sequence[tuple[str, Evaluation]]) -> list[Table]:
+    """One of all evaluations of a protocol."""
+    by_protocol: dict[str, list[tuple[str, Evaluation]]] = {}
+    for name, item in found:
+        by_protocol.setdefault(json.dumps(item.protocol, sort_keys=True), []).append((name, item))
+    return [
+        quality_table(merged(items), caption=", ".join(name for name, _ in items))
+        for items in by_protocol.values()
     ]
-    if theirs:
-        remarks.append(f"{paper['source']}.")
-    return Table(
-        f"{name}, {date_text(found.made)}",
-        ("metric", *engines, *theirs),
-        tuple(groups),
-        spans=spans if theirs else (),
-        remarks=tuple(remarks),
-    )
 
 
-def _engines(found: Evaluation) -> list[str]:
-    named = [name for engines in found.mean.values() for name in engines]
-    return list(dict.fromkeys([*found.engines, *named]))
-
-
-def _is_known(found: Evaluation, dataset: str, metric: str, paper: dict[str, Any]) -> bool:
-    measured = any(metric in means for means in found.mean.get(dataset, {}).values())
-    return measured or metric in paper["figures"].get(dataset, {})
-
-
-def _row(
+def quality_table(
     found: Evaluation,
-    dataset: str,
-    metric: Metric,
-    engines: list[str],
-    paper: dict[str, Any],
-    theirs: list[str],
-) -> tuple[Cell, ...]:
-    images = found.datasets[dataset].get("images", 0)
-    texts, notes = [], []
-    for engine in engines:
-        means = found.mean.get(dataset, {}).get(engine, {})
-        count = found.counts.get(dataset, {}).get(engine, {}).get(metric.name, images)
-        text = EMPTY if metric.name not in found.unavailable else "n/a"
-        if metric.name in means:
-            value = means[metric.name]
-            text = "∞" if value is None else fixed(value, metric.digits)
-        texts.append(text)
-        notes.append("" if count == images else f"of {count}")
-    printed = paper["figures"].get(dataset, {}).get(metric.name, [])
-    figures = [fixed(value, metric.digits) for value in printed] or [EMPTY] * len(theirs)
-    lower = metric.name in LOWER_IS_BETTER
-    cells = [
-        Cell(text, best, note)
-        for text, best, note in zip(texts, best_of(texts, lower), notes, strict=True)
+    datasets: Sequence[str] = (),
+    engines: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    paper: bool = False,
+    caption: str = "",
+) -> Table:
+    """A block per data set, a row per engine, a column per metric; all of them where none is named.
+    paper: also rows of what the paper printed, where it has the data set."""
+    datasets = datasets or list(found.datasets)
+    chosen = [
+        metric
+        for metric in METRICS.values()
+        if (metric.name in metrics or not metrics) and metric.name not in found.unavailable
     ]
-    cells += [
-        Cell(text, best)
-        for text, best in zip(figures[: len(theirs)], best_of(figures, lower), strict=False)
-    ]
-    return Cell(f"{_unbroken(metric.title)}\u00a0{'↓' if lower else '↑'}"), *cells
-
-
-def _unbroken(title: str) -> str:
-    return title.replace("-", "\u2011")
-
-
-def best_of(texts: Sequence[str], lower: bool) -> list[bool]:
-    """Which of the figures, as printed, are the best; none where there is nothing to compare."""
-    values = [_value(text) for text in texts]
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return [False] * len(texts)
-    best = min(known) if lower else max(known)
-    return [value == best for value in values]
-
-
-def _value(text: str) -> float | None:
-    if text == "∞":
-        return math.inf
-    try:
-        return float(text.replace("−", "-"))
-    except ValueError:
-        return None
-
-
-# Changes against HR: title, name in Fidelity.deltas, digits.
-_DELTAS = (
-    ("ΔSSIM", "ssim", 5),
-    ("ΔNIQE", "niqe", 4),
-    ("ΔPI", "pi", 4),
-    ("ΔLPIPS", "lpips", 5),
-)
-
-
-def parity_table(name: str, found: Verification) -> Table:
-    """A row per engine and backend, each change as engine minus PyTorch, and the verdict."""
+    printed = paper_figures() if paper else {"figures": {}, "columns": [], "source": ""}
+    groups = []
+    for dataset in datasets:
+        rows = [
+            _engine_row(found, dataset, engine, chosen)
+            for engine in engines or found.mean.get(dataset, {})
+        ]
+        best = [
+            best_of([row[at].text for row in rows], metric.lower)
+            for at, metric in enumerate(chosen, 1)
+        ]
+        rows = [
+            (row[0], *(replace(cell, best=best[at][n]) for at, cell in enumerate(row[1:])))
+            for n, row in enumerate(rows)
+        ]
+        rows += _paper_rows(printed, dataset, chosen)
+        images = found.datasets.get(dataset, {}).get("images", 0)
+        groups.append(Group(f"{dataset}, {count(images, 'image')}", tuple(rows)))
     columns = (
         "engine",
-        "backend",
-        "verdict",
-        "max",
-        "mean",
-        "over 1 level",
-        "PSNR, dB",
-        "ΔPSNR-Y, dB",
-        *(title for title, _, _ in _DELTAS),
-        "worst tile, dB",
+        *(f"{metric.title}\u00a0{'↓' if metric.lower else '↑'}" for metric in chosen),
     )
-    gates = found.gates
-    remarks = (
-        f"Against PyTorch FP32 ({found.model}). Differences in levels of 0..255; Δ is the engine's "
-        "mean against HR minus PyTorch's. The worst tile has 32×32 LR pixels. To pass: PSNR "
-        f"between both ≥ {gates.min_psnr:g} dB, ΔPSNR-Y within ±{gates.max_delta_psnr:g} dB, "
-        f"ΔPI within ±{gates.max_delta_pi:g} where it is available.",
-    )
-    rows = tuple(_parity_row(row) for row in found.rows)
-    images = _count(found.images, "image")
-    table = Table(
-        f"{name}: {found.dataset}, {images}, {date_text(found.made)}",
-        columns,
-        (Group("", rows),),
-        words=3,
-        remarks=remarks,
-    )
+    table = Table(caption, columns, tuple(groups), remarks=tuple(_remarks(found, metrics, printed)))
     return table.without_empty_columns()
 
 
-def _parity_row(row: Row) -> tuple[Cell, ...]:
-    verdict = Cell("passes" if not row.missed else "; ".join(row.missed))
+def _engine_row(
+    found: Evaluation, dataset: str, engine: str, metrics: Sequence[Metric]
+) -> tuple[Cell, ...]:
+    """Means, with the number of their images where some are left out."""
+    images = found.datasets.get(dataset, {}).get("images", 0)
+    means = found.mean.get(dataset, {}).get(engine, {})
+    counts = found.counts.get(dataset, {}).get(engine, {})
+    cells = [Cell(engine)]
+    for metric in metrics:
+        if metric.name not in means:
+            cells.append(Cell(EMPTY))
+            continue
+        value, of = means[metric.name], counts.get(metric.name, images)
+        text = "∞" if value is None else fixed(value, metric.digits)
+        cells.append(Cell(text, note="" if of == images else f"of {of}"))
+    return tuple(cells)
+
+
+def _paper_rows(
+    paper: dict[str, Any], dataset: str, metrics: Sequence[Metric]
+) -> list[tuple[Cell, ...]]:
+    figures = paper["figures"].get(dataset)
+    if not figures:
+        return []
+    return [
+        (
+            Cell(f"paper: {method}"),
+            *(
+                Cell(fixed(figures[metric.name][at], metric.digits))
+                if at < len(figures.get(metric.name, []))
+                else Cell(EMPTY)
+                for metric in metrics
+            ),
+        )
+        for at, method in enumerate(paper["columns"])
+    ]
+
+
+def _remarks(found: Evaluation, metrics: Sequence[str], paper: dict[str, Any]) -> list[str]:
+    remarks = [
+        f"{METRICS[name].title} not measured: {why}"
+        for name, why in found.unavailable.items()
+        if name in METRICS and (name in metrics or not metrics)
+    ]
+    return [*remarks, f"{paper['source']}."] if paper["source"] else remarks
+
+
+def verification_table(found: Verification, name: str = "") -> Table:
+    """A row per engine and backend, each change as engine minus PyTorch, and the verdict."""
+    known = {name for row in found.rows if row.fidelity for name in row.fidelity.deltas}
+    deltas = [metric for metric in METRICS.values() if metric.name in known]
+    columns = (
+        *("engine", "backend", "verdict", "most levels", "mean", "over 1 level"),
+        *("PSNR between, dB", "ΔPSNR-Y, dB"),
+        *(f"Δ{metric.title}" for metric in deltas),
+        "worst tile, dB",
+    )
+    gates = found.gates
+    niqe = "" if "pi" in known else f", NIQE within {100 * gates.max_relative_niqe:g} % of its own"
+    remarks = [
+        f"Against PyTorch FP32 ({found.model}); differences in levels of 0..255, Δ is the engine's "
+        "mean against HR minus PyTorch's. To pass: PSNR between both ≥ "
+        f"{gates.min_psnr:g} dB, ΔPSNR-Y within ±{gates.max_delta_psnr:g} dB, ΔPI within "
+        f"±{gates.max_delta_pi:g}{niqe}."
+    ]
+    for metric, why in found.unavailable.items():
+        gate = "; the gate is on NIQE" if metric == "pi" and "niqe" in known else ""
+        remarks.append(f"{METRICS[metric].title} not measured: {why}{gate}")
+    rows = tuple(_verification_row(row, deltas) for row in found.rows)
+    caption = f"{found.dataset}, {count(found.images, 'image')}, {date_text(found.made)}"
+    return Table(
+        f"{name}: {caption}" if name else caption,
+        columns,
+        (Group("", rows),),
+        words=3,
+        remarks=tuple(remarks),
+    ).without_empty_columns()
+
+
+def _verification_row(row: Row, deltas: Sequence[Metric]) -> tuple[Cell, ...]:
+    verdict = Cell("; ".join(row.missed) or f"passes, {row.fidelity.grade if row.fidelity else ''}")
     start = Cell(PurePath(row.engine).name), Cell(row.backend), verdict
     found = row.fidelity
     if found is None:
-        return *start, *[Cell(EMPTY)] * (6 + len(_DELTAS))
+        return *start, *[Cell(EMPTY)] * (6 + len(deltas))
     tile = found.worst_tile
     return (
         *start,
@@ -170,12 +198,11 @@ def _parity_row(row: Row) -> tuple[Cell, ...]:
         Cell(f"{100 * found.share_over_1:.3f} %"),
         Cell("equal" if found.psnr_between is None else fixed(found.psnr_between, 2)),
         Cell(fixed(found.delta_psnr, 4, signed=True)),
-        *(Cell(fixed(found.deltas.get(name), digits, signed=True)) for _, name, digits in _DELTAS),
+        *(
+            Cell(fixed(found.deltas.get(metric.name), metric.digits, signed=True))
+            for metric in deltas
+        ),
         Cell(figure(tile.psnr), note=f"{tile.image} at {tile.left},{tile.top}")
         if tile
         else Cell(EMPTY),
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

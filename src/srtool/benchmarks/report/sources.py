@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,14 +32,6 @@ class Sources:
     @property
     def networks(self) -> list[tuple[Bench, Measured]]:
         return [(bench, network) for _, bench in self.benches for network in bench.networks]
-
-
-def by_machine(benches: Iterable[Bench]) -> list[list[Bench]]:
-    """Those of each machine, whose seconds can be compared, together."""
-    found: dict[str, list[Bench]] = {}
-    for bench in benches:
-        found.setdefault(bench.machine.fingerprint, []).append(bench)
-    return list(found.values())
 
 
 def sources_from_paths(paths: list[Path]) -> Sources:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.report.charts import best_of
-from srtool.benchmarks.report.sources import Sources, by_machine
-from srtool.benchmarks.report.tables import bytes_text, date_text, figure, fixed, size_text
+from srtool.benchmarks.report.sources import Sources
+from srtool.benchmarks.report.standings import by_machine, fastest
 from srtool.benchmarks.scores import METRICS
 from srtool.benchmarks.speed.result import Bench, Measured
+from srtool.tables.table import bytes_text, date_text, figure, fixed, size_text
 
 if TYPE_CHECKING:
     from srtool.benchmarks.verify import Verification
@@ -61,12 +61,12 @@ def headlines(sources: Sources) -> list[Headline]:
 
 def _speed(network: Measured, machine: str) -> Headline | None:
     """machine: where that has to be said."""
-    best = best_of(network)
+    best = fastest(network)
     if best is None:
         return None
-    place, side, timing = best
+    place, candidate, timing = best.place, best.engine, best.timing
     rate = f"{figure(timing.lr_megapixels_per_second)} LR MP/s"
-    at = f"{network.network}, {side.name}, {size_text(*place)}"
+    at = f"{network.network}, {candidate.name}, {size_text(*place)}"
     where = f"; {machine}" if machine else ""
     if timing.speed is None:
         return Headline(rate, at, f"{figure(1e3 * timing.p50)} ms a run{where}")
@@ -187,8 +187,10 @@ def not_run(sources: Sources) -> list[NotRun]:
     found = []
     for bench, network in sources.networks:
         reasons = dict(network.absent)
-        for side in network.sides:
-            reasons |= {f"{side.name} at {place}": why for place, why in side.skipped.items()}
+        for candidate in network.candidates:
+            reasons |= {
+                f"{candidate.name} at {place}": why for place, why in candidate.skipped.items()
+            }
         found.append(NotRun(f"speed: {network.network}, {date_text(bench.made)}", reasons))
     for name, evaluation in sources.evaluations:
         reasons = {METRICS[it].title if it in METRICS else it: why

@@ -1,19 +1,23 @@
-"""The tables of speed, of one network of a bench result."""
+"""The tables of speed: of one network of a bench result, and of two results compared."""
 
 from __future__ import annotations
 
-from srtool.benchmarks.report.tables import (
+from srtool.benchmarks.report.standings import between
+from srtool.benchmarks.speed.compare import Comparison
+from srtool.benchmarks.speed.result import Bench, Candidate, Measured, Timing
+from srtool.tables.table import (
     EMPTY,
     Cell,
     Group,
     Table,
     bytes_text,
+    date_text,
     figure,
     fixed,
     percent,
     size_text,
+    times,
 )
-from srtool.benchmarks.speed.result import Measured, Side, Spread, Timing
 
 AXES = {
     "size": ("LR pixels of the image", "image size"),
@@ -25,35 +29,40 @@ AXES = {
 
 
 def sizes_of(network: Measured) -> list[tuple[tuple[int, int], int]]:
-    """All sizes and batches that a side was timed at, from small to large."""
-    found = {(timing.size, timing.batch) for side in network.sides for timing in side.timings}
+    """All sizes and batches that a candidate was timed at, from small to large."""
+    found = {
+        (timing.size, timing.batch)
+        for candidate in network.candidates
+        for timing in candidate.timings
+    }
     return sorted(found, key=lambda place: (place[1], place[0][0] * place[0][1], place[0]))
 
 
 def timing_table(network: Measured) -> Table:
-    """A block per size and batch, a row per side; the fastest of each block is marked."""
+    """A block per size and batch, a row per candidate; the fastest of each block is marked."""
     groups = []
     for size, batch in sizes_of(network):
-        timed = [(side, side.timing(size, batch)) for side in network.sides]
-        rows = [(side, timing) for side, timing in timed if timing is not None]
-        fastest = min(timing.p50 for _, timing in rows)
+        timed = [(candidate, candidate.timing(size, batch)) for candidate in network.candidates]
+        rows = [(candidate, timing) for candidate, timing in timed if timing is not None]
+        rows.sort(key=lambda row: row[1].p50)
+        fastest = rows[0][1].p50
         groups.append(
             Group(
                 size_text(size, batch),
-                tuple(_timing_row(network, side, timing, fastest) for side, timing in rows),
+                tuple(
+                    _timing_row(network, candidate, timing, fastest) for candidate, timing in rows
+                ),
             )
         )
     table = Table(
         "Time of a run, from pixels in host memory to pixels in host memory",
         (
-            "side",
+            "run by",
+            "speed",
+            "LR MP/s",
             "p50, ms",
-            "p90, ms",
             "p99, ms",
             "images/s",
-            "LR MP/s",
-            "HR MP/s",
-            f"speed against {network.reference}",
             "of the matrix peak",
             "of the bandwidth",
             "memory",
@@ -64,25 +73,28 @@ def timing_table(network: Measured) -> Table:
         ),
         tuple(groups),
         remarks=(
-            "Fastest of each size in bold. Speed: how many times as fast as the reference, the "
-            "median of runs that took turns with it, and the lowest and highest.",
+            f"Speed: how many times as fast as {network.reference}, the median of runs that took "
+            "turns with it, and the lowest and highest.",
         ),
     )
     return table.without_empty_columns()
 
 
-def _timing_row(network: Measured, side: Side, timing: Timing, fastest: float) -> tuple[Cell, ...]:
+def _timing_row(
+    network: Measured, candidate: Candidate, timing: Timing, fastest: float
+) -> tuple[Cell, ...]:
     best = timing.p50 == fastest
-    speed = Cell("1") if side.name == network.reference else _spread(timing.speed)
+    spread = timing.speed
+    speed = times(spread.median, spread.low, spread.high) if spread else Cell(EMPTY)
+    if candidate.name == network.reference:
+        speed = Cell("1")
     return (
-        Cell(side.name),
+        Cell(candidate.name),
+        speed,
+        Cell(figure(timing.lr_megapixels_per_second), best),
         Cell(figure(1e3 * timing.p50), best),
-        Cell(figure(1e3 * timing.p90)),
         Cell(figure(1e3 * timing.p99)),
         Cell(figure(timing.images_per_second), best),
-        Cell(figure(timing.lr_megapixels_per_second), best),
-        Cell(figure(timing.hr_megapixels_per_second), best),
-        speed,
         Cell(percent(timing.peak_share)),
         Cell(percent(timing.bandwidth_share)),
         Cell(bytes_text(timing.peak_memory)),
@@ -93,33 +105,25 @@ def _timing_row(network: Measured, side: Side, timing: Timing, fastest: float) -
     )
 
 
-def _spread(speed: Spread | None) -> Cell:
-    if speed is None:
-        return Cell(EMPTY)
-    return Cell(f"{fixed(speed.median, 2)}×", note=f"{speed.low:.2f} to {speed.high:.2f}")
-
-
-def side_table(network: Measured) -> Table:
-    """What was timed: the software of each side, how long it takes to begin, and whether it makes
-    the same image."""
+def candidate_table(network: Measured) -> Table:
+    """What was timed: the software of each candidate, how long it takes to begin, and whether it
+    makes the same image."""
     rows = tuple(
         (
-            Cell(side.name, note="reference" if side.name == network.reference else ""),
-            Cell(side.kind),
-            Cell(side.software),
-            Cell(side.precision),
-            Cell(figure(side.load)),
-            Cell(figure(side.cold)),
-            Cell(_between(network, side)),
-            Cell(EMPTY if side.max_difference is None else str(side.max_difference)),
+            Cell(candidate.name, note="reference" if candidate.name == network.reference else ""),
+            Cell(candidate.software),
+            Cell(candidate.precision),
+            Cell(figure(candidate.load)),
+            Cell(figure(candidate.cold)),
+            between(network, candidate),
+            Cell(EMPTY if candidate.max_difference is None else str(candidate.max_difference)),
         )
-        for side in network.sides
+        for candidate in network.candidates
     )
     table = Table(
-        "The sides, and how far their images are from the reference's",
+        "What was timed, and how far its images are from the reference's",
         (
-            "side",
-            "kind",
+            "run by",
             "software",
             "precision",
             "load, s",
@@ -128,23 +132,17 @@ def side_table(network: Measured) -> Table:
             "max difference, levels",
         ),
         (Group("", rows),),
-        words=4,
+        words=3,
         remarks=("Load: from a fresh process with nothing imported to a network that is ready.",),
     )
     return table.without_empty_columns()
-
-
-def _between(network: Measured, side: Side) -> str:
-    if side.psnr_between is not None:
-        return figure(side.psnr_between)
-    return "equal" if side.max_difference == 0 and side.name != network.reference else EMPTY
 
 
 def end_to_end_table(network: Measured) -> Table | None:
     """Folders of files through an engine, decoding and encoding included; None without any."""
     rows = tuple(
         (
-            Cell(side.name),
+            Cell(candidate.name),
             Cell(size_text(run.size)),
             Cell(str(run.files)),
             Cell(figure(run.seconds)),
@@ -155,12 +153,12 @@ def end_to_end_table(network: Measured) -> Table | None:
             Cell(percent(run.share)),
             Cell(bytes_text(run.peak_memory)),
         )
-        for side in network.sides
-        for run in side.end_to_end
+        for candidate in network.candidates
+        for run in candidate.end_to_end
     )
     if not rows:
         return None
-    columns = ("side", "images", "files", "wall time, s", "images/s", "decoding, s")
+    columns = ("run by", "images", "files", "wall time, s", "images/s", "decoding, s")
     more = ("computing, s", "encoding, s", "compute share", "memory")
     table = Table(
         "From files to files: decoding, upscaling and encoding at once",
@@ -177,7 +175,7 @@ def scaling_table(network: Measured) -> Table | None:
     rows = tuple(
         (
             Cell(AXES[scaling.axis][1]),
-            Cell(scaling.side),
+            Cell(scaling.candidate),
             Cell(scaling.fixed),
             Cell(f"{scaling.points[0].value} to {scaling.points[-1].value}"),
             Cell(figure(min(point.cost for point in scaling.points))),
@@ -191,7 +189,67 @@ def scaling_table(network: Measured) -> Table | None:
         return None
     return Table(
         "Scaling: seconds per LR megapixel while one thing changes",
-        ("axis", "side", "all else", "range", "lowest, s/MP", "highest, s/MP", "highest/lowest"),
+        ("axis", "run by", "all else", "range", "lowest, s/MP", "highest, s/MP", "highest/lowest"),
         (Group("", rows),),
         words=4,
     )
+
+
+def speed_tables(network: Measured) -> list[Table]:
+    """All that there is to say of one network."""
+    found = (
+        timing_table(network),
+        candidate_table(network),
+        end_to_end_table(network),
+        scaling_table(network),
+    )
+    return [table for table in found if table is not None and table.rows]
+
+
+def machine_line(bench: Bench) -> str:
+    """Where and when, with the measured peaks."""
+    machine = bench.machine
+    peaks = [f"{rate / 1e9:.0f} GFLOP/s {name}" for name, rate in bench.roofline.matrix.items()]
+    peaks += [f"{bench.roofline.bandwidth / 1e9:.0f} GB/s"] if bench.roofline.bandwidth else []
+    parts = [machine.title, bytes_text(machine.memory), machine.platform]
+    parts += [f"driver {machine.driver}"] if machine.driver else []
+    line = f"{date_text(bench.made)}: {', '.join(parts)}"
+    return f"{line}; measured peaks {', '.join(peaks)}" if peaks else line
+
+
+def network_line(network: Measured) -> str:
+    facts = [f"architecture {network.architecture}", f"×{network.scale}"]
+    if network.parameters is not None:
+        facts.append(f"{figure(network.parameters / 1e6)} million parameters")
+    if network.flops is not None:
+        facts.append(f"{figure(network.flops / 1e6)} MFLOP per LR pixel")
+    return f"{network.network}: {', '.join(facts)}"
+
+
+def comparison_table(found: Comparison) -> Table:
+    """A row per candidate and size: the later over the earlier, with its interval and verdict."""
+    rows = tuple(
+        (
+            Cell(row.network),
+            Cell(row.candidate),
+            Cell(row.place),
+            Cell(row.verdict),
+            times(row.ratio.median, row.ratio.low, row.ratio.high),
+            Cell("reference" if row.relative else "seconds"),
+            Cell(fixed(row.more_memory, 2)),
+            Cell(f"{row.runs[0]}, {row.runs[1]}"),
+        )
+        for row in found.rows
+    )
+    caption = (
+        f"earlier: {found.before.made}, {found.before.machine.title}; "
+        f"later: {found.after.made}, {found.after.machine.title}"
+    )
+    columns = ("network", "run by", "size", "verdict", "speed", "against", "memory", "runs")
+    remarks = (
+        "Speed: the later over the earlier with its 95 % interval; faster or slower where that "
+        f"lies beyond {100 * found.tolerance:g} %.",
+        *found.missing,
+        *found.notes,
+    )
+    return Table(caption, columns, (Group("", rows),), words=4, remarks=remarks)

@@ -1,10 +1,11 @@
-"""`srtool bench`: all sides of a network in processes of their own, run in turn on the same images.
+"""`srtool bench`: all candidates of a network in processes of their own, run in turn on the same
+images.
 
 A process may be lucky or not for as long as it lives: where its memory lies, on which core its
-threads wake. So each side gets several, one after the other, and what is reported is the median
-over the runs of all.
+threads wake. So each candidate gets several, one after the other, and what is reported is the
+median over the runs of all.
 
-A side that does not open, fails, or would take too long is left out with the reason, and the
+A candidate that does not open, fails, or would take too long is left out with the reason, and the
 others go on.
 """
 
@@ -22,22 +23,22 @@ from pathlib import Path
 import psutil
 
 from srtool.benchmarks.speed.baselines import Device
+from srtool.benchmarks.speed.candidates import Entry, chosen_baselines, entries
 from srtool.benchmarks.speed.machine import Sensors, busy_cores, this_machine
 from srtool.benchmarks.speed.networks import Network
+from srtool.benchmarks.speed.process import ProcessError, run_apart
 from srtool.benchmarks.speed.result import Axis, Bench, Measured, Place, Roofline, Scaling, place_of
 from srtool.benchmarks.speed.roofline import measured_roofline
 from srtool.benchmarks.speed.runner import (
     Runner,
     Size,
+    candidate_of,
     end_to_end,
     images_file,
     pixels_of,
-    side_of,
 )
 from srtool.benchmarks.speed.scaling import scaling_of
-from srtool.benchmarks.speed.sides import Contestant, contestants
 from srtool.benchmarks.speed.timing import FEWEST, interleaved, warm_up
-from srtool.benchmarks.speed.worker import WorkerError, run_apart
 from srtool.errors import EngineError
 from srtool.export.flops import BYTES
 
@@ -50,10 +51,10 @@ _MEMORY = 0.6  # of what is free: more than that is not tried
 
 @dataclass(frozen=True)
 class Config:
-    """seconds: of measuring per side, size and batch; a side that would take longer for one run
-    is left out there. processes: of each side, one after the other, that share these seconds.
-    files: of the end-to-end run, 0 for none. threads: CPUs that every side may use, None for all.
-    backends, compared: see `contestants`."""
+    """seconds: of measuring per candidate, size and batch; a candidate that would take longer for
+    one run is left out there. processes: of each candidate, one after the other, that share these
+    seconds. files: of the end-to-end run, 0 for none. threads: CPUs that every candidate may use,
+    None for all. backends, compared: see `entries`."""
 
     sizes: tuple[Size, ...] = DEFAULT_SIZES
     batches: tuple[int, ...] = (1,)
@@ -87,6 +88,7 @@ def bench(
     On an interrupt (Ctrl-C) the result has what was measured in full until then; KeyboardInterrupt
     where that is nothing.
     """
+    chosen_baselines(config.device, config.compared)  # a name that is none, before the work
     report("measuring how busy the machine is, and its peaks")
     busy = busy_cores()
     roofline = measured_roofline(config.device, config.threads)
@@ -125,22 +127,22 @@ def _measured(
     with tempfile.TemporaryDirectory(prefix="srtool-bench-") as name:
         folder = Path(name)
         try:
-            sides, absent = _prepared(network, config, folder, say)
+            found, absent = _prepared(network, config, folder, say)
             for number in range(config.processes):
                 with ExitStack() as processes:
                     if number:
                         _open_again(runners, number, config, folder, processes, say)
                     else:
-                        runners += _opened(sides, absent, network, config, folder, processes, say)
+                        runners += _opened(found, absent, network, config, folder, processes, say)
                     for size in config.sizes:
                         for batch in config.batches:
                             _time(runners, network, (size, batch), config, folder, say)
                     if number == config.processes - 1 and config.files:
                         _run_folders(runners, config.sizes[0], config.files, folder, say)
-            engines = [runner for runner in runners if runner.contestant.kind == "engine"]
+            engines = [runner for runner in runners if runner.entry.kind == "engine"]
             best = min(engines, key=lambda runner: runner.rate)  # soon the only one in memory
             for axis in config.scaling:
-                curve = scaling_of(axis, best.name, best.contestant.open, folder, say)
+                curve = scaling_of(axis, best.name, best.entry.open, folder, say)
                 scaling.append(curve)
         except KeyboardInterrupt:
             interrupted = True
@@ -156,7 +158,7 @@ def _measured(
         parameters=cost.parameters if cost else None,
         sha256=network.facts.weights_sha256,
         reference=runners[0].name,
-        sides=tuple(side_of(runner, runners[0], network, roofline) for runner in runners),
+        candidates=tuple(candidate_of(runner, runners[0], network, roofline) for runner in runners),
         absent=absent,
         scaling=tuple(scaling),
     )
@@ -165,26 +167,26 @@ def _measured(
 
 def _prepared(
     network: Network, config: Config, folder: Path, report: Report
-) -> tuple[list[Contestant], dict[str, str]]:
-    """Who takes part, with their files written; the others -> why not. All of that before any side
-    is open and holds its memory."""
-    taking_part, absent = contestants(
+) -> tuple[list[Entry], dict[str, str]]:
+    """Who takes part, with their files written; the others -> why not. All of that before any
+    candidate is open and holds its memory."""
+    taking_part, absent = entries(
         network, config.backends, config.compared, config.device, folder / "baselines"
     )
-    for contestant in list(taking_part):
-        if contestant.prepare is None:
+    for entry in list(taking_part):
+        if entry.prepare is None:
             continue
-        report(f"preparing {contestant.label}")
+        report(f"preparing {entry.label}")
         try:
-            run_apart(contestant.prepare)
-        except WorkerError as error:
-            absent[contestant.label] = str(error)
-            taking_part.remove(contestant)
+            run_apart(entry.prepare)
+        except ProcessError as error:
+            absent[entry.label] = str(error)
+            taking_part.remove(entry)
     return taking_part, absent
 
 
 def _opened(
-    taking_part: Sequence[Contestant],
+    taking_part: Sequence[Entry],
     absent: dict[str, str],
     network: Network,
     config: Config,
@@ -192,17 +194,17 @@ def _opened(
     processes: ExitStack,
     report: Report,
 ) -> list[Runner]:
-    """Every side that opens and makes an image; the others become absent."""
+    """Every candidate that opens and makes an image; the others become absent."""
     image = images_file(folder, config.sizes[0], 1)
     runners: list[Runner] = []
-    for contestant in taking_part:
-        report(f"opening {contestant.label}")
+    for entry in taking_part:
+        report(f"opening {entry.label}")
         try:
-            runners.append(Runner(contestant, network, image, config.threads, processes))
-        except WorkerError as error:
-            absent[contestant.label] = str(error)
-    if not any(runner.contestant.kind == "engine" for runner in runners):
-        engines = [side.label for side in taking_part if side.kind == "engine"]
+            runners.append(Runner(entry, network, image, config.threads, processes))
+        except ProcessError as error:
+            absent[entry.label] = str(error)
+    if not any(runner.entry.kind == "engine" for runner in runners):
+        engines = [entry.label for entry in taking_part if entry.kind == "engine"]
         raise EngineError("; ".join(f"{label}: {absent[label]}" for label in engines))
     return runners
 
@@ -215,14 +217,14 @@ def _open_again(
     processes: ExitStack,
     report: Report,
 ) -> None:
-    """Fresh processes for all sides. One that does not open keeps what was measured before."""
+    """Fresh processes for all candidates. One that does not open keeps what was measured before."""
     image = images_file(folder, config.sizes[0], 1)
     place = f"process {number + 1} of {config.processes}"
     for runner in runners:
         report(f"{place}: opening {runner.name}")
         try:
             runner.open(image, config.threads, processes)
-        except WorkerError as error:
+        except ProcessError as error:
             runner.skipped[place] = str(error)
 
 
@@ -231,12 +233,12 @@ def _run_folders(
 ) -> None:
     """Engines from file to file."""
     for runner in runners:
-        if runner.contestant.kind != "engine":
+        if runner.entry.kind != "engine":
             continue
         report(f"a folder of {files} files by {runner.name}")
         try:
             runner.end_to_end.append(end_to_end(runner, size, files, folder))
-        except WorkerError as error:
+        except ProcessError as error:
             runner.skipped[f"{size[0]}x{size[1]}, {files} files"] = str(error)
 
 
@@ -248,7 +250,7 @@ def _time(
     folder: Path,
     report: Report,
 ) -> None:
-    """One size and batch on all sides that can, in the processes that are open now."""
+    """One size and batch on all candidates that can, in the processes that are open now."""
     name = place_of(*place)
     images, pixels = images_file(folder, *place), pixels_of(place)
     budget = config.seconds / config.processes
@@ -264,31 +266,31 @@ def _time(
         try:
             with Sensors() as sensors:
                 least = _SENSED if config.device == "cuda" else 0.0
-                warm_ups[runner.name] = warm_up(partial(runner.worker.run, images), budget, least)
-        except WorkerError as error:
+                warm_ups[runner.name] = warm_up(partial(runner.process.run, images), budget, least)
+        except ProcessError as error:
             runner.leave(place, str(error))
             continue
         runner.sensors = sensors
         runner.device_memory += sensors.device_memory or 0
     active = {runner.name: runner for runner in runners if runner.name in warm_ups}
     for runner in active.values():
-        runner.worker.peak_memory()  # counted anew from here
-    runs = {name: partial(runner.worker.run, images) for name, runner in active.items()}
+        runner.process.peak_memory()  # counted anew from here
+    runs = {name: partial(runner.process.run, images) for name, runner in active.items()}
     seconds, failed = interleaved(
         runs, budget, math.ceil(FEWEST / config.processes), lambda line: report(f"{name}: {line}")
     )
-    for side, why in failed.items():
-        active[side].leave(place, why)
-    for side, found in seconds.items():
-        active[side].add(place, found, warm_ups[side])
+    for label, why in failed.items():
+        active[label].leave(place, why)
+    for label, found in seconds.items():
+        active[label].add(place, found, warm_ups[label])
 
 
 def _too_much(runner: Runner, network: Network, pixels: int, config: Config) -> str:
-    """Why a side is not run on so many LR pixels, in words; empty where it is."""
+    """Why a candidate is not run on so many LR pixels, in words; empty where it is."""
     seconds = runner.rate * pixels
     if seconds > config.seconds and runner.runs:
         return f"a run would take about {seconds:.0f} s, more than --seconds {config.seconds:g}"
-    if runner.contestant.kind == "baseline" and network.cost and config.device == "cpu":
+    if runner.entry.kind == "baseline" and network.cost and config.device == "cpu":
         needed = network.cost.live * pixels * BYTES["fp32"]
         free = psutil.virtual_memory().available
         if needed > _MEMORY * free:

@@ -27,7 +27,7 @@ _PACKAGES = {
 }
 
 
-def open_engine_side(path: Path, backend: Backend | BackendName) -> Opened:
+def open_engine_candidate(path: Path, backend: Backend | BackendName) -> Opened:
     """An engine as `srtool infer` opens it, where it chooses itself or is told the library; or on
     one backend."""
     engine = open_engine(path, backend) if isinstance(backend, str) else open_on(path, backend)

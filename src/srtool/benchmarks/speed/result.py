@@ -25,12 +25,15 @@ from pydantic import (
 from srtool.errors import DataError
 from srtool.files import whole_file
 
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 Axis = Literal["size", "batch", "tile", "threads", "files"]
 Seconds = Annotated[tuple[float, ...], Field(min_length=1)]
 Place = tuple[tuple[int, int], int]  # width and height in LR pixels, and images a run
 
 _KERNELS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx2": "AVX2"}  # the best first
+
+
+_RENAMED = {"sides": "candidates", "side": "candidate"}  # names of version 1
 
 
 class Strict(BaseModel):
@@ -44,7 +47,7 @@ class Strict(BaseModel):
         if not isinstance(data, dict):
             return data
         computed = cls.model_computed_fields
-        return {key: value for key, value in data.items() if key not in computed}
+        return {_RENAMED.get(key, key): data[key] for key in data if key not in computed}
 
 
 class Machine(Strict):
@@ -98,16 +101,16 @@ class Spread(Strict):
 
 
 class Timing(Strict):
-    """One side on images of one size.
+    """A candidate on images of one size.
 
     size: width and height in LR pixels. batch: images a run. seconds: wall time of each run, from
-    pixels in host memory to pixels in host memory. rounds: how many of these each process of the
-    side made, one process after the other. warm_up: runs before, until the time was stable. speed:
-    how many times as fast as the reference side, run by run; None for the reference itself and
-    where it was not measured. peak_share: of the measured matrix peak, bandwidth_share: of the
-    measured bandwidth, by the operations and bytes that the ONNX graph counts. peak_memory: of the
-    side's own process, device_memory: of the GPU, bytes. watts, clock (MHz): of the GPU, means.
-    Unknown figures are None.
+    pixels in host memory to pixels in host memory. rounds: how many of these each of its processes
+    made, one after the other. warm_up: runs before, until the time was stable. speed: how many
+    times as fast as the reference, run by run; None for the reference itself and where it was not
+    measured. peak_share: of the measured matrix peak, bandwidth_share: of the measured bandwidth,
+    by the operations and bytes that the ONNX graph counts. peak_memory: of its own process,
+    device_memory: of the GPU, bytes. watts, clock (MHz): of the GPU, means. Unknown figures are
+    None.
     """
 
     size: tuple[int, int]
@@ -184,7 +187,7 @@ class EndToEnd(Strict):
         return self.files / self.seconds
 
 
-class Side(Strict):
+class Candidate(Strict):
     """One way to run a network: an engine of srtool, or what people run otherwise.
 
     software: the library and its version. precision: what it computes in. load: seconds from a
@@ -229,10 +232,10 @@ class Point(Strict):
 
 
 class Scaling(Strict):
-    """How the cost of a side changes with one thing while all else stays."""
+    """How the cost of a candidate changes with one thing while all else stays."""
 
     axis: Axis
-    side: str
+    candidate: str
     fixed: str
     points: Annotated[tuple[Point, ...], Field(min_length=1)]
 
@@ -247,7 +250,7 @@ class Scaling(Strict):
 class Measured(Strict):
     """Everything about one network. flops, moved: operations, and values read and written, per LR
     pixel; None where they cannot be counted. sha256: of the weights, empty where unknown.
-    reference: the side that speeds are relative to. absent: sides that were not run -> why."""
+    reference: what speeds are relative to. absent: candidates that were not run -> why."""
 
     network: str
     architecture: str
@@ -257,19 +260,19 @@ class Measured(Strict):
     parameters: int | None = None
     sha256: str = ""
     reference: str
-    sides: tuple[Side, ...]
+    candidates: tuple[Candidate, ...]
     absent: dict[str, str] = {}
     scaling: tuple[Scaling, ...] = ()
 
-    def side(self, name: str) -> Side | None:
-        return next((side for side in self.sides if side.name == name), None)
+    def candidate(self, name: str) -> Candidate | None:
+        return next((item for item in self.candidates if item.name == name), None)
 
 
 class Bench(Strict):
     """One run of `srtool bench`. command: how to repeat it. busy: load of the machine by others
     when it began, in cores, None where unknown. interrupted: not all of the command is done."""
 
-    bench: Literal[1] = VERSION
+    bench: Literal[1, 2] = VERSION
     made: str
     command: str
     machine: Machine
@@ -280,7 +283,7 @@ class Bench(Strict):
 
 
 def place_of(size: tuple[int, int], batch: int) -> str:
-    """As in `Side.skipped`."""
+    """As in `Candidate.skipped`."""
     return f"{size[0]}x{size[1]} x{batch}"
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from srtool.benchmarks.speed.baselines.pytorch import Device, has_half
+from srtool.benchmarks.speed.process import launch, limit_threads
 from srtool.benchmarks.speed.result import Roofline
-from srtool.benchmarks.speed.worker import launch, limit_threads
 from srtool.benchmarks.workers import cores
 from srtool.errors import EngineError
 

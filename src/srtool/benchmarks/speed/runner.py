@@ -1,4 +1,5 @@
-"""A side while it is measured: its processes, its first image, its files, and what comes of it."""
+"""A candidate while it is measured: its processes, its first image, its files, and what comes of
+it."""
 
 from __future__ import annotations
 
@@ -11,21 +12,21 @@ from statistics import median
 
 import numpy as np
 
+from srtool.benchmarks.speed.candidates import Entry
 from srtool.benchmarks.speed.images import pieces, write_files
 from srtool.benchmarks.speed.machine import Sensors
 from srtool.benchmarks.speed.networks import Network
+from srtool.benchmarks.speed.process import Process, ProcessError
 from srtool.benchmarks.speed.result import (
+    Candidate,
     EndToEnd,
     Place,
     Roofline,
-    Side,
     Timing,
     place_of,
     spread,
 )
-from srtool.benchmarks.speed.sides import Contestant
 from srtool.benchmarks.speed.timing import ratios
-from srtool.benchmarks.speed.worker import Worker, WorkerError
 from srtool.images.colour import psnr
 
 Size = tuple[int, int]  # width, height in LR pixels
@@ -33,7 +34,7 @@ Size = tuple[int, int]  # width, height in LR pixels
 
 @dataclass
 class Runs:
-    """Of a side at a place, in all its processes; see `Timing`."""
+    """Of a candidate at a place, in all its processes; see `Timing`."""
 
     seconds: list[float] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
@@ -45,24 +46,24 @@ class Runs:
 
 
 class Runner:
-    """A side while it is measured, in one process after the other.
+    """A candidate while it is measured, in one process after the other.
 
     output: of its first image. loads, colds: seconds to load, and of the first image, in each
-    process. rate: seconds per LR pixel of the last run. sensors: of the GPU while the side ran
+    process. rate: seconds per LR pixel of the last run. sensors: of the GPU while it ran
     alone; device_memory: by how much the present process made the GPU's grow, bytes.
-    end_to_end, skipped: see `Side`.
+    end_to_end, skipped: see `Candidate`.
     """
 
     def __init__(
         self,
-        contestant: Contestant,
+        entry: Entry,
         network: Network,
         image: Path,
         threads: int | None,
         stack: ExitStack,
     ) -> None:
         """Opens it; see `open`."""
-        self.contestant = contestant
+        self.entry = entry
         self.loads: list[float] = []
         self.colds: list[float] = []
         self.sensors = Sensors()
@@ -70,21 +71,21 @@ class Runner:
         self.end_to_end: list[EndToEnd] = []
         self.skipped: dict[str, str] = {}
         self.open(image, threads, stack)
-        self.ready, self.output = self.worker.ready, self.worker.result()
-        self.name = contestant.label
-        if contestant.kind == "engine":
-            self.name = engine_name(network, self.ready.backend, contestant.file)
+        self.ready, self.output = self.process.ready, self.process.result()
+        self.name = entry.label
+        if entry.kind == "engine":
+            self.name = engine_name(network, self.ready.backend, entry.file)
         number, height, width = self.output.shape[:3]
         self.rate = self.colds[0] * network.facts.scale**2 / (number * height * width)
 
     def open(self, image: Path, threads: int | None, stack: ExitStack) -> None:
-        """Start a process, load the side in it, and run its first image. WorkerError where it does
-        not come so far, and then it is not `is_open`. stack: closes it."""
+        """Start a process, load the candidate in it, and run its first image. ProcessError where it
+        does not come so far, and then it is not `is_open`. stack: closes it."""
         self.is_open = False
         with Sensors() as sensors:
-            self.worker = stack.enter_context(Worker(self.contestant.open, threads))
-            self.colds.append(self.worker.run(image, times=1))
-        self.loads.append(self.worker.ready.seconds)
+            self.process = stack.enter_context(Process(self.entry.open, threads))
+            self.colds.append(self.process.run(image, times=1))
+        self.loads.append(self.process.ready.seconds)
         self.device_memory = sensors.device_memory or 0
         self.is_open = True
 
@@ -93,7 +94,7 @@ class Runner:
         found = self.runs.setdefault(place, Runs(warm_up=warm_up))
         found.seconds += seconds
         found.rounds.append(len(seconds))
-        found.peak_memory = _most(found.peak_memory, self.worker.peak_memory())
+        found.peak_memory = _most(found.peak_memory, self.process.peak_memory())
         found.device_memory = _most(found.device_memory, self.device_memory or None)
         found.watts, found.clock = self.sensors.watts, self.sensors.clock
         self.rate = min(seconds) / pixels_of(place)
@@ -114,7 +115,7 @@ def pixels_of(place: Place) -> int:
 
 
 def engine_name(network: Network, backend: str, file: str) -> str:
-    """What the side of an engine is called: with its file, where the network has several."""
+    """What the candidate of an engine is called: with its file, where the network has several."""
     return f"srtool, {backend}" + (f", {file}" if len(network.engines) > 1 else "")
 
 
@@ -127,13 +128,13 @@ def images_file(folder: Path, size: Size, batch: int) -> Path:
 
 
 def end_to_end(runner: Runner, size: Size, files: int, folder: Path) -> EndToEnd:
-    """A folder of files through an engine. WorkerError where an image fails: seconds without it are
-    no measure."""
+    """A folder of files through an engine. ProcessError where an image fails: seconds without it
+    are no measure."""
     sources = write_files(folder / f"files-{files}", files, *size)
-    runner.worker.peak_memory()
-    found = runner.worker.folder(sources, folder / "out")
+    runner.process.peak_memory()
+    found = runner.process.folder(sources, folder / "out")
     if found.failed:
-        raise WorkerError(f"{found.failed} of {files} images failed")
+        raise ProcessError(f"{found.failed} of {files} images failed")
     return EndToEnd(
         files=files,
         size=size,
@@ -141,21 +142,23 @@ def end_to_end(runner: Runner, size: Size, files: int, folder: Path) -> EndToEnd
         decode=found.decode,
         compute=found.compute,
         encode=found.encode,
-        peak_memory=runner.worker.peak_memory(),
+        peak_memory=runner.process.peak_memory(),
     )
 
 
-def side_of(runner: Runner, reference: Runner, network: Network, roofline: Roofline) -> Side:
-    """All that was measured of a side, and how far its pixels are from the reference's."""
+def candidate_of(
+    runner: Runner, reference: Runner, network: Network, roofline: Roofline
+) -> Candidate:
+    """All that was measured of a candidate, and how far its pixels are from the reference's."""
     between, largest = None, None
     if runner is not reference:
         found = psnr(runner.output, reference.output)
         between = found if math.isfinite(found) else None
         largest = int(np.abs(runner.output.astype(np.int16) - reference.output).max())
     ready = runner.ready
-    return Side(
+    return Candidate(
         name=runner.name,
-        kind=runner.contestant.kind,
+        kind=runner.entry.kind,
         software=ready.software,
         precision=ready.precision,
         load=median(runner.loads),
@@ -195,7 +198,7 @@ def _timing(
 def _shares(
     timing: Timing, network: Network, precision: str, roofline: Roofline
 ) -> dict[str, float | None]:
-    """How much of the machine's measured peaks a side reaches."""
+    """How much of the machine's measured peaks a candidate reaches."""
     rate = timing.lr_megapixels_per_second * 1e6
     peak, cost = roofline.matrix.get(precision), network.cost
     width = 4 if precision == "fp32" else 2

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from srtool.benchmarks.speed.images import write_files
 from srtool.benchmarks.speed.opened import Opened
+from srtool.benchmarks.speed.process import Process
 from srtool.benchmarks.speed.result import Axis, Point, Scaling
 from srtool.benchmarks.speed.runner import images_file
-from srtool.benchmarks.speed.worker import Worker
 from srtool.benchmarks.workers import cores
 from srtool.errors import EngineError
 
@@ -46,7 +46,7 @@ class _Run:
 
 
 def scaling_of(
-    axis: Axis, side: str, open_side: Callable[[], Opened], folder: Path, report: Report
+    axis: Axis, candidate: str, open_candidate: Callable[[], Opened], folder: Path, report: Report
 ) -> Scaling:
     """Measure one axis: rounds over all its points, the smaller ones between the larger ones, so
     that a machine that drifts tilts no curve."""
@@ -57,81 +57,81 @@ def scaling_of(
         "threads": _threads,
         "files": _files,
     }[axis]
-    fixed, points = measure(open_side, folder, report)
-    return Scaling(axis=axis, side=side, fixed=fixed, points=tuple(points))
+    fixed, points = measure(open_candidate, folder, report)
+    return Scaling(axis=axis, candidate=candidate, fixed=fixed, points=tuple(points))
 
 
-def _sizes(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
-    with Worker(open_side) as worker:
+def _sizes(open_candidate: Callable[[], Opened], folder: Path, report: Report) -> Found:
+    with Process(open_candidate) as process:
         runs = [
             _Run(
                 width * height,
                 width * height / 1e6,
-                partial(worker.run, images_file(folder, (width, height), 1)),
+                partial(process.run, images_file(folder, (width, height), 1)),
             )
             for width, height in SIZES
         ]
-        return "a 4:3 image of so many LR pixels", _in_turn(runs, worker, report)
+        return "a 4:3 image of so many LR pixels", _in_turn(runs, process, report)
 
 
-def _batches(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
+def _batches(open_candidate: Callable[[], Opened], folder: Path, report: Report) -> Found:
     side = _BATCH_SIDE
-    with Worker(open_side) as worker:
+    with Process(open_candidate) as process:
         paths = {batch: images_file(folder, (side, side), batch) for batch in BATCHES}
         runs = [
-            _Run(batch, batch * side * side / 1e6, partial(worker.run, path))
+            _Run(batch, batch * side * side / 1e6, partial(process.run, path))
             for batch, path in paths.items()
         ]
-        return f"images of {side}x{side} LR pixels", _in_turn(runs, worker, report)
+        return f"images of {side}x{side} LR pixels", _in_turn(runs, process, report)
 
 
-def _tiles(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
+def _tiles(open_candidate: Callable[[], Opened], folder: Path, report: Report) -> Found:
     side = _TILE_IMAGE
-    with Worker(open_side) as worker:
+    with Process(open_candidate) as process:
         image = images_file(folder, (side, side), 1)
 
         def run(tile: int) -> float:
-            worker.use_tile(tile)
-            return worker.run(image)
+            process.use_tile(tile)
+            return process.run(image)
 
         runs = [_Run(tile, side * side / 1e6, partial(run, tile)) for tile in TILES]
-        return f"an image of {side}x{side} LR pixels", _in_turn(runs, worker, report)
+        return f"an image of {side}x{side} LR pixels", _in_turn(runs, process, report)
 
 
-def _threads(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
+def _threads(open_candidate: Callable[[], Opened], folder: Path, report: Report) -> Found:
     """A process for each number of threads: libraries count them once."""
     side, every = _THREAD_SIDE, cores()
     counts = sorted({1 << power for power in range(every.bit_length())} | {every})
     counts = [count for count in counts if count <= every]
     image = images_file(folder, (side, side), 1)
     with ExitStack() as stack:
-        workers = {count: stack.enter_context(Worker(open_side, count)) for count in counts}
+        processes = {count: stack.enter_context(Process(open_candidate, count)) for count in counts}
         runs = [
-            _Run(count, side * side / 1e6, partial(worker.run, image))
-            for count, worker in workers.items()
+            _Run(count, side * side / 1e6, partial(process.run, image))
+            for count, process in processes.items()
         ]
         return f"an image of {side}x{side} LR pixels", _in_turn(runs, None, report)
 
 
-def _files(open_side: Callable[[], Opened], folder: Path, report: Report) -> Found:
+def _files(open_candidate: Callable[[], Opened], folder: Path, report: Report) -> Found:
     side = _FILE_SIDE
     sources = write_files(folder / "many", max(FILES), side, side)
-    with Worker(open_side) as worker:
-        worker.run(images_file(folder, (side, side), 1))  # many come: nobody pays for settling
+    with Process(open_candidate) as process:
+        process.run(images_file(folder, (side, side), 1))  # many come: nobody pays for settling
 
         def run(count: int) -> float:
-            found = worker.folder(sources[:count], folder / "out")
+            found = process.folder(sources[:count], folder / "out")
             if found.failed:
                 raise EngineError(f"{found.failed} of {count} files failed")
             return found.seconds
 
         runs = [_Run(count, count * side * side / 1e6, partial(run, count)) for count in FILES]
         return f"PNG files of {side}x{side} LR pixels, from file to file", _in_turn(
-            runs, worker, report
+            runs, process, report
         )
 
 
-def _in_turn(runs: Sequence[_Run], worker: Worker | None, report: Report) -> list[Point]:
+def _in_turn(runs: Sequence[_Run], process: Process | None, report: Report) -> list[Point]:
     """Rounds over all points, once where a round takes minutes. What is a small part of others is
     run before and after each of them too, some times, so that all see the machine at all its
     speeds."""
@@ -140,7 +140,7 @@ def _in_turn(runs: Sequence[_Run], worker: Worker | None, report: Report) -> lis
 
     def measure(run: _Run) -> None:
         seconds[run.value].append(run.go())
-        held = worker.peak_memory() if worker else None
+        held = process.peak_memory() if process else None
         memory[run.value] = max(held or 0, memory.get(run.value, 0))
 
     def measure_smaller(than: _Run) -> None:
@@ -150,8 +150,8 @@ def _in_turn(runs: Sequence[_Run], worker: Worker | None, report: Report) -> lis
 
     runs[0].go()
     runs[0].go()
-    if worker:
-        worker.peak_memory()  # counted anew from here
+    if process:
+        process.peak_memory()  # counted anew from here
     start = time.perf_counter()
     for number in range(_ROUNDS):
         if time.perf_counter() - start > _LONG:

@@ -1,7 +1,7 @@
-"""Timing sides in turn: warm-up until stable, then rounds in which every side runs once.
+"""Timing candidates in turn: warm-up until stable, then rounds in which every candidate runs once.
 
-Machines are shared and drift. What hits one round hits all its sides, so that the ratio of two
-sides, taken round by round, is far steadier than the seconds of either.
+Machines are shared and drift. What hits one round hits all its candidates, so that the ratio of two
+candidates, taken round by round, is far steadier than the seconds of either.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STABLE = 0.05  # warm when the last three runs lie within this share of each oth
 MOST_WARM_UP = 12  # runs; a machine that others use may never be that stable
 FEWEST, MOST = 5, 200  # rounds; fewer tell nothing of noise
 PAUSE = (
-    0.02  # seconds before a run: threads of the last side spin for a while, and cost this one 8 %
+    0.02  # seconds before a run: threads of the last one spin for a while, and cost this one 8 %
 )
 
 
@@ -39,27 +39,27 @@ def warm_up(run: Run, budget: float, least: float = 0.0) -> int:
 
 
 def interleaved(
-    sides: Mapping[str, Run],
+    candidates: Mapping[str, Run],
     budget: float,
     fewest: int = FEWEST,
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
-    """Run all sides in turn, round by round; the seconds of each round, by side. A side that fails
-    is left out of everything that follows; second result: the reasons.
+    """Run all candidates in turn, round by round; the seconds of each round, by candidate. A
+    candidate that fails is left out of everything that follows; second result: the reasons.
 
-    budget: seconds that a side may take, on average. fewest: rounds that are made in any case. Each
-    begins with another side, so that none always follows the same.
+    budget: seconds that a candidate may take, on average. fewest: rounds that are made in any case.
+    Each begins with another candidate, so that none always follows the same.
     """
     failed: dict[str, str] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    left = budget * len(sides)
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    left = budget * len(candidates)
     rounds = 0
     while seconds and rounds < MOST and (rounds < fewest or left > 0):
         report(f"round {rounds + 1}")
         for name in rotated(list(seconds), rounds):
             try:
                 time.sleep(PAUSE)
-                took = sides[name]()
+                took = candidates[name]()
             except SrtoolError as error:  # noqa: PERF203
                 failed[name] = str(error)
                 del seconds[name]

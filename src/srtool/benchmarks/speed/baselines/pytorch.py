@@ -35,7 +35,7 @@ def has_half(device: Device) -> bool:
 
 
 def open_eager(device: Device, weights: Path, folder: Path) -> Opened:
-    """The network in float32 as it was trained: the reference of every other side."""
+    """The network in float32 as it was trained: the reference of every other candidate."""
     torch = _torch(device)
     from srtool.networks.loading import load_network
 

@@ -1,9 +1,10 @@
-"""What a table of the report holds, before it is HTML, and how its figures are written."""
+"""What a table holds before it is drawn, and how its figures are written."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 EMPTY = "–"
@@ -18,12 +19,15 @@ class Cell:
     note: str = ""
 
 
+Row = tuple[Cell, ...]
+
+
 @dataclass(frozen=True)
 class Group:
     """Rows that belong together, under a title; an empty one is not shown."""
 
     title: str
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
@@ -38,20 +42,55 @@ class Table:
     spans: tuple[tuple[str, int], ...] = ()
     remarks: tuple[str, ...] = field(default=())
 
-    def without_empty_columns(self) -> Table:
-        """Less the columns of figures in which nothing was measured."""
-        rows = [row for group in self.groups for row in group.rows]
-        kept = [
-            column
-            for column in range(len(self.columns))
-            if column < self.words or any(row[column].text != EMPTY for row in rows)
-        ]
+    @property
+    def rows(self) -> list[Row]:
+        return [row for group in self.groups for row in group.rows]
+
+    def with_columns(self, kept: Sequence[int]) -> Table:
+        """Some of the columns, those of words among them, without spans."""
         groups = tuple(
-            Group(group.title, tuple(tuple(row[column] for column in kept) for row in group.rows))
+            Group(group.title, tuple(tuple(row[at] for at in kept) for row in group.rows))
             for group in self.groups
         )
-        columns = tuple(self.columns[column] for column in kept)
-        return Table(self.caption, columns, groups, self.words, self.spans, self.remarks)
+        columns = tuple(self.columns[at] for at in kept)
+        return replace(self, columns=columns, groups=groups, spans=())
+
+    def without_empty_columns(self) -> Table:
+        """Less the columns of figures in which nothing was measured. Spans stay only where all
+        columns do."""
+        kept = [
+            at
+            for at in range(len(self.columns))
+            if at < self.words or any(row[at].text not in (EMPTY, "") for row in self.rows)
+        ]
+        return self if len(kept) == len(self.columns) else self.with_columns(kept)
+
+
+def table_of_texts(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1, caption: str = ""
+) -> Table:
+    """A plain table without groups."""
+    cells = tuple(tuple(Cell(text) for text in row) for row in rows)
+    return Table(caption, tuple(columns), (Group("", cells),), words)
+
+
+def best_of(texts: Sequence[str], lower: bool) -> list[bool]:
+    """Which of the figures, as printed, are the best; none where there is nothing to compare."""
+    values = [_value(text) for text in texts]
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return [False] * len(texts)
+    best = min(known) if lower else max(known)
+    return [value == best for value in values]
+
+
+def _value(text: str) -> float | None:
+    if text == "∞":
+        return math.inf
+    try:
+        return float(text.replace("−", "-"))
+    except ValueError:
+        return None
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -99,3 +138,14 @@ def bytes_text(count: float | None) -> str:
     if count >= 1e9:
         return f"{count / 1e9:.2f} GB"
     return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def times(ratio: float | None, low: float | None = None, high: float | None = None) -> Cell:
+    """ "3.30×", with the range as its note."""
+    if ratio is None:
+        return Cell(EMPTY)
+    return Cell(f"{ratio:.2f}×", note="" if low is None else f"{low:.2f} to {high:.2f}")
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,7 +1,7 @@
-"""One side in a process of its own: its memory, its threads and its crashes are its own too.
+"""One candidate in a process of its own: its memory, its threads and its crashes are its own too.
 
-The parent asks for one thing at a time, so that sides can be run in turn without touching each
-other. Nothing heavy is imported here: what a side imports counts as its load time.
+The parent asks for one thing at a time, so that candidates can be run in turn without touching each
+other. Nothing heavy is imported here: what a candidate imports counts as its load time.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ MANY = 1_000_000
 _NOT_MINE = (SrtoolError, RuntimeError, MemoryError, ImportError, OSError, ValueError)
 
 
-class WorkerError(EngineError):
-    """A side does not open, or fails; in one line."""
+class ProcessError(EngineError):
+    """A candidate does not open, or fails; in one line."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A side after loading. seconds: from the start of the process's own work to there. backend:
-    of an engine of srtool, "openvino bf16" for example; empty for baselines."""
+    """A candidate after loading. seconds: from the start of the process's own work to there.
+    backend: of an engine of srtool, "openvino bf16" for example; empty for baselines."""
 
     seconds: float
     software: str
@@ -57,14 +57,18 @@ class Folder:
     failed: int
 
 
-class Worker:
-    """A process with one side in it. To be closed; WorkerError for whatever goes wrong inside."""
+class Process:
+    """A process with one candidate in it. To be closed; ProcessError for whatever goes wrong
+    inside."""
 
     def __init__(
-        self, open_side: Callable[[], Opened], threads: int | None = None, limit: float = 3600.0
+        self,
+        open_candidate: Callable[[], Opened],
+        threads: int | None = None,
+        limit: float = 3600.0,
     ) -> None:
-        """open_side: can be pickled. threads: CPUs that it may use, all where None. limit: seconds
-        after which a request is given up."""
+        """open_candidate: can be pickled. threads: CPUs that it may use, all where None. limit:
+        seconds after which a request is given up."""
         context = multiprocessing.get_context("spawn")
         self._limit = limit
         self._connection, theirs = context.Pipe()
@@ -72,7 +76,7 @@ class Worker:
         os.close(descriptor)
         self._log = Path(name)
         self._process = context.Process(
-            target=_serve, args=(theirs, open_side, threads, name), daemon=True
+            target=_serve, args=(theirs, open_candidate, threads, name), daemon=True
         )
         launch(self._process)
         theirs.close()
@@ -108,7 +112,7 @@ class Worker:
         held: int | None = self._ask("memory")
         return held
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Process:
         return self
 
     def __exit__(
@@ -136,19 +140,19 @@ class Worker:
         try:
             self._connection.send((what, arguments))
         except (OSError, ValueError):
-            raise WorkerError(self._end()) from None
+            raise ProcessError(self._end()) from None
         return self._answer()
 
     def _answer(self) -> Any:
         try:
             if not self._connection.poll(self._limit):
                 self._process.kill()
-                raise WorkerError(f"did not answer within {self._limit:.0f} s")
+                raise ProcessError(f"did not answer within {self._limit:.0f} s")
             found = self._connection.recv()
         except (EOFError, ConnectionError):
-            raise WorkerError(self._end()) from None
+            raise ProcessError(self._end()) from None
         if isinstance(found, _Failed):
-            raise WorkerError(found.reason)
+            raise ProcessError(found.reason)
         return found
 
     def _end(self) -> str:
@@ -176,8 +180,8 @@ def launch(process: BaseProcess) -> None:
 
 
 def run_apart(run: Callable[[], object]) -> None:
-    """Run what leaves files behind in a process of its own. WorkerError where it fails."""
-    Worker(partial(_opened_after, run)).close()
+    """Run what leaves files behind in a process of its own. ProcessError where it fails."""
+    Process(partial(_opened_after, run)).close()
 
 
 def _opened_after(run: Callable[[], object]) -> Opened:
@@ -191,7 +195,7 @@ class _Failed:
 
 
 def _serve(
-    connection: Connection, open_side: Callable[[], Opened], threads: int | None, log: str
+    connection: Connection, open_candidate: Callable[[], Opened], threads: int | None, log: str
 ) -> None:
     """The process: open, then answer until the parent is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it is over
@@ -199,14 +203,14 @@ def _serve(
     limit_threads(threads)
     start = time.perf_counter()
     try:
-        opened = open_side()
+        opened = open_candidate()
     except _NOT_MINE as error:
         connection.send(_Failed(_reason(error)))
         return
     seconds = time.perf_counter() - start
     backend = str(opened.engine.backend) if opened.engine else ""
     connection.send(Ready(seconds, opened.software, opened.precision, backend))
-    side = _Side(opened)
+    served = _Served(opened)
     while True:
         try:
             what, arguments = connection.recv()
@@ -215,14 +219,14 @@ def _serve(
         if what == "end":
             return
         try:
-            answer = getattr(side, what)(*arguments)
+            answer = getattr(served, what)(*arguments)
         except _NOT_MINE as error:
             answer = _Failed(_reason(error))
         connection.send(answer)
 
 
-class _Side:
-    """What a worker does for its parent, request by request."""
+class _Served:
+    """What the process does for its parent, request by request."""
 
     def __init__(self, opened: Opened) -> None:
         self._opened = opened

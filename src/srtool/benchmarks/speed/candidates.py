@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from srtool.benchmarks.speed.baselines import REFERENCE, Baseline, Device, baselines
-from srtool.benchmarks.speed.engine_side import open_engine_side
+from srtool.benchmarks.speed.engine_side import open_engine_candidate
 from srtool.benchmarks.speed.networks import Network
 from srtool.benchmarks.speed.opened import Opened
 from srtool.errors import UsageError
@@ -19,7 +19,7 @@ from srtool.runtime.session import Backend
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Entry:
     """label: what it is called until it is open. open: can be pickled. file: of an engine. prepare:
     to be run before, in a process that is not measured."""
 
@@ -30,26 +30,25 @@ class Contestant:
     prepare: Callable[[], object] | None = None
 
 
-def contestants(
+def entries(
     network: Network,
     backends: Sequence[str],
     compared: Sequence[str] | None,
     device: Device,
     folder: Path,
-) -> tuple[list[Contestant], dict[str, str]]:
+) -> tuple[list[Entry], dict[str, str]]:
     """The reference first, then engines, then the other baselines.
 
-    backends: as `open_engine_side` takes them, or "all". compared: parts of the names of
+    backends: as `open_engine_candidate` takes them, or "all". compared: parts of the names of
     baselines, None for all. folder: for files of baselines.
     Second result: baselines that have no weights to open -> why.
     """
-    known = baselines(device)
-    chosen = known if compared is None else _chosen(known, compared)
+    chosen = chosen_baselines(device, compared)
     engines = [
-        Contestant(
+        Entry(
             f"{path.name} on {backend}",
             "engine",
-            partial(open_engine_side, path, backend),
+            partial(open_engine_candidate, path, backend),
             path.name,
         )
         for path in network.engines
@@ -62,7 +61,7 @@ def contestants(
     place = folder / network.name  # one for all: they share what they prepare
     place.mkdir(parents=True, exist_ok=True)
     others = [
-        Contestant(
+        Entry(
             label=baseline.name,
             kind="baseline",
             open=partial(baseline.open, network.weights, place),
@@ -70,12 +69,16 @@ def contestants(
         )
         for baseline in chosen
     ]
-    first = [side for side in others if side.label == REFERENCE]
-    return [*first, *engines, *(side for side in others if side not in first)], {}
+    first = [entry for entry in others if entry.label == REFERENCE]
+    return [*first, *engines, *(entry for entry in others if entry not in first)], {}
 
 
-def _chosen(known: Sequence[Baseline], wanted: Sequence[str]) -> list[Baseline]:
-    """Baselines whose names contain one of the words; UsageError for a word that none contains."""
+def chosen_baselines(device: Device, wanted: Sequence[str] | None) -> list[Baseline]:
+    """Baselines whose names contain one of the words, None for all; UsageError for a word that none
+    contains."""
+    known = baselines(device)
+    if wanted is None:
+        return list(known)
     for word in wanted:
         if not any(word.lower() in baseline.name.lower() for baseline in known):
             names = ", ".join(baseline.name for baseline in known)
@@ -85,7 +88,7 @@ def _chosen(known: Sequence[Baseline], wanted: Sequence[str]) -> list[Baseline]:
 
 
 def _backends(path: Path, wanted: Sequence[str]) -> list[Backend | BackendName]:
-    """What to run a file on, as `open_engine_side` takes it."""
+    """What to run a file on, as `open_engine_candidate` takes it."""
     if path.suffix == PLAN:
         return ["auto"]
     if "all" in wanted:

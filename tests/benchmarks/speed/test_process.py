@@ -1,4 +1,4 @@
-"""A side in a process of its own: real processes, that open, fail, crash and hang."""
+"""A candidate in a process of its own: real processes, that open, fail, crash and hang."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from srtool.benchmarks.speed.engine_side import open_engine_side
-from srtool.benchmarks.speed.worker import Worker, WorkerError, _Side
+from srtool.benchmarks.speed.engine_side import open_engine_candidate
+from srtool.benchmarks.speed.process import Process, ProcessError, _Served
 
-# What a worker opens is pickled by name, and pickle does not know this file's: builtins do.
+# What a process opens is pickled by name, and pickle does not know this file's: builtins do.
 NEAREST = partial(
     eval,
     "__import__('srtool.benchmarks.speed.opened', fromlist=['Opened']).Opened("
@@ -32,13 +32,13 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_it_runs_what_it_opened(images: Path) -> None:
-    with Worker(NEAREST) as worker:
-        assert (worker.ready.software, worker.ready.precision) == ("nearest 1.0", "fp32")
-        assert worker.ready.backend == ""
-        assert 0 < worker.ready.seconds < 60
-        assert 0 < worker.run(images) < 1
+    with Process(NEAREST) as process:
+        assert (process.ready.software, process.ready.precision) == ("nearest 1.0", "fp32")
+        assert process.ready.backend == ""
+        assert 0 < process.ready.seconds < 60
+        assert 0 < process.run(images) < 1
         expected = np.load(images).repeat(4, 1).repeat(4, 2)
-        assert np.array_equal(worker.result(), expected)
+        assert np.array_equal(process.result(), expected)
 
 
 def test_an_engine_upscales_pixels_and_files(compact_engine: Path, tmp_path: Path) -> None:
@@ -47,26 +47,26 @@ def test_an_engine_upscales_pixels_and_files(compact_engine: Path, tmp_path: Pat
 
     image = tmp_path / "image.npy"
     np.save(image, pieces(1, 40, 24))
-    with Worker(partial(open_engine_side, compact_engine, "onnxruntime")) as worker:
-        assert worker.ready.backend == "onnxruntime fp32"
-        assert worker.ready.software.startswith("onnxruntime 1.")
-        worker.run(image)
-        whole = worker.result()
+    with Process(partial(open_engine_candidate, compact_engine, "onnxruntime")) as process:
+        assert process.ready.backend == "onnxruntime fp32"
+        assert process.ready.software.startswith("onnxruntime 1.")
+        process.run(image)
+        whole = process.result()
         engine = open_engine(compact_engine, "onnxruntime")
         assert np.array_equal(whole, engine.upscale_batch(np.load(image)))
-        worker.use_tile(36)
-        worker.run(image)
-        tiled = worker.result()
+        process.use_tile(36)
+        process.run(image)
+        tiled = process.result()
         assert tiled.shape == whole.shape == (1, 96, 160, 3)
-        found = worker.folder(write_files(tmp_path / "in", 3, 20, 12), tmp_path / "out")
+        found = process.folder(write_files(tmp_path / "in", 3, 20, 12), tmp_path / "out")
     assert found.failed == 0
     assert 0 < found.compute < found.seconds
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_side_that_does_not_open_says_why(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match=r"none\.onnx: no such engine"):
-        Worker(partial(open_engine_side, tmp_path / "none.onnx", "auto"))
+    with pytest.raises(ProcessError, match=r"none\.onnx: no such engine"):
+        Process(partial(open_engine_candidate, tmp_path / "none.onnx", "auto"))
 
 
 @pytest.mark.parametrize(
@@ -81,28 +81,28 @@ def test_a_side_that_does_not_open_says_why(tmp_path: Path) -> None:
     ],
 )
 def test_what_goes_wrong_inside_is_one_line(opener: partial[None], reason: str) -> None:
-    with pytest.raises(WorkerError, match=reason):
-        Worker(opener)
+    with pytest.raises(ProcessError, match=reason):
+        Process(opener)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_a_process_that_is_killed_or_hangs() -> None:
-    with pytest.raises(WorkerError, match="ended by the system"):
-        Worker(partial(exec, KILL))
+    with pytest.raises(ProcessError, match="ended by the system"):
+        Process(partial(exec, KILL))
     start = time.monotonic()
-    with pytest.raises(WorkerError, match="did not answer within 8 s"):
-        Worker(partial(time.sleep, 600), limit=8)
+    with pytest.raises(ProcessError, match="did not answer within 8 s"):
+        Process(partial(time.sleep, 600), limit=8)
     assert time.monotonic() - start < 30
 
 
 KILL = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
 
-def test_a_failing_image_leaves_the_worker_alive(images: Path, tmp_path: Path) -> None:
-    with Worker(NEAREST) as worker:
-        with pytest.raises(WorkerError, match=r"none\.npy"):
-            worker.run(tmp_path / "none.npy")
-        worker.run(images)
+def test_a_failing_image_leaves_the_process_alive(images: Path, tmp_path: Path) -> None:
+    with Process(NEAREST) as process:
+        with pytest.raises(ProcessError, match=r"none\.npy"):
+            process.run(tmp_path / "none.npy")
+        process.run(images)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is a peak since the beginning")
@@ -110,15 +110,15 @@ def test_peak_memory_is_of_the_run(tmp_path: Path) -> None:
     large, small = tmp_path / "large.npy", tmp_path / "small.npy"
     np.save(large, np.zeros((1, 1500, 1500, 3), np.uint8))  # 108 MB once upscaled
     np.save(small, np.zeros((1, 4, 4, 3), np.uint8))
-    with Worker(NEAREST) as worker:
-        worker.run(small)
-        before = worker.peak_memory()
-        worker.run(large)
-        held = worker.peak_memory()
-        worker.run(small)
-        worker.peak_memory()
-        worker.run(small)
-        after = worker.peak_memory()
+    with Process(NEAREST) as process:
+        process.run(small)
+        before = process.peak_memory()
+        process.run(large)
+        held = process.peak_memory()
+        process.run(small)
+        process.peak_memory()
+        process.run(small)
+        after = process.peak_memory()
     assert before
     assert held
     assert after
@@ -132,15 +132,15 @@ def test_threads_limit_the_cpus() -> None:
         "__import__('srtool.benchmarks.speed.opened', fromlist=['Opened']).Opened("
         "lambda x: x, str(len(__import__('os').sched_getaffinity(0))), 'fp32')"
     )
-    with Worker(partial(eval, count), threads=1) as worker:
-        assert worker.ready.software == "1"
+    with Process(partial(eval, count), threads=1) as process:
+        assert process.ready.software == "1"
 
 
 def test_the_process_ends_with_its_parent_s_wish() -> None:
-    worker = Worker(NEAREST)
-    process, log = worker._process, worker._log
-    worker.close()
-    assert not process.is_alive()
+    process = Process(NEAREST)
+    child, log = process._process, process._log
+    process.close()
+    assert not child.is_alive()
     assert not log.exists()
 
 
@@ -153,12 +153,12 @@ def test_an_engine_is_told_how_many_images_come(
     monkeypatch.setattr(Engine, "prepare", lambda self, *announced: told.append(announced))
     path = tmp_path / "image.npy"
     np.save(path, np.zeros((2, 20, 30, 3), np.uint8))
-    side = _Side(open_engine_side(compact_engine, "onnxruntime"))
-    side.run(path, 7)
+    served = _Served(open_engine_candidate(compact_engine, "onnxruntime"))
+    served.run(path, 7)
     assert told == [((2, 20, 30, 3), np.uint8, 7)]
-    side.tile(20)  # two tiles of an image: 20x17, with halos
+    served.tile(20)  # two tiles of an image: 20x17, with halos
     told.clear()
-    side.run(path, 7)
+    served.run(path, 7)
     ((shape, _, times), second) = told
     assert second == (shape, np.uint8, times)
     assert (shape[0], shape[1], times) == (1, 20, 14)
@@ -167,8 +167,8 @@ def test_an_engine_is_told_how_many_images_come(
 def test_an_engine_s_process_holds_no_more_than_infer_does(compact_engine: Path) -> None:
     loaded = (
         "import sys; from pathlib import Path; "
-        "from srtool.benchmarks.speed import engine_side, worker; "
-        f"engine_side.open_engine_side(Path({str(compact_engine)!r}), 'onnxruntime'); "
+        "from srtool.benchmarks.speed import engine_side, process; "
+        f"engine_side.open_engine_candidate(Path({str(compact_engine)!r}), 'onnxruntime'); "
         "assert not {'torch', 'onnx', 'scipy', 'matplotlib'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True)

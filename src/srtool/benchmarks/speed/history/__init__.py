@@ -1,1 +1,0 @@
-"""Results set against each other, and against what others published."""

@@ -1,0 +1,1 @@
+"""One table, written for a terminal, a web page, Markdown and LaTeX."""
