@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from srtool.benchmarks.speed import bench as module
+from srtool.benchmarks.speed import timing
 from srtool.benchmarks.speed.bench import Config, bench
 from srtool.benchmarks.speed.networks import networks_from_files, random_weights
 from srtool.benchmarks.speed.process import Folder, Process, ProcessError
@@ -33,7 +34,7 @@ def measured(
     config = Config(
         sizes=((40, 24),),
         batches=(1, 2),
-        seconds=0.01,
+        seconds=1e3,  # however slow the machine is, nothing is left out for it
         processes=2,
         files=3,
         backends=("onnxruntime",),
@@ -41,6 +42,8 @@ def measured(
         scaling=("batch",),
     )
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "MOST", 3)
+        patch.setattr(timing, "MOST_WARM_UP", 2)
         patch.setattr(module, "busy_cores", lambda: 0.0)
         patch.setattr(module, "measured_roofline", lambda *rest: ROOFLINE)
         return bench(networks, config, "srtool bench x4.onnx")
@@ -63,14 +66,14 @@ def test_every_candidate_is_measured_at_every_size_and_batch(measured: Bench) ->
             ((40, 24), 1),
             ((40, 24), 2),
         ]
-        for timing in candidate.timings:
-            assert len(timing.rounds) == 2
-            assert min(timing.rounds) >= 3  # half of five, rounded up
-            assert sum(timing.rounds) == len(timing.seconds)
-            assert timing.warm_up >= 2
-            assert timing.p50 <= timing.p90 <= timing.p99
-            assert (timing.speed is None) == (candidate.name == REFERENCE)
-            assert timing.peak_memory is None or timing.peak_memory > 10e6
+        for found in candidate.timings:
+            assert len(found.rounds) == 2
+            assert min(found.rounds) >= 3  # half of five, rounded up
+            assert sum(found.rounds) == len(found.seconds)
+            assert found.warm_up >= 2
+            assert found.p50 <= found.p90 <= found.p99
+            assert (found.speed is None) == (candidate.name == REFERENCE)
+            assert found.peak_memory is None or found.peak_memory > 10e6
         assert candidate.load > 0
         assert candidate.cold > 0
     assert {len(candidate.timings[0].seconds) for candidate in network.candidates} != {0}
@@ -109,9 +112,9 @@ def test_engines_run_from_file_to_file(measured: Bench) -> None:
 def test_the_roofline_is_set_against_the_counted_cost(measured: Bench) -> None:
     network = measured.networks[0]
     assert network.flops
-    timing = network.candidates[1].timings[0]
-    expected = 40 * 24 / timing.p50 * network.flops / 1e11
-    assert timing.peak_share == pytest.approx(expected)
+    found = network.candidates[1].timings[0]
+    expected = 40 * 24 / found.p50 * network.flops / 1e11
+    assert found.peak_share == pytest.approx(expected)
 
 
 def test_scaling_is_of_the_fastest_engine(measured: Bench) -> None:
@@ -130,8 +133,8 @@ def test_it_survives_its_file(measured: Bench, tmp_path: Path) -> None:
     write_bench(tmp_path / "speed.json", measured)
     assert read_bench(tmp_path / "speed.json") == measured
     written = json.loads((tmp_path / "speed.json").read_text())
-    timing = written["networks"][0]["candidates"][0]["timings"][0]
-    assert timing["p50"] == measured.networks[0].candidates[0].timings[0].p50
+    found = written["networks"][0]["candidates"][0]["timings"][0]
+    assert found["p50"] == measured.networks[0].candidates[0].timings[0].p50
 
 
 def test_a_candidate_that_would_take_too_long_is_left_out_there(
@@ -230,7 +233,7 @@ def test_each_process_adds_its_rounds_and_one_that_is_lost_takes_none_along(
 
     def failing_once(self: Runner, *rest: Any) -> None:
         opened.append(self.entry.label)
-        if opened.count("x4.onnx on openvino fp32") == 2 and "openvino" in opened[-1]:
+        if "openvino" in opened[-1] and opened.count(opened[-1]) == 2:
             self.is_open = False
             raise ProcessError("no memory")
         real(self, *rest)
@@ -242,7 +245,7 @@ def test_each_process_adds_its_rounds_and_one_that_is_lost_takes_none_along(
         seconds=0.001,
         processes=3,
         files=0,
-        backends=("onnxruntime", "openvino fp32"),
+        backends=("onnxruntime", "openvino"),
     )
     (network,) = bench(networks, config, "").networks
     steady, lost = network.candidates
