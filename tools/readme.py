@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from models import NETWORKS
@@ -127,17 +128,6 @@ EXTRAS = {
     "docs": "these pages",
     "dev": "tests, lint, types",
 }
-
-
-def extras_table(results: Path) -> str:
-    """What each extra weighs, the base among it."""
-    found = json.loads((results / "extras.json").read_text(encoding="utf-8"))["megabytes"]
-    rows = [
-        [f"`{name}`" if name else "none", f"{found[name] / 1000:.1f} GB", what]
-        for name, what in EXTRAS.items()
-        if name in found
-    ]
-    return _table(["extra", "size", "for"], rows)
 
 
 TABLES = {
