@@ -5,6 +5,10 @@
        └─ gradient map ─► head ─► gradient blocks ─► upsampler ────┘
                                                           └─► HR gradient map
 
+That is the paper's layout, with everything after the upsamplers at HR size. The fast layout keeps
+the branches, the taps and the fusion but does all of it at LR size, with plain residual blocks; a
+pixel shuffle makes the image and another the HR gradient map.
+
 Two equivalent heads: the training form takes the LR image nearest-upsampled to HR size and
 un-shuffles it (3 -> 48 channels), so that augmentations may mix LR and HR pixels; the
 deployed form takes the LR image itself. `fold_head` turns the first into the second, exactly.
@@ -32,7 +36,7 @@ class GeneratorConfig:
     """All sizes of a generator, in channels unless said otherwise.
 
     features, growth, blocks: the SR branch (channels, dense growth, number of RRDB).
-    taps: after which RRDB (1-based) the SR feature enters the gradient branch; one gradient
+    taps: after which block (1-based) the SR feature enters the gradient branch; one gradient
         block for each. Empty: no gradient branch and nothing to fuse (the paper's ablation).
     gradient_features, gradient_growth: the gradient branch.
     hr_features, fusion_growth: everything after upsampling. It runs at HR resolution, 16 times
@@ -41,6 +45,9 @@ class GeneratorConfig:
         predicts the difference only. The paper has none. Small networks gain twice: they
         converge sooner, and low-precision engines keep the image itself in float32.
     head: "unshuffle" (training form, HR-size input) or "plain" (deployed form, LR input).
+    layout: "paper", or "fast": residual blocks in place of RRDBs, and the fusion before one pixel
+        shuffle in place of two upsamplers. growth, gradient_growth, hr_features and fusion_growth
+        say nothing then.
     """
 
     features: int = 64
@@ -53,11 +60,12 @@ class GeneratorConfig:
     fusion_growth: int = 32
     image_skip: bool = False
     head: Literal["unshuffle", "plain"] = "unshuffle"
+    layout: Literal["paper", "fast"] = "paper"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "taps", tuple(self.taps))
         for name, size in vars(self).items():
-            if name not in ("taps", "image_skip", "head") and size < 1:
+            if isinstance(size, int) and name != "image_skip" and size < 1:
                 raise ValueError(f"{name} is {size}, expected at least 1")
         ascending = list(self.taps) == sorted(set(self.taps))
         if not ascending or not all(1 <= tap <= self.blocks for tap in self.taps):
@@ -82,6 +90,14 @@ PRESETS: dict[str, GeneratorConfig] = {
         hr_features=16,
         fusion_growth=8,
         image_skip=True,
+    ),
+    "fast": GeneratorConfig(
+        blocks=16,
+        taps=(4, 8, 12, 16),
+        gradient_features=32,
+        image_skip=True,
+        head="plain",
+        layout="fast",
     ),
 }
 
@@ -188,6 +204,47 @@ class Fusion(nn.Module):
         return out
 
 
+class ResidualBlock(nn.Module):
+    """Two convolutions whose result is added to the input."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(features, features)
+        self.conv2 = conv3x3(features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv2(leaky(self.conv1(x)))
+        return x + out
+
+
+class Join(nn.Module):
+    """Two convolutions on two features together, added to the first of them."""
+
+    def __init__(self, features: int, others: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(features + others, features)
+        self.conv2 = conv3x3(features, features)
+
+    def forward(self, feature: Tensor, other: Tensor) -> Tensor:
+        out: Tensor = self.conv2(leaky(self.conv1(torch.cat((feature, other), 1))))
+        return feature + out
+
+
+class FastFusion(nn.Module):
+    """Join both features at LR size; a convolution and a pixel shuffle make the image of it."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        if config.taps:
+            self.join = Join(config.features, config.gradient_features)
+        self.image = conv3x3(config.features, 3 * SCALE**2)
+
+    def forward(self, gradient: Tensor | None, image: Tensor) -> Tensor:
+        if gradient is not None:
+            image = self.join(image, gradient)
+        return F.pixel_shuffle(self.image(image), SCALE)
+
+
 class Generator(nn.Module):
     """x4 generator with two branches.
 
@@ -199,25 +256,34 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
+        fast = config.layout == "fast"
         channels = 3 * SCALE**2 if config.head == "unshuffle" else 3
         self.head = conv3x3(channels, config.features)
         self.trunk = nn.ModuleList(
-            RRDB(config.features, config.growth) for _ in range(config.blocks)
+            ResidualBlock(config.features) if fast else RRDB(config.features, config.growth)
+            for _ in range(config.blocks)
         )
         self.trunk_conv = conv3x3(config.features, config.features)
-        self.upsampler = Upsampler(config.features, config.hr_features)
         if config.taps:
             self.gradient_head = conv3x3(channels, config.gradient_features)
-            self.gradient_blocks = nn.ModuleList(GradientBlock(config) for _ in config.taps)
+            self.gradient_blocks = nn.ModuleList(
+                Join(config.gradient_features, config.features) if fast else GradientBlock(config)
+                for _ in config.taps
+            )
             self.gradient_conv = conv3x3(config.gradient_features, config.gradient_features)
+        if not fast:
+            self.upsampler = Upsampler(config.features, config.hr_features)
+        if config.taps and not fast:
             self.gradient_upsampler = Upsampler(config.gradient_features, config.hr_features)
             self.gradient_out = nn.Conv2d(config.hr_features, 3, 1)
-        self.fusion = Fusion(config)
+        elif config.taps:
+            self.gradient_out = conv3x3(config.gradient_features, 3 * SCALE**2)
+        self.fusion = FastFusion(config) if fast else Fusion(config)
         self.initialise()
 
     def initialise(self) -> None:
-        """Kaiming initialisation, scaled by 0.1 inside dense blocks (ESRGAN) and before the
-        image, where the sum should start close to the skip."""
+        """Kaiming initialisation, scaled by 0.1 inside dense blocks (ESRGAN), where a residual
+        joins, and before the image, where the sum should start close to the skip."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=0.2)
@@ -227,6 +293,8 @@ class Generator(nn.Module):
         for module in self.modules():
             if isinstance(module, DenseBlock):
                 small += [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+            elif isinstance(module, ResidualBlock | Join):
+                small.append(module.conv2)
         for conv in small:
             conv.weight.data.mul_(0.1)
 
@@ -247,15 +315,19 @@ class Generator(nn.Module):
             None if low_gradient is None else self.gradient_head(low_gradient)
         )
         blocks = iter(self.gradient_blocks if self.config.taps else ())
-        for number, rrdb in enumerate(self.trunk, start=1):
-            x = rrdb(x)
+        for number, block in enumerate(self.trunk, start=1):
+            x = block(x)
             if number in self.config.taps:
                 gradient = next(blocks)(gradient, x)
-        hr = self.upsampler(shallow + self.trunk_conv(x))
+        fast = self.config.layout == "fast"
+        x = shallow + self.trunk_conv(x)
+        x = x if fast else self.upsampler(x)
         if gradient is None:
-            return self.fusion(None, hr), None
-        hr_gradient = self.gradient_upsampler(gradient_shallow + self.gradient_conv(gradient))
-        return self.fusion(hr_gradient, hr), self.gradient_out(hr_gradient)
+            return self.fusion(None, x), None
+        gradient = gradient_shallow + self.gradient_conv(gradient)
+        gradient = gradient if fast else self.gradient_upsampler(gradient)
+        image, hr_gradient = self.fusion(gradient, x), self.gradient_out(gradient)
+        return image, F.pixel_shuffle(hr_gradient, SCALE) if fast else hr_gradient
 
 
 def fold_head(generator: Generator) -> Generator:

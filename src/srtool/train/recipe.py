@@ -30,27 +30,34 @@ class PretrainStage(Strict):
     patch: int = Field(128, ge=8, multiple_of=4, description="side of the HR patch, pixels")
     learning_rate: float = Field(2e-4, gt=0)
     decay: Literal["halving", "cosine"] = Field("halving", description="cosine: over all steps")
+    ramp: int = Field(0, ge=0, description="first steps, in which the learning rate rises from 0")
     halve_every: int = Field(5_000, gt=0, description="steps between halvings")
     learning_rate_floor: float = Field(1e-7, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights")
+    gradient_branch: Weight = Field(0.0, description="weight of L_GBpix beside L1; the paper: 0")
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step (1-based)."""
+        risen = min(1.0, step / self.ramp) if self.ramp else 1.0
         if self.decay == "cosine":
-            share = 0.5 + 0.5 * math.cos(math.pi * (step - 1) / self.steps)
-            return self.learning_rate_floor + share * (
-                self.learning_rate - self.learning_rate_floor
-            )
+            rest = self.learning_rate - self.learning_rate_floor
+            return risen * (self.learning_rate_floor + rest * _cosine(step, self.steps))
         halvings = (step - 1) // self.halve_every
-        return max(self.learning_rate * 0.5**halvings, self.learning_rate_floor)
+        return risen * max(self.learning_rate * 0.5**halvings, self.learning_rate_floor)
+
+
+def _cosine(step: int, steps: int) -> float:
+    """From 1 at the first step (1-based) to all but 0 at the last."""
+    return 0.5 + 0.5 * math.cos(math.pi * (step - 1) / steps)
 
 
 class LossWeights(Strict):
     """The weights of L_G. The paper prints five numbers for seven terms: those of feature
     matching and of the gradient adversarial loss are this project's reading. A term of weight 0
-    is not computed. vgg replaces lpips in the paper's ablation; squared is not the paper's."""
+    is not computed. vgg replaces lpips in the paper's ablation; squared and phase are not the
+    paper's."""
 
     adversarial: Weight = 0.005
     lpips: Weight = 0.001
@@ -61,6 +68,7 @@ class LossWeights(Strict):
     gradient_pixel: Weight = 0.01
     gradient_branch: Weight = 0.5
     squared: Weight = 0.0
+    phase: Weight = 0.0
 
 
 class CutMix(Strict):
@@ -78,12 +86,14 @@ class AdversarialStage(Strict):
     patch: int = Field(128, ge=DIVISOR, multiple_of=DIVISOR, description="HR patch, pixels")
     learning_rate: float = Field(1e-4, gt=0)
     discriminator_learning_rate: float | None = Field(None, gt=0, description="if another")
+    decay: Literal["halving", "cosine"] = Field("halving", description="cosine: over all steps")
     halve_at: tuple[int, ...] = (50_000, 100_000, 200_000, 300_000)
     warm_up: int = Field(0, ge=0, description="first steps, in which only discriminators learn")
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights")
     weights: LossWeights = LossWeights()
+    lpips_shift: bool = Field(False, description="LPIPS of patches shifted by 0 to 3 pixels")
     cutmix: CutMix = CutMix()
     augment: Mixture | None = Mixture()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
@@ -101,10 +111,12 @@ class AdversarialStage(Strict):
 
     def learning_rate_at(self, step: int) -> float:
         """The generator's learning rate of a step (1-based)."""
+        if self.decay == "cosine":
+            return self.learning_rate * _cosine(step, self.steps)
         return self.learning_rate * 0.5 ** sum(step > halving for halving in self.halve_at)
 
     def discriminator_learning_rate_at(self, step: int) -> float:
-        """The discriminators' learning rate of a step (1-based): halved at the same steps."""
+        """The discriminators' learning rate of a step (1-based): falls with the generator's."""
         first = self.discriminator_learning_rate or self.learning_rate
         return first / self.learning_rate * self.learning_rate_at(step)
 
@@ -151,10 +163,20 @@ class Recipe(Strict):
                 )
         if self.stage2 and not any(self.stage2.weights.model_dump().values()):
             raise ValueError("stage2.weights: all of them are 0; a generator would learn nothing")
-        if self.stage2 and not self.generator.taps and self.stage2.weights.gradient_branch:
+        supervised = {
+            "stage1.gradient_branch": self.stage1 and self.stage1.gradient_branch,
+            "stage2.weights.gradient_branch": self.stage2 and self.stage2.weights.gradient_branch,
+        }
+        for name, weight in supervised.items():
+            if weight and not self.generator.taps:
+                raise ValueError(
+                    f"{name} is set, but the generator has no taps and so no gradient branch; "
+                    "set it to 0"
+                )
+        if self.stage2 and self.stage2.augment and self.generator.head == "plain":
             raise ValueError(
-                "stage2.weights.gradient_branch is set, but the generator has no taps and so no "
-                "gradient branch; set it to 0"
+                "stage2.augment mixes pixels of LR and HR, which a plain head cannot take; set it "
+                "to null, or generator.head to unshuffle"
             )
         return self
 

@@ -76,7 +76,11 @@ class Training:
         self.plain: dict[str, nn.Module] = {"generator": generator}
         if isinstance(stage, AdversarialStage):
             self.plain |= _discriminators(stage).modules()
-        self.weights = stage.weights if isinstance(stage, AdversarialStage) else PRETRAIN
+        self.weights = (
+            stage.weights
+            if isinstance(stage, AdversarialStage)
+            else PRETRAIN.model_copy(update={"gradient_branch": stage.gradient_branch})
+        )
         self.perceptual = perceptual_losses(stage, accelerator.device)
         self.wrapped: dict[str, Any] = {}
         for name, module in self.plain.items():
@@ -152,13 +156,17 @@ class Training:
     ) -> tuple[dict[str, float], list[Tensor]]:
         """Gradients of L_G on the generator; returns the terms and the images, detached."""
         made: list[Tensor] = []
+        shift: tuple[int, int] | None = None
+        if getattr(self.stage, "lpips_shift", False):
+            random = np.random.default_rng([self.recipe.seed, self.step + 1, 2])
+            shift = (int(random.integers(SCALE)), int(random.integers(SCALE)))
 
         def terms_of(part: int) -> Terms:
             lr, hr = parts[part]
             output: GeneratorOutput = self.wrapped["generator"](lr)
             made.append(output.image.detach().float())
             terms = generator_terms(
-                output, hr, self.weights, rivals, self.perceptual, self._batch_mean
+                output, hr, self.weights, rivals, self.perceptual, shift, self._batch_mean
             )
             weighted = [getattr(self.weights, name) * term for name, term in terms.items()]
             return {**terms, "total": torch.stack(weighted).sum()}

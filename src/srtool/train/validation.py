@@ -22,7 +22,16 @@ from torch import Tensor, nn
 
 from srtool.images.colour import psnr_y
 from srtool.images.datasets import Pair
-from srtool.networks.generator import RRDB, DenseBlock, Generator, Upsampler, deployed
+from srtool.networks.generator import (
+    RRDB,
+    DenseBlock,
+    FastFusion,
+    Generator,
+    Join,
+    ResidualBlock,
+    Upsampler,
+    deployed,
+)
 from srtool.networks.gradient import gradient_map
 from srtool.networks.rounding import Float16, rounded
 from srtool.parity import FAITHFUL
@@ -41,8 +50,8 @@ class Validation:
     psnr_y, deployed_psnr_y: mean PSNR-Y in dB, in float32 and as a float16 engine computes it.
     largest_activation: by magnitude, among all that an engine holds in float16; as float32 has
         it, so it is finite where the engine's is not. overflowed: the modules with activations
-        beyond 65504, the one with the largest first; an upsampler is named for its input, the sum
-        of the long skip.
+        beyond 65504, the one with the largest first; an upsampler and a fusion at LR size are named
+        for their input, the sum of the long skip.
     scores: means of further metrics, over the images that have one. pictures: the first images,
         (H, W, 3) RGB uint8. Both are of the deployed form.
     """
@@ -169,8 +178,8 @@ def _watch(generator: Generator) -> dict[str, Tensor]:
     for name, module in generator.named_modules():
         if name == "gradient_out":  # training alone looks at it, engines do not hold it
             continue
-        if isinstance(module, nn.Conv2d | DenseBlock | RRDB):
+        if isinstance(module, nn.Conv2d | DenseBlock | RRDB | ResidualBlock | Join):
             module.register_forward_hook(lambda _, given, out, name=name: see(name, out))
-        elif isinstance(module, Upsampler):
-            module.register_forward_pre_hook(lambda _, given, name=name: see(name, given[0]))
+        elif isinstance(module, Upsampler | FastFusion):  # what comes in is the sum of a long skip
+            module.register_forward_pre_hook(lambda _, given, name=name: see(name, given[-1]))
     return largest

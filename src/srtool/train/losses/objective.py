@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from srtool.networks.generator import GeneratorOutput
+from srtool.networks.generator import SCALE, GeneratorOutput
 from srtool.networks.gradient import gradient_map
 from srtool.train.discriminators import Judgement
 from srtool.train.losses import terms as losses
@@ -64,11 +64,15 @@ def generator_terms(
     weights: LossWeights,
     discriminators: Discriminators,
     perceptual: Mapping[str, nn.Module],
+    shift: tuple[int, int] | None = None,
     batch_mean: losses.BatchMean = losses.mean_of,
 ) -> Terms:
     """The terms of L_G whose weight is not 0, unweighted, by the names of LossWeights.
 
     hr: (N, 3, H, W) float32, 0..1. perceptual: the losses "lpips" and "vgg", where asked for.
+    shift: how many rows and columns, 0 to 3, LPIPS leaves out before its crop of 4 pixels less
+    each way. AlexNet moves in strides of 4, as a pixel shuffle does: where the two always stand
+    in step, a grid of period 4 costs LPIPS little.
     """
     sr = output.image.float()
     terms: Terms = {}
@@ -86,7 +90,10 @@ def generator_terms(
         terms["gradient_pixel"] = losses.gradient_pixel_loss(sr_map, hr_map)
     for name, loss in perceptual.items():
         if getattr(weights, name):
-            terms[name] = loss(sr, hr)
+            cut = shift if name == "lpips" else None
+            terms[name] = loss(_shifted(sr, cut), _shifted(hr, cut))
+    if weights.phase:
+        terms["phase"] = losses.phase_loss(sr, hr)
     if discriminators.image is not None and (weights.adversarial or weights.feature_matching):
         fake: Judgement = discriminators.image(sr)
         if weights.adversarial:
@@ -102,6 +109,13 @@ def generator_terms(
             discriminators.gradient(sr_map), real_logits, batch_mean
         )
     return terms
+
+
+def _shifted(image: Tensor, shift: tuple[int, int] | None) -> Tensor:
+    if shift is None:
+        return image
+    (top, left), (height, width) = shift, image.shape[2:]
+    return image[:, :, top : top + height - SCALE, left : left + width - SCALE]
 
 
 def discriminator_terms(

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from srtool.networks.generator import SCALE
 from srtool.train.discriminators import Judgement
 
 BatchMean = Callable[[Tensor], Tensor]
@@ -42,6 +43,19 @@ def squared_loss(sr: Tensor, hr: Tensor) -> Tensor:
     of the paper. L1 punishes faint texture in smooth areas as hard as a wrong edge, level for
     level; this hardly does, and holds PSNR all the same."""
     return F.mse_loss(sr.float(), hr.float())
+
+
+def phase_loss(sr: Tensor, hr: Tensor) -> Tensor:
+    """What of the error repeats every SCALE pixels. Not a term of the paper.
+
+    The error is averaged over windows of 8x8 blocks of SCALE x SCALE pixels, each place within a
+    block by itself; the mean absolute deviation of the SCALE^2 averages from their own mean is 0
+    for errors that know nothing of the blocks, and grows with the grid that a pixel shuffle
+    leaves. sr, hr: (N, C, H, W), sides of at least 8 blocks.
+    """
+    error = F.pixel_unshuffle(sr.float() - hr.float(), SCALE)
+    places = F.avg_pool2d(error, 8, stride=4).unflatten(1, (-1, SCALE**2))
+    return (places - places.mean(2, keepdim=True)).abs().mean()
 
 
 def gradient_pixel_loss(sr_map: Tensor, hr_map: Tensor) -> Tensor:
