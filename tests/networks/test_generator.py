@@ -34,6 +34,7 @@ def random_generator(config: GeneratorConfig) -> Generator:
         ("full", "plain", 24_796_230),  # as SPSR's generator, see test_checkpoint.py
         ("full", "unshuffle", 24_796_230 + 2 * 45 * 9 * 64),
         ("lite", "unshuffle", 1_379_526),
+        ("fast", "plain", 1_512_128),
     ],
 )
 def test_parameter_count_of_the_presets(preset: str, head: Any, count: int) -> None:
@@ -42,11 +43,13 @@ def test_parameter_count_of_the_presets(preset: str, head: Any, count: int) -> N
     assert sum(p.numel() for p in generator.parameters()) == count
 
 
+@pytest.mark.parametrize("layout", ["paper", "fast"])
 @pytest.mark.parametrize(("head", "size"), [("unshuffle", (20, 28)), ("plain", (5, 7))])
 def test_image_and_gradient_map_are_of_hr_size(
-    tiny_config: GeneratorConfig, head: Any, size: tuple[int, int]
+    tiny_config: GeneratorConfig, layout: Any, head: Any, size: tuple[int, int]
 ) -> None:
-    output = Generator(replace(tiny_config, head=head))(torch.rand(2, 3, *size))
+    config = replace(tiny_config, head=head, layout=layout)
+    output = Generator(config)(torch.rand(2, 3, *size))
     assert output.image.shape == output.gradient.shape == (2, 3, 20, 28)
 
 
@@ -62,12 +65,13 @@ def test_plain_head_takes_any_size(
         assert tensor.isfinite().all()
 
 
+@pytest.mark.parametrize("layout", ["paper", "fast"])
 @pytest.mark.parametrize("image_skip", [False, True])
 @pytest.mark.parametrize("size", [(6, 9), (1, 1)])
 def test_folding_the_head_is_exact(
-    tiny_config: GeneratorConfig, image_skip: bool, size: tuple[int, int]
+    tiny_config: GeneratorConfig, layout: Any, image_skip: bool, size: tuple[int, int]
 ) -> None:
-    trained = random_generator(replace(tiny_config, image_skip=image_skip))
+    trained = random_generator(replace(tiny_config, image_skip=image_skip, layout=layout))
     deployed = fold_head(trained)
     assert deployed.config == replace(trained.config, head="plain")
     assert not deployed.training
@@ -123,9 +127,23 @@ def test_a_tap_is_taken_after_its_block(tiny_config: GeneratorConfig) -> None:
     assert not torch.equal(before, generator(x).gradient)
 
 
-def test_the_image_reads_the_gradient_branch(tiny_config: GeneratorConfig) -> None:
+def test_in_the_fast_layout_too_the_gradient_branch_reads_the_taps(
+    tiny_config: GeneratorConfig,
+) -> None:
     x = torch.rand(1, 3, 4, 4, dtype=torch.float64)
-    generator = random_generator(replace(tiny_config, head="plain"))
+    for block, reaches_gradient in ((0, True), (1, True), (2, False)):
+        generator = random_generator(replace(tiny_config, head="plain", layout="fast"))
+        before = generator(x)
+        generator.get_parameter(f"trunk.{block}.conv2.bias").data += 1.0
+        after = generator(x)
+        assert torch.equal(before.gradient, after.gradient) is not reaches_gradient
+        assert not torch.equal(before.image, after.image)
+
+
+@pytest.mark.parametrize("layout", ["paper", "fast"])
+def test_the_image_reads_the_gradient_branch(tiny_config: GeneratorConfig, layout: Any) -> None:
+    x = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    generator = random_generator(replace(tiny_config, head="plain", layout=layout))
     before = generator(x)
     torch.nn.init.zeros_(generator.gradient_head.weight)
     assert not torch.equal(before.image, generator(x).image)
@@ -139,11 +157,12 @@ def branchless_config(tiny_config: GeneratorConfig) -> GeneratorConfig:
     return replace(tiny_config, taps=())
 
 
+@pytest.mark.parametrize("layout", ["paper", "fast"])
 @pytest.mark.parametrize(("head", "size"), [("unshuffle", (20, 28)), ("plain", (5, 7))])
 def test_without_taps_there_is_no_gradient_map(
-    branchless_config: GeneratorConfig, head: Any, size: tuple[int, int]
+    branchless_config: GeneratorConfig, layout: Any, head: Any, size: tuple[int, int]
 ) -> None:
-    generator = Generator(replace(branchless_config, head=head))
+    generator = Generator(replace(branchless_config, head=head, layout=layout))
     output = generator(torch.rand(2, 3, *size))
     assert output.image.shape == (2, 3, 20, 28)
     assert output.gradient is None

@@ -492,6 +492,19 @@ def test_all_rewrites_of_our_generator(tiny_config: GeneratorConfig, image_skip:
     assert all(torch.equal(state[name], value) for name, value in module.state_dict().items())
 
 
+def test_all_rewrites_of_the_fast_layout(tiny_config: GeneratorConfig) -> None:
+    """The factor passes the pixel shuffle and the skip: one product is left, for the gradient."""
+    module = plain_generator(replace(tiny_config, layout="fast"), image_skip=True)
+    graph = traced(module)
+    before = count(graph, aten.conv2d.default)
+    assert rewrite.fold_constants(graph) == {}
+    assert count(graph, aten.conv2d.default) == before - 1  # that of the gradient output
+    rewrite.change_units(graph, 3.7)
+    for image in images():
+        assert_equal(graph(image * 3.7), module(image) * 3.7)
+    assert products_with_numbers(graph) == [1 / 3.7]
+
+
 # Half precision
 
 

@@ -119,6 +119,7 @@ def test_the_weights_are_those_of_the_paper() -> None:
         "gradient_pixel": 0.01,
         "gradient_branch": 0.5,
         "squared": 0,  # not the paper's
+        "phase": 0,  # not the paper's
     }
 
 
@@ -164,13 +165,25 @@ def test_learning_rate_by_hand() -> None:
     assert paper.learning_rate_at(60_001) == 1e-7
 
 
+def test_ramp_and_cosine_by_hand() -> None:
+    stage = PretrainStage(steps=100, learning_rate=1e-3, decay="cosine", ramp=10)
+    assert stage.learning_rate_at(1) == pytest.approx(1e-4)
+    assert stage.learning_rate_at(51) == pytest.approx(1e-3 / 2 + 1e-7 / 2)
+    second = AdversarialStage(
+        steps=100, learning_rate=1e-3, discriminator_learning_rate=4e-3, decay="cosine"
+    )
+    assert second.learning_rate_at(1) == 1e-3
+    assert second.learning_rate_at(51) == pytest.approx(5e-4)
+    assert second.discriminator_learning_rate_at(51) == pytest.approx(2e-3)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("stage1: {stpes: 3}", ["stage1.stpes", "unknown key", "did you mean 'steps'?"]),
         ("sed: 3", ["sed", "unknown key", "did you mean 'seed'?"]),
         ("colour: red", ["colour", "unknown key", "generator, seed"]),
-        ("generator: huge", ["generator", "unknown preset 'huge'", "full, lite"]),
+        ("generator: huge", ["generator", "unknown preset 'huge'", "full, lite, fast"]),
         ("generator: {preset: light}", ["unknown preset 'light'", "did you mean 'lite'?"]),
         ("generator: {preset: [1]}", ["unknown preset [1]"]),
         ("generator: {feature: 8}", ["unknown size 'feature'", "did you mean 'features'?"]),
@@ -179,6 +192,12 @@ def test_learning_rate_by_hand() -> None:
         ("generator: {taps: 5}", ["generator.taps", "tuple"]),
         ("generator: {taps: [3, 1]}", ["generator", "taps (3, 1)", "1 and 23"]),
         ("generator: {taps: [24]}", ["generator", "taps (24,)", "1 and 23"]),
+        ("generator: {layout: thin}", ["generator.layout", "'paper' or 'fast'"]),
+        ("{generator: {head: plain}, stage2: {}}", ["stage2.augment", "plain head", "null"]),
+        (
+            "{generator: {taps: []}, stage1: {gradient_branch: 1}}",
+            ["stage1.gradient_branch", "no gradient branch"],
+        ),
         ("generator: {head: folded}", ["generator.head", "'unshuffle' or 'plain'"]),
         ("generator:", ["generator", "dictionary"]),
         ("precision: fp8", ["precision", "'fp32', 'bf16' or 'fp16'"]),

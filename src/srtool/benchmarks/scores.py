@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.assets import asset_path
+from srtool.benchmarks.metrics.artefacts import grid, weave
 from srtool.benchmarks.metrics.ma import load_ma, ma
 from srtool.benchmarks.metrics.niqe import load_niqe, niqe
 from srtool.benchmarks.metrics.ssim import ssim, ssim_wang
@@ -47,14 +48,21 @@ METRICS = {
         Metric("niqe", "NIQE", 4, asset="niqe", lower=True),
         Metric("ma", "Ma", 4, asset="ma"),
         Metric("lpips", "LPIPS", 4, asset="alexnet", lower=True),
+        Metric("lpips_vgg", "LPIPS-VGG", 4, asset="vgg16", lower=True),
+        Metric("grid", "Grid", 3, lower=True),
+        Metric("weave", "Weave", 3, lower=True),
     )
 }
+ARTEFACTS = ("grid", "weave")
 DEFAULT_METRICS = ("pi", "psnr", "ssim_wang", "ssim", "niqe")
 
 
 def metrics_from_text(text: str) -> tuple[str, ...]:
-    """ "psnr,ma/pi" -> ("psnr", "ma", "pi"); UsageError lists the names there are."""
-    names = tuple(dict.fromkeys(text.replace("/", ",").replace(" ", "").strip(",").split(",")))
+    """ "psnr,ma/pi" -> ("psnr", "ma", "pi"); UsageError lists the names there are. "artefacts" is
+    short for ARTEFACTS."""
+    text = text.replace("/", ",").replace(" ", "").strip(",")
+    asked = [ARTEFACTS if name == "artefacts" else (name,) for name in text.split(",")]
+    names = tuple(dict.fromkeys(name for part in asked for name in part))
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise UsageError(
@@ -83,7 +91,7 @@ def assets_of(metrics: tuple[str, ...]) -> tuple[dict[str, Path], dict[str, str]
         except AssetError as error:
             unavailable[name] = str(error)
             continue
-        if name == "lpips" and not importlib.util.find_spec("lpips"):
+        if name.startswith("lpips") and not importlib.util.find_spec("lpips"):
             unavailable[name] = "lpips is not installed; run `pip install 'srtool[train]'`"
     for name in metrics:
         reasons = [unavailable[part] for part in METRICS[name].of if part in unavailable]
@@ -125,6 +133,10 @@ def score(
                 value = niqe(levels, model)
             elif metric == "ma":
                 value = ma(levels, model)
+            elif metric == "grid":
+                value = grid(levels, luma(hr))
+            elif metric == "weave":
+                value = weave(levels, luma(hr))
             else:
                 from srtool.benchmarks.metrics.lpips import lpips
 
@@ -144,4 +156,4 @@ def _model(metric: str, path: Path) -> Any:
         return load_ma(path)
     from srtool.benchmarks.metrics.lpips import load_lpips
 
-    return load_lpips(path)
+    return load_lpips(path, "vgg" if metric == "lpips_vgg" else "alex")

@@ -45,7 +45,8 @@ def assets_fetch(
         console.answer(str(path))
         return True
 
-    wanted = [assets.asset_named(name) for name in names] if names else assets.ASSETS
+    whole = [asset for asset in assets.ASSETS if asset.url]
+    wanted = [assets.asset_named(name) for name in names] if names else whole
     done = [fetched(asset) for asset in wanted]
     if not all(done):
         raise typer.Exit(1)

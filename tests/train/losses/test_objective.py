@@ -123,6 +123,14 @@ def test_the_generator_step_teaches_the_generator_alone() -> None:
         assert [name for name, p in module.named_parameters() if p.grad is not None] == []
 
 
+def test_lpips_may_look_at_shifted_crops() -> None:
+    output, hr = images()
+    seen = Observed(lambda a, b: (a - b).mean())
+    generator_terms(output, hr, only(lpips=1), Discriminators(), {"lpips": seen}, (1, 3))
+    for given, whole in zip(seen.inputs[0], (output.image, hr), strict=True):
+        assert torch.equal(given, whole[:, :, 1:-3, 3:-1])
+
+
 # How often D_U, D_GM, LPIPS and VGG are asked, for each weight on its own.
 CALLS = {
     "adversarial": (1, 0, 0, 0),
@@ -134,6 +142,7 @@ CALLS = {
     "gradient_pixel": (0, 0, 0, 0),
     "gradient_branch": (0, 0, 0, 0),
     "squared": (0, 0, 0, 0),
+    "phase": (0, 0, 0, 0),
 }
 
 
@@ -252,6 +261,7 @@ def test_the_generators_terms_by_hand() -> None:
     expected = {
         "pixel": 0.25,
         "squared": 0.0625,
+        "phase": 0.0,  # nothing repeats
         "gradient_branch": 2.0,  # (1 + 3) / 2
         "gradient_pixel": (24 * 0.25 + 4 * 0.25 * 2**0.5) / 64,
         "lpips": 0.5,  # 0.5 - 2 x 0.25 + 0.5

@@ -45,6 +45,19 @@ def test_squared_distance_of_images() -> None:
     assert terms.squared_loss(a, b).item() == (0.25 + 0 + 1 + 0.5625) / 4
 
 
+def test_the_phase_loss_sees_grids_alone() -> None:
+    torch.manual_seed(0)
+    hr = torch.rand(2, 3, 64, 64)
+    tile = torch.zeros(4, 4)
+    tile[1, 2] = 1.0  # 15/16 there and 1/16 at the fifteen others, from the mean
+    grid = tile.repeat(16, 16)
+    assert terms.phase_loss(hr, hr).item() == 0
+    assert terms.phase_loss(hr + 0.5, hr).item() == pytest.approx(0, abs=1e-6)
+    assert terms.phase_loss(hr + grid, hr).item() == pytest.approx(30 / 16 / 16, rel=1e-5)
+    noise = terms.phase_loss(hr + 0.1 * torch.randn_like(hr), hr).item()
+    assert noise < 0.1 / 8  # the mean of 64 values
+
+
 def test_adversarial_loss() -> None:
     image = torch.tensor([[[[1.0, 2.0]]], [[[3.0, -4.0]]]])  # mean 0.5
     pixels = torch.tensor([[[[-3.0]]], [[[1.0]]]])  # mean -1
@@ -168,6 +181,7 @@ def all_terms(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
     return {
         "pixel": terms.pixel_loss(fake, real),
         "squared": terms.squared_loss(fake, real),
+        "phase": terms.phase_loss(fake.repeat(1, 1, 2, 2), real.repeat(1, 1, 2, 2)),
         "gradient_pixel": terms.gradient_pixel_loss(fake, real),
         "gradient_branch": terms.gradient_branch_loss(fake, real),
         "adversarial": terms.adversarial_loss(Judgement(fake, fake, ())),

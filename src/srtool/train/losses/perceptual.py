@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from srtool.assets import asset_named, asset_path
 from srtool.errors import DataError, UsageError
+from srtool.train.losses.backbones import CONVOLUTIONS, backbone_from_file
 
 LPIPS_MIN_SIDE = 31  # pixels: less leaves nothing of AlexNet's second pooling
 VGG_MIN_SIDE = 16  # pixels: less leaves nothing of VGG19's fourth pooling
 
-_ALEXNET_CONVOLUTIONS = (0, 3, 6, 8, 10)
 _VGG_LAYERS = 35  # up to conv5_4, its activation left out
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
@@ -90,29 +90,30 @@ def vgg_loss() -> VggLoss:
     return VggLoss(load_vgg(asset_path("vgg19")))
 
 
-def load_lpips(path: str | Path) -> nn.Module:
-    """LPIPS version 0.1 on the AlexNet of a torchvision state dict (.pth), in eval mode.
+def load_lpips(path: str | Path, net: Literal["alex", "vgg"] = "alex") -> nn.Module:
+    """LPIPS version 0.1 on the AlexNet or VGG16 of a file that `backbones` reads, in eval mode.
 
     The lpips package ships the linear weights; nothing is downloaded. Raises DataError where the
-    file is missing or no such state dict, UsageError where the package cannot be imported.
+    file is missing or holds no such network, UsageError where the package cannot be imported.
     """
+    asset = {"alex": "alexnet", "vgg": "vgg16"}[net]
     try:
         import lpips
     except (ImportError, RuntimeError) as error:
         raise _not_installed("lpips", error) from None
-    needed = [f"features.{n}.{part}" for n in _ALEXNET_CONVOLUTIONS for part in ("weight", "bias")]
-    state = _backbone(path, "alexnet", needed)
+    needed = [f"features.{n}.{part}" for n in CONVOLUTIONS[asset] for part in ("weight", "bias")]
+    state = _backbone(path, asset, needed)
     with warnings.catch_warnings():
         # lpips asks torchvision for an untrained network in a way that is deprecated
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
-        model: nn.Module = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+        model: nn.Module = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     backbone: Any = model.net
     # slice2.3.weight in lpips is features.3.weight in torchvision
     names = {name: f"features.{name.partition('.')[2]}" for name in backbone.state_dict()}
     try:
-        backbone.load_state_dict({ours: state[theirs] for ours, theirs in names.items()})
+        backbone.load_state_dict({ours: state[theirs].float() for ours, theirs in names.items()})
     except RuntimeError as error:
-        raise _another_file(path, "alexnet", error) from None
+        raise _another_file(path, asset, error) from None
     return model.eval()
 
 
@@ -152,7 +153,7 @@ def _check(sr: Tensor, hr: Tensor, side: int, name: str) -> None:
 def _backbone(path: str | Path, asset: str, needed: list[str]) -> dict[str, Tensor]:
     """Read a state dict that must hold some tensors; DataError where it does not."""
     try:
-        state = torch.load(str(path), map_location="cpu", weights_only=True)
+        state = backbone_from_file(Path(path), asset)
     except Exception as error:  # an unpickler fails in every way there is
         raise _another_file(path, asset, type(error).__name__) from None
     held = state if isinstance(state, dict) else {}
@@ -163,7 +164,7 @@ def _backbone(path: str | Path, asset: str, needed: list[str]) -> dict[str, Tens
 
 
 def _another_file(path: str | Path, asset: str, reason: object) -> DataError:
-    network = {"alexnet": "AlexNet", "vgg19": "VGG19"}[asset]
+    network = {"alexnet": "AlexNet", "vgg16": "VGG16", "vgg19": "VGG19"}[asset]
     return DataError(
         f"{path}: is not torchvision's {network} ({' '.join(str(reason).split())[:80]}); expected "
         f"{asset_named(asset).file}, which `srtool assets fetch {asset}` downloads"

@@ -51,10 +51,11 @@ def phase_loss(sr: Tensor, hr: Tensor) -> Tensor:
     The error is averaged over windows of 8x8 blocks of SCALE x SCALE pixels, each place within a
     block by itself; the mean absolute deviation of the SCALE^2 averages from their own mean is 0
     for errors that know nothing of the blocks, and grows with the grid that a pixel shuffle
-    leaves. sr, hr: (N, C, H, W), sides of at least 8 blocks.
+    leaves. sr, hr: (N, C, H, W), whole blocks; smaller images are one window.
     """
     error = F.pixel_unshuffle(sr.float() - hr.float(), SCALE)
-    places = F.avg_pool2d(error, 8, stride=4).unflatten(1, (-1, SCALE**2))
+    window = min(8, *error.shape[2:])
+    places = F.avg_pool2d(error, window, stride=4).unflatten(1, (-1, SCALE**2))
     return (places - places.mean(2, keepdim=True)).abs().mean()
 
 
