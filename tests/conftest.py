@@ -104,7 +104,16 @@ def tiny_recipe(tiny_config: GeneratorConfig) -> Recipe:
     """Six steps with `tiny_config`, the average of the weights included."""
     from srtool.train.recipe import PretrainStage, Recipe
 
-    stage = PretrainStage(steps=6, batch=2, patch=16, learning_rate=1e-3, halve_every=2, ema=0.9)
+    stage = PretrainStage(
+        steps=6,
+        batch=2,
+        patch=16,
+        learning_rate=1e-3,
+        decay="halving",
+        halve_every=2,
+        ema=0.9,
+        augment=None,
+    )
     return Recipe(generator=tiny_config, stage1=stage)
 
 

@@ -20,9 +20,11 @@ from srtool.train.discriminators import (
 FREE = {"first", "image_logits", "pixel_logits", "logits"}
 
 
-def small(kind: Any = "unet", spectral_norm: bool = True, seed: int = 0) -> Discriminator:
+def small(
+    kind: Any = "unet", spectral_norm: bool = True, seed: int = 0, image_output: Any = "one"
+) -> Discriminator:
     torch.manual_seed(seed)
-    return Discriminator(DiscriminatorConfig(kind, 2, spectral_norm))
+    return Discriminator(DiscriminatorConfig(kind, 2, spectral_norm, image_output))
 
 
 def small_of_gradients(spectral_norm: bool = True, seed: int = 0) -> GradientDiscriminator:
@@ -52,7 +54,7 @@ DECODER = [(8, 16), (4, 32), (2, 64), (1, 128)]
 @pytest.mark.parametrize(("kind", "features"), [("unet", ENCODER + DECODER), ("encoder", ENCODER)])
 def test_sizes_of_a_128_patch(kind: Any, features: list[tuple[int, int]]) -> None:
     judged = small(kind)(torch.rand(3, 3, 128, 128))
-    assert judged.image.shape == (3, 1, 8, 8)
+    assert judged.image.shape == (3, 1, 1, 1)
     if kind == "unet":
         assert judged.pixels.shape == (3, 1, 128, 128)
     else:
@@ -69,7 +71,8 @@ def test_sizes_of_the_gradient_discriminator_at_128() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (48, 32)])
 def test_other_sizes(size: tuple[int, int]) -> None:
     height, width = size
-    judged = small()(torch.rand(1, 3, *size))
+    assert small()(torch.rand(1, 3, *size)).image.shape == (1, 1, 1, 1)
+    judged = small(image_output="patches")(torch.rand(1, 3, *size))
     assert judged.image.shape == (1, 1, height // 16, width // 16)
     assert judged.pixels is not None
     assert judged.pixels.shape == (1, 1, height, width)
@@ -96,7 +99,8 @@ def test_features_below_one_are_refused(config: Any) -> None:
 def test_configs_survive_plain_values() -> None:
     image = DiscriminatorConfig("encoder", 3, False)
     gradient = GradientDiscriminatorConfig(3, False)
-    assert image.as_dict() == {"kind": "encoder", "features": 3, "spectral_norm": False}
+    sizes = {"kind": "encoder", "features": 3, "spectral_norm": False, "image_output": "one"}
+    assert image.as_dict() == sizes
     assert gradient.as_dict() == {"features": 3, "spectral_norm": False}
     assert DiscriminatorConfig(**image.as_dict()) == image
     assert GradientDiscriminatorConfig(**gradient.as_dict()) == gradient
@@ -120,9 +124,13 @@ def test_each_decoder_block_joins_the_encoder_feature_of_its_size() -> None:
 def test_features_are_those_that_the_logits_are_made_of() -> None:
     discriminator = small()
     judged = discriminator(torch.rand(1, 3, 32, 32))
-    assert torch.equal(judged.image, discriminator.image_logits(judged.features[4]))
+    mean = judged.features[4].mean((2, 3), keepdim=True)
+    assert torch.equal(judged.image, discriminator.image_logits(mean))
+    patches = small(image_output="patches")
+    judged = patches(torch.rand(1, 3, 32, 32))
+    assert torch.equal(judged.image, patches.image_logits(judged.features[4]))
     assert judged.pixels is not None
-    assert torch.equal(judged.pixels, discriminator.pixel_logits(judged.features[8]))
+    assert torch.equal(judged.pixels, patches.pixel_logits(judged.features[8]))
 
 
 def test_the_plain_encoder_is_the_encoder_of_the_unet() -> None:

@@ -32,11 +32,14 @@ class DiscriminatorConfig:
     kind: "unet", or "encoder" for the same encoder without a decoder (the paper's ablation).
     features: channels at full resolution; they double with each halving, up to 8 times.
     spectral_norm: divide each inner weight by its largest singular value.
+    image_output: "one" logit for an image, as in U-Net GAN (our reading of the paper), or one for
+        each of its "patches" of 16x16 pixels.
     """
 
     kind: Literal["unet", "encoder"] = "unet"
     features: int = 64
     spectral_norm: bool = True
+    image_output: Literal["one", "patches"] = "one"
 
     def __post_init__(self) -> None:
         _check_features(self.features)
@@ -62,8 +65,9 @@ class GradientDiscriminatorConfig:
 class Judgement(NamedTuple):
     """What D_U says of images, as logits (positive: real).
 
-    image: (N, 1, H / 16, W / 16), of the encoder. pixels: (N, 1, H, W), of the decoder; None
-    for the plain encoder. features: the output of every block, from first to last.
+    image: (N, 1, 1, 1) or, of patches, (N, 1, H / 16, W / 16), of the encoder. pixels:
+    (N, 1, H, W), of the decoder; None for the plain encoder. features: the output of every block,
+    from first to last.
     """
 
     image: Tensor
@@ -111,9 +115,10 @@ class DecoderBlock(nn.Module):
 class Discriminator(nn.Module):
     """D_U: judges images as a whole (encoder) and, for kind "unet", pixel by pixel (decoder).
 
-    Input: (N, 3, H, W) RGB, nominally 0..1, H and W multiples of 16. A 128x128 image gets 8x8
-    image logits and 128x128 pixel logits. Source: the paper's U-Net discriminator, after
-    Schönfeld et al., "A U-Net based discriminator for generative adversarial networks" (2020).
+    Input: (N, 3, H, W) RGB, nominally 0..1, H and W multiples of 16. A 128x128 image gets one
+    image logit, of the mean over its 8x8 features, and 128x128 pixel logits. Source: the paper's
+    U-Net discriminator, after Schönfeld et al., "A U-Net based discriminator for generative
+    adversarial networks" (2020).
     """
 
     def __init__(self, config: DiscriminatorConfig) -> None:
@@ -123,7 +128,8 @@ class Discriminator(nn.Module):
         self.first = nn.Conv2d(3, widths[0], 3, padding=1)
         pairs = list(pairwise(widths))
         self.encoder = nn.ModuleList(EncoderBlock(low, high) for low, high in pairs)
-        self.image_logits = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        side = 3 if config.image_output == "patches" else 1
+        self.image_logits = nn.Conv2d(widths[-1], 1, side, padding=side // 2)
         if config.kind == "unet":
             self.decoder = nn.ModuleList(
                 DecoderBlock(high, low, low) for low, high in reversed(pairs)
@@ -135,7 +141,10 @@ class Discriminator(nn.Module):
         features = [_leaky(self.first(x))]
         for block in self.encoder:
             features.append(block(features[-1]))
-        logits: Tensor = self.image_logits(features[-1])
+        bottom = features[-1]
+        if self.config.image_output == "one":
+            bottom = bottom.mean((2, 3), keepdim=True)
+        logits: Tensor = self.image_logits(bottom)
         if self.config.kind == "encoder":
             return Judgement(logits, None, tuple(features))
         skips = features[-2::-1]

@@ -255,8 +255,8 @@ def patches_of(training: Training, data: Path) -> Patches:
     """The data of a stage. Stages draw from different random streams."""
     stage, seed = training.stage, training.recipe.seed
     if isinstance(stage, AdversarialStage):
-        return Patches(data, stage.patch, stage.batch, seed + 2**63, stage.augment)
-    return Patches(data, stage.patch, stage.batch, seed)
+        seed += 2**63
+    return Patches(data, stage.patch, stage.batch, seed, stage.augment)
 
 
 def _score(found: Validation, stage: str) -> float:

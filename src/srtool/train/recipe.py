@@ -25,11 +25,11 @@ class Strict(BaseModel):
 class PretrainStage(Strict):
     """Stage 1: L1 pre-training. Defaults are the paper's."""
 
-    steps: int = Field(55_000, gt=0, description="optimiser steps")
+    steps: int = Field(500_000, gt=0, description="optimiser steps")
     batch: int = Field(16, gt=0, description="patches a step, over all processes")
     patch: int = Field(128, ge=8, multiple_of=4, description="side of the HR patch, pixels")
     learning_rate: float = Field(2e-4, gt=0)
-    decay: Literal["halving", "cosine"] = Field("halving", description="cosine: over all steps")
+    decay: Literal["halving", "cosine"] = Field("cosine", description="cosine: over all steps")
     ramp: int = Field(0, ge=0, description="first steps, in which the learning rate rises from 0")
     halve_every: int = Field(5_000, gt=0, description="steps between halvings")
     learning_rate_floor: float = Field(1e-7, ge=0)
@@ -37,6 +37,7 @@ class PretrainStage(Strict):
     eps: float = Field(1e-8, gt=0)
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights")
     gradient_branch: Weight = Field(0.0, description="weight of L_GBpix beside L1; the paper: 0")
+    augment: Mixture | None = Mixture()
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step (1-based)."""
@@ -173,11 +174,12 @@ class Recipe(Strict):
                     f"{name} is set, but the generator has no taps and so no gradient branch; "
                     "set it to 0"
                 )
-        if self.stage2 and self.stage2.augment and self.generator.head == "plain":
-            raise ValueError(
-                "stage2.augment mixes pixels of LR and HR, which a plain head cannot take; set it "
-                "to null, or generator.head to unshuffle"
-            )
+        for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
+            if stage and stage.augment and self.generator.head == "plain":
+                raise ValueError(
+                    f"{name}.augment mixes pixels of LR and HR, which a plain head cannot take; "
+                    "set it to null, or generator.head to unshuffle"
+                )
         return self
 
 

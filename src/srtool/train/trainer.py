@@ -166,7 +166,7 @@ class Training:
             output: GeneratorOutput = self.wrapped["generator"](lr)
             made.append(output.image.detach().float())
             terms = generator_terms(
-                output, hr, self.weights, rivals, self.perceptual, shift, self._batch_mean
+                output, hr, self.weights, rivals, self.perceptual, self._batch_mean, shift
             )
             weighted = [getattr(self.weights, name) * term for name, term in terms.items()]
             return {**terms, "total": torch.stack(weighted).sum()}

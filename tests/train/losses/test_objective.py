@@ -125,10 +125,12 @@ def test_the_generator_step_teaches_the_generator_alone() -> None:
 
 def test_lpips_may_look_at_shifted_crops() -> None:
     output, hr = images()
-    seen = Observed(lambda a, b: (a - b).mean())
-    generator_terms(output, hr, only(lpips=1), Discriminators(), {"lpips": seen}, (1, 3))
-    for given, whole in zip(seen.inputs[0], (output.image, hr), strict=True):
-        assert torch.equal(given, whole[:, :, 1:-3, 3:-1])
+    distance = Observed(lambda a, b: (a - 2 * b).mean())
+    given = {"lpips": distance}
+    found = generator_terms(output, hr, only(lpips=1), Discriminators(), given, shift=(1, 3))
+    sr, hr = (image[:, :, 1:-3, 3:-1] for image in (output.image, hr))
+    assert torch.equal(distance.inputs[0], sr)
+    assert torch.equal(found["lpips"], (sr - 2 * hr).mean())
 
 
 # How often D_U, D_GM, LPIPS and VGG are asked, for each weight on its own.

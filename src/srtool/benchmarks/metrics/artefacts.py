@@ -9,7 +9,8 @@ Array = NDArray[np.float64]
 
 WINDOW = 64  # pixels
 FLAT_WINDOW = 8  # pixels
-FLAT = 1.5  # levels: the most that HR may deviate in a flat window
+FLAT = 0.1  # the share of HR's windows that counts as flat: those that deviate least
+_ROUNDING = 1 / 12  # levels squared: the variance that rounding adds
 _NEAR = range(2, 6)  # bins between a frequency of the grid and its surroundings
 
 
@@ -42,11 +43,11 @@ def _at_periods(luma: Array) -> float:
 
 
 def weave(sr: Array, hr: Array) -> float:
-    """How far SR deviates from its own mean where HR is flat: the root mean square over windows of
-    FLAT_WINDOW pixels in which HR deviates by less than FLAT, in levels. (H, W) luma; NaN where HR
-    has no flat window."""
+    """How far SR deviates where HR is flattest, as against HR: 1 where it is as in HR, more where
+    a weave or noise shows, less where texture was lost. Root mean squares of the deviations in
+    windows of FLAT_WINDOW pixels. (H, W) luma, sides of at least FLAT_WINDOW."""
     height, width = (side - side % FLAT_WINDOW for side in hr.shape)
     shape = (height // FLAT_WINDOW, FLAT_WINDOW, width // FLAT_WINDOW, FLAT_WINDOW)
-    of_sr, of_hr = (image[:height, :width].reshape(shape).std((1, 3)) for image in (sr, hr))
-    flat = of_hr < FLAT
-    return float(np.sqrt(np.mean(of_sr[flat] ** 2))) if flat.any() else float("nan")
+    of_sr, of_hr = (image[:height, :width].reshape(shape).var((1, 3)) for image in (sr, hr))
+    flat = of_hr <= np.quantile(of_hr, FLAT)
+    return float(np.sqrt((of_sr[flat].mean() + _ROUNDING) / (of_hr[flat].mean() + _ROUNDING)))

@@ -64,8 +64,8 @@ def generator_terms(
     weights: LossWeights,
     discriminators: Discriminators,
     perceptual: Mapping[str, nn.Module],
-    shift: tuple[int, int] | None = None,
     batch_mean: losses.BatchMean = losses.mean_of,
+    shift: tuple[int, int] | None = None,
 ) -> Terms:
     """The terms of L_G whose weight is not 0, unweighted, by the names of LossWeights.
 
