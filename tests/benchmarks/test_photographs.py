@@ -1,8 +1,8 @@
 """The metrics on the free photographs of samples/: figures in tests/fixtures/photographs.json.
 
-They are of the code that met the references of Set5 and Set14, which may not be shipped, and hold it
-to them in every checkout. `python tests/benchmarks/test_photographs.py` writes the file anew: do so
-only where the tests of those references, which need ../shared, pass.
+They are of the code that met the references of Set5 and Set14, which may not be shipped, and hold
+it to them in every checkout. `python tests/benchmarks/test_photographs.py` writes the file anew: do
+so only where the tests of those references, which need ../shared, pass.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from srtool.images.reading import read_rgb
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "src" / "srtool" / "samples"
 FIGURES = ROOT / "tests" / "fixtures" / "photographs.json"
+Upscale = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 NAMES = ("astronaut", "chelsea", "coffee", "rocket")  # licences: samples/README.md
 
 
@@ -43,7 +44,7 @@ def bicubic_float(hr: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.floor(imresize(lr, 4, "mirror") + 0.5).clip(0, 255).astype(np.uint8)
 
 
-def scores(name: str, upscale: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> dict[str, float]:
+def scores(name: str, upscale: Upscale) -> dict[str, float]:
     hr = photograph(name)
     a, b = luma(upscale(hr))[4:-4, 4:-4], luma(hr)[4:-4, 4:-4]
     return {"psnr": psnr(a, b), "ssim": ssim(a, b), "ssim_wang": ssim_wang(a, b)}
