@@ -213,7 +213,6 @@ def test_what_each_library_builds() -> None:
         ),
         (RTX, "sm75,sm89", machine(), {}, ["sm75 and sm89", "one for each"]),
         (TRT, "portable", machine(ADA, TRT), {}, ["--gpu", "the machine that it runs on"]),
-        (RTX, "sm89", machine(), {"platform": "windows"}, ["--platform windows", "10.3"]),
         (
             Library("tensorrt", "10.2.0"),
             "local",

@@ -88,6 +88,7 @@ GENERATIONS = (
         flavour="tensorrt-rtx",
         first=(1,),
         before=(2,),
+        platforms=(1, 4),
         timing_cache=False,  # passing one makes it ask for a GPU
         cross_builds=True,
         version_flags=(),
@@ -221,7 +222,7 @@ def _check_platform(generation: Generation, library: Library, platform: str, her
     if generation.platforms is None or _numbers(library.version) < generation.platforms:
         raise UsageError(
             f"--platform {platform}: {name} builds for the platform that it runs on; TensorRT 10.3 "
-            "and newer build for Windows on Linux"
+            "and newer and TensorRT-RTX build for Windows on Linux"
         )
     if not here.platform.startswith("linux x86_64"):
         raise UsageError(

@@ -197,7 +197,8 @@ def unrunnable(plan: PlanFacts, here: Machine) -> str | None:
     if not _serves(plan, here.compute):
         made = " and ".join(plan.compute)
         return f"it is for compute capability {made}, and the {here.gpu} has {here.compute}"
-    if plan.recipe.flavour == "tensorrt" and plan.platform != here.platform:
+    bound = plan.recipe.flavour == "tensorrt" or plan.recipe.platform
+    if bound and plan.platform != here.platform:
         return f"it is for {plan.platform}, and this is {here.platform}"
     if library is None:
         return f"{name} is not installed; {INSTALL[plan.recipe.flavour]}"
