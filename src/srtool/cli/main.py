@@ -32,6 +32,7 @@ from srtool.cli.models import models
 from srtool.cli.report import report
 from srtool.cli.serve import serve
 from srtool.cli.train import train_app
+from srtool.cli.triton import triton
 from srtool.errors import ExportError, SrtoolError
 from srtool.version import __version__
 
@@ -49,6 +50,7 @@ app.command()(export)
 app.command()(infer)
 app.command()(models)
 app.command()(serve)
+app.command()(triton)
 app.command()(evaluate)
 app.command()(verify)
 app.command()(report)

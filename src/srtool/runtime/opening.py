@@ -8,11 +8,13 @@ from pathlib import Path
 
 from srtool.errors import EngineError, UsageError
 from srtool.models import engine_path
+from srtool.runtime.backends.kserve import service_at
 from srtool.runtime.backends.torch import Torch
 from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.onnx_files import open_onnx
 from srtool.runtime.plan_files import open_plan
 from srtool.runtime.request import CHECKPOINTS, PLAN, BackendName, PrecisionName, Request
+from srtool.runtime.services import open_service
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ def open_engine(
     EngineError where there is no such engine or it does not run here, CheckpointError where
     weights are none, UsageError where a choice does not fit the file.
     """
+    if service := service_at(path):
+        return open_service(service, backend, precision)
     path = engine_path(path)
     if threads is not None and threads < 1:
         raise UsageError(
