@@ -62,7 +62,7 @@ def test_instructions_are_those_that_networks_use(
     monkeypatch: pytest.MonkeyPatch, text: str, expected: str
 ) -> None:
     monkeypatch.setattr(machine_module, "_text", lambda path: text)
-    assert machine_module._instructions() == tuple(expected.split())
+    assert machine_module.instructions() == tuple(expected.split())
 
 
 def test_the_gpu_and_tensorrt_are_those_that_plans_see(monkeypatch: pytest.MonkeyPatch) -> None:
