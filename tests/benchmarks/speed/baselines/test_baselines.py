@@ -111,6 +111,7 @@ def test_all_that_can_be_compared_are_listed() -> None:
     assert len(set(on_cpu)) == len(on_cpu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "least"),
     [
@@ -189,6 +190,7 @@ def test_float16_computes_the_gradient_map_in_float32(generator_weights: Path) -
     assert (found - expected).abs().max() < 4e-3
 
 
+@pytest.mark.slow
 def test_the_float16_file_takes_and_makes_float32(
     generator_weights: Path, tmp_path: Path, images: NDArray[np.uint8], open_side: Open
 ) -> None:
