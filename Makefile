@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: demo test slow-test docs models results readme gpu-check check format clean
+.PHONY: demo test slow-test torture docs models results readme gpu-check check format clean
 
 ## demo: upscale the sample photographs with the network that ships, show the gain over bicubic
 demo: .venv/demo.stamp
@@ -17,6 +17,10 @@ test: .venv/dev.stamp
 ## slow-test: the tests that take minutes
 slow-test: .venv/dev.stamp
 	$(BIN)/pytest -m slow
+
+## torture: kill, fuzz, fill the disk: half an hour, prints what was lost
+torture: .venv/dev.stamp
+	$(BIN)/python tools/torture.py --minutes 30
 
 ## models: write the networks that ship in the wheel from weights/
 models: .venv/dev.stamp

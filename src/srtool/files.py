@@ -22,7 +22,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends without an
     error, remove it otherwise. The suffix is kept, since image writers choose by it. The
     temporary name starts with `.srtool-`, so that a folder scan can pass over it. What processes
-    left there that died on this machine is removed."""
+    left there that died on this machine is removed. An OSError of the block names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
     name = f".srtool-{_machine()}-{os.getpid()}-{secrets.token_hex(6)}{path.suffix}"
@@ -34,6 +34,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

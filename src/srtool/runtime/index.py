@@ -74,7 +74,8 @@ class Index:
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk costs the index, and `add` said so
+                self._file.close()
             self._file = None
 
 
