@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from srtool.networks.loading import load_network
     from srtool.runtime.engine import Engine
     from srtool.runtime.folder import Event
+    from srtool.runtime.foreign import Foreign
     from srtool.runtime.opening import open_engine
     from srtool.runtime.upscale import upscale, upscale_folder
     from srtool.runtime.upscaling import Options
@@ -46,6 +47,7 @@ __all__ = [
     "EngineError",
     "Event",
     "ExportError",
+    "Foreign",
     "ImageError",
     "Options",
     "SrtoolError",
@@ -64,6 +66,7 @@ __all__ = [
 _HOMES = {
     "Engine": "srtool.runtime.engine",
     "Event": "srtool.runtime.folder",
+    "Foreign": "srtool.runtime.foreign",
     "Options": "srtool.runtime.upscaling",
     "doctor": "srtool.export.tensorrt.doctor",
     "evaluate": "srtool.benchmarks.evaluate",

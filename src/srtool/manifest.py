@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srtool.errors import ChangedFileError, EngineError
 from srtool.files import whole_file
@@ -20,6 +20,7 @@ from srtool.parity import Fidelity
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 Shape = tuple[int, int, int]  # batch, and height and width in LR pixels
 METADATA_KEY = "srtool"
+Side = Annotated[int, Field(ge=1, le=1 << 16)]  # pixels
 
 
 class Strict(BaseModel):
@@ -39,25 +40,38 @@ class ModelFacts(Strict):
     in such tiles and the same image whole, None where they are equal or it was not measured.
     precision "mixed": fp16, but for the modules named in float32_modules. exporter: "dynamo" or
     "torchscript", empty where srtool did not trace it. input_name, output_name: of the tensors.
+    Of files that srtool did not write: input_range, output_range: the value of white, where float32
+    is not in 0..1. output_bgr: the result's channels come in the other order. fixed: the height
+    and width of the only tiles that it takes.
     """
 
-    scale: int
+    scale: Annotated[int, Field(ge=1, le=16)]
     io: Literal["uint8", "float32"]
     precision: Literal["fp32", "fp16", "mixed"]
     architecture: str
-    halo: int
-    multiple_of: int = 1
-    minimum: int = 0
+    halo: Annotated[int, Field(ge=0, le=2048)]
+    multiple_of: Annotated[int, Field(ge=1, le=1024)] = 1
+    minimum: Annotated[int, Field(ge=0, le=4096)] = 0
     square: bool = False
-    tile: int | None = None
+    tile: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     seam: float | None = None
     exporter: Literal["dynamo", "torchscript", ""] = ""
     input_name: str = "image"
     output_name: str = "upscaled"
+    input_range: Literal[1, 255] = 1
+    output_range: Literal[1, 255] = 1
+    output_bgr: bool = False
+    fixed: tuple[Side, Side] | None = None
     weights: str = ""
     weights_sha256: str = ""
     training: dict[str, Any] = {}
     float32_modules: tuple[str, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether pixels go in and come out as they are, in tiles of any size."""
+        ranges = self.input_range == self.output_range == 1
+        return ranges and not self.output_bgr and self.fixed is None
 
 
 class Profile(Strict):

@@ -28,7 +28,8 @@ WritePng = Callable[[Path, NDArray[Any]], Path]
 
 def noise(height: int, width: int, seed: int, channels: int = 3, dtype: Any = np.uint8) -> Any:
     random = np.random.default_rng(seed)
-    return random.integers(0, np.iinfo(dtype).max, (height, width, channels), dtype, endpoint=True)
+    # No pixel is wholly transparent: the colour of such is filled in from its neighbours.
+    return random.integers(1, np.iinfo(dtype).max, (height, width, channels), dtype, endpoint=True)
 
 
 def enlarged(image: NDArray[Any]) -> NDArray[Any]:
@@ -272,7 +273,7 @@ def test_nothing_is_read_or_written_before(
     monkeypatch.setattr(
         module, "this_machine", lambda device=0: replace(made.here, gpu="", compute="")
     )
-    monkeypatch.setattr(pipeline, "read_image", None)
+    monkeypatch.setattr(pipeline, "ImageFile", None)
     out = tmp_path / "out"
     done = cli("infer", jobs[0].source.parent, "--engine", made.path, "-o", out)
     assert isinstance(done.exception, EngineError)

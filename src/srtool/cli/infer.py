@@ -63,6 +63,13 @@ def infer(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the engine (default: all cores).")
     ] = None,
+    range_: Annotated[
+        int | None,
+        typer.Option("--range", help="White in a foreign .onnx file: 1 or 255 (default: tried)."),
+    ] = None,
+    output: Annotated[
+        str, typer.Option(help="Which output of a foreign .onnx file is the image.")
+    ] = "",
     suffix: Annotated[str, typer.Option(help="Added to each file's name.")] = "",
     format: Annotated[
         FormatChoice | None, typer.Option(help="Output format (default: the input's own).")
@@ -94,6 +101,7 @@ def infer(
 ) -> None:
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
     from srtool.runtime import folder as pipeline
+    from srtool.runtime.foreign import Foreign
     from srtool.runtime.index import Index
     from srtool.runtime.inputs import check_writable, jobs_from_inputs
     from srtool.runtime.opening import open_engine
@@ -111,8 +119,16 @@ def infer(
         return
     for note in found.notes:
         console.say(note)
+    if range_ not in (None, 1, 255):
+        raise UsageError(f"{range_}: expected 1 or 255", parameter="range", found=str(range_))
+    told = Foreign(None if range_ is None else 255 if range_ == 255 else 1, output)
     with open_engine(
-        engine, backend.value, precision.value, fallback=fallback, threads=threads
+        engine,
+        backend.value,
+        precision.value,
+        fallback=fallback,
+        threads=threads,
+        foreign=told,
     ) as opened:
         if tile is not None:
             opened.use_tile(tile)
