@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from srtool.export.call import export
     from srtool.export.tensorrt.doctor import doctor
+    from srtool.images.size import Size
     from srtool.networks.loading import load_network
     from srtool.runtime.engine import Engine
     from srtool.runtime.folder import Event
@@ -50,6 +51,7 @@ __all__ = [
     "Foreign",
     "ImageError",
     "Options",
+    "Size",
     "SrtoolError",
     "UsageError",
     "__version__",
@@ -67,6 +69,7 @@ _HOMES = {
     "Engine": "srtool.runtime.engine",
     "Event": "srtool.runtime.folder",
     "Foreign": "srtool.runtime.foreign",
+    "Size": "srtool.images.size",
     "Options": "srtool.runtime.upscaling",
     "doctor": "srtool.export.tensorrt.doctor",
     "evaluate": "srtool.benchmarks.evaluate",

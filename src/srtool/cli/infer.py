@@ -70,6 +70,14 @@ def infer(
     output: Annotated[
         str, typer.Option(help="Which output of a foreign .onnx file is the image.")
     ] = "",
+    scale: Annotated[
+        float | None, typer.Option(help="Sides of the result against the input's: 2, 1.5, 8.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Of the result, in pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="Of the result, in pixels.")] = None,
+    long_side: Annotated[int | None, typer.Option(help="Of the result, in pixels.")] = None,
+    fit: Annotated[str | None, typer.Option(help="WxH: as large as fits into this box.")] = None,
+    megapixels: Annotated[float | None, typer.Option(help="Of the result.")] = None,
     suffix: Annotated[str, typer.Option(help="Added to each file's name.")] = "",
     format: Annotated[
         FormatChoice | None, typer.Option(help="Output format (default: the input's own).")
@@ -100,6 +108,7 @@ def infer(
     ] = False,
 ) -> None:
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
+    from srtool.images.size import Size
     from srtool.runtime import folder as pipeline
     from srtool.runtime.foreign import Foreign
     from srtool.runtime.index import Index
@@ -110,6 +119,8 @@ def infer(
 
     if quiet:
         console.be_quiet(True)
+    asked = (scale, width, height, long_side, _box(fit) if fit else None, megapixels)
+    size = None if all(each is None for each in asked) else Size(*asked)
     part = _shard(shard) if shard else None
     found = jobs_from_inputs(inputs, out, suffix, format.value if format else None, part)
     jobs = found.jobs
@@ -139,7 +150,7 @@ def infer(
             if require_certified:
                 raise EngineError(f"{opened.path}: is not certified: {opened.uncertified_reason}")
             console.complain(f"{opened.path}: is not certified: {opened.uncertified_reason}")
-        options = Options(tile, halo, depth, quality, overwrite, max_pixels)
+        options = Options(tile, halo, depth, quality, overwrite, max_pixels, size)
         summary = pipeline.Summary()
         try:
             with console.InferenceProgress(len(jobs)) as shown:
@@ -160,6 +171,18 @@ def infer(
             console.print_summary(summary, out, opened.path, str(opened.backend), as_json)
     if summary.failed or summary.other:
         raise typer.Exit(1)
+
+
+def _box(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise UsageError(
+            f"{text}: expected WxH, like 1920x1080",
+            parameter="fit",
+            found=text,
+            expected="WxH",
+        )
+    return int(width), int(height)
 
 
 def _shard(text: str) -> Shard:

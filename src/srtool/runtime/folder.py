@@ -21,13 +21,22 @@ from srtool.errors import ImageError, SrtoolError
 from srtool.images.formats import FORMATS
 from srtool.images.picture import Picture
 from srtool.images.reading import ImageFile
+from srtool.images.size import resized
 from srtool.images.writing import STREAMED, RowWriter, Shape, check_writable, write_image
 from srtool.runtime.engine import Engine
 from srtool.runtime.guard import Guard
 from srtool.runtime.index import Entry, Index
 from srtool.runtime.inputs import Job
 from srtool.runtime.origin import Origin
-from srtool.runtime.upscaling import Options, Upscaling, bands_of, upscaled_bands
+from srtool.runtime.upscaling import (
+    Options,
+    RowsOf,
+    Upscaling,
+    bands_of,
+    passes,
+    upscale_picture,
+    upscaled_bands,
+)
 
 MANY = 8  # threads that decode, and that encode, for a GPU
 LARGE = 48_000_000  # bytes of a result; what is larger is made and written in bands of rows
@@ -90,6 +99,7 @@ class _Started:
     upscaling: Upscaling
     guard: Guard
     pixels: int
+    size: tuple[int, int]
 
 
 @dataclass
@@ -246,12 +256,22 @@ class _Run:
         options = self._options
         file = ImageFile(job.source, options.max_pixels)
         try:
-            shape = self._shape(file)
-            check_writable(job.target, replace(shape, has_alpha=False), file.metadata)
-            _check_space(job.target, shape)
+            width, height = self._size(file)
+            final = replace(self._shape(file), width=width, height=height)
+            check_writable(job.target, replace(final, has_alpha=False), file.metadata)
+            _check_space(job.target, final)
             notes = _notes(job, file)
             format = FORMATS[job.target.suffix.lower()]
-            if _bytes(shape) > LARGE and format in STREAMED:
+            shape = self._shape(file)
+            twice = self._passes(file) > 1
+            if twice and _bytes(shape) > 2 * LARGE:
+                raise ImageError(
+                    f"{job.source}: {width}x{height} pixels take more than the network's "
+                    f"{self._engine.facts.scale} times, which is for smaller pictures",
+                    path=job.source,
+                    found=f"{file.width}x{file.height}",
+                )
+            if not twice and _bytes(shape) > LARGE and format in STREAMED:
                 return _Decoded(None, file, notes, time.perf_counter() - start)
             picture = file.read()
             file.close()
@@ -262,8 +282,15 @@ class _Run:
             file.close()
             raise
 
-    def _shape(self, file: ImageFile) -> Shape:
-        """Of the upscaled picture."""
+    def _size(self, file: ImageFile | RowsOf) -> tuple[int, int]:
+        """Width and height of the result."""
+        return self._options.size_of(file.width, file.height, self._engine.facts.scale)
+
+    def _passes(self, file: ImageFile | RowsOf) -> int:
+        return passes(file.width, self._size(file), self._engine.facts.scale)
+
+    def _shape(self, file: ImageFile | RowsOf) -> Shape:
+        """Of what the network makes of it."""
         scale = self._engine.facts.scale
         dtype = np.dtype(np.uint8) if self._options.depth == 8 else file.dtype
         return Shape(file.width * scale, file.height * scale, dtype, file.gray, file.has_alpha)
@@ -279,28 +306,42 @@ class _Run:
             start = time.perf_counter()
             if decoded.file:
                 with decoded.file as file:
-                    self._stream(job, file, guard)
+                    self._stream(job, file, guard, self._size(file))
             elif decoded.picture:
-                upscaling = Upscaling(
-                    decoded.picture, self._engine, self._options, guard, partial(self._on_tile, job)
-                )
-                area = _area(decoded.picture)
-                self._started.append(_Started(job, upscaling, guard, area))
+                self._start_picture(job, decoded.picture, guard)
                 self._computed(start)
         except Exception as error:  # whatever goes wrong with one image, the others get done
             self._fail(job, _of_engine(error, job))
             self._say_of(job, guard)
 
-    def _stream(self, job: Job, file: ImageFile, guard: Guard) -> None:
+    def _start_picture(self, job: Job, picture: Picture, guard: Guard) -> None:
+        source = RowsOf(picture)
+        size, area = self._size(source), _area(picture)
+        on_tile = partial(self._on_tile, job)
+        if self._passes(source) > 1:
+            once = replace(self._options, size=None)
+            picture = upscale_picture(picture, self._engine, once, guard, on_tile)
+            made = RowsOf(picture)
+            streamed = FORMATS[job.target.suffix.lower()] in STREAMED
+            if streamed and _bytes(self._shape(made)) > LARGE:
+                self._stream(job, made, guard, size)
+                return
+        upscaling = Upscaling(picture, self._engine, self._options, guard, on_tile)
+        self._started.append(_Started(job, upscaling, guard, area, size))
+
+    def _stream(
+        self, job: Job, file: ImageFile | RowsOf, guard: Guard, size: tuple[int, int]
+    ) -> None:
         """Upscale and write a large image, band by band."""
         shape = self._shape(file)
         if shape.has_alpha and FORMATS[job.target.suffix.lower()] == "JPEG":
+            assert isinstance(file, ImageFile), "a picture in memory was made opaque"
             _check_opaque(file, job)
             shape = replace(shape, has_alpha=False)
         height = max(band.last - band.first for band in bands_of(file, self._engine, self._options))
         being_made = _bytes(replace(shape, height=height * self._engine.facts.scale))
         behind = max(HELD - being_made, HELD // 8)
-        writer = RowWriter(job.target, shape, file.metadata, self._options.quality, behind)
+        writer = RowWriter(job.target, shape, file.metadata, self._options.quality, behind, size)
         written = self._encoder.submit(_timed, writer.write)
         start = time.perf_counter()
         try:
@@ -319,7 +360,7 @@ class _Run:
             raise
         writer.end()
         area = file.width * file.height
-        self._encoding.append(_Writing(job, written, area, shape.width * shape.height))
+        self._encoding.append(_Writing(job, written, area, size[0] * size[1]))
         self._say_of(job, guard)
 
     def _finish(self, started: _Started) -> None:
@@ -335,9 +376,11 @@ class _Run:
             self._say_of(job, guard)
         self._computed(start)
         written = self._encoder.submit(
-            _timed, lambda: write_image(job.target, upscaled, self._options.quality)
+            _timed,
+            lambda: write_image(job.target, resized(upscaled, started.size), self._options.quality),
         )
-        self._encoding.append(_Writing(job, written, started.pixels, _area(upscaled)))
+        made = started.size[0] * started.size[1]
+        self._encoding.append(_Writing(job, written, started.pixels, made))
 
     def _collect(self) -> None:
         """Wait for the oldest image to be written and count it."""
