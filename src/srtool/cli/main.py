@@ -115,6 +115,11 @@ def main() -> None:
         signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
+    except SystemExit as ended:
+        cause: BaseException | None = ended  # typer turns every KeyboardInterrupt into this
+        while cause is not None and not isinstance(cause, _Terminated):
+            cause = cause.__context__
+        sys.exit(143 if cause is not None else ended.code)
     except SrtoolError as error:
         console.complain(f"srtool: {line_of(error)}")
         sys.exit(1 if isinstance(error, ExportError) else 2)

@@ -199,9 +199,10 @@ def training_progress() -> Iterator[Callable[[Progress], None]]:
     bar = Bar(*columns, console=console)
     tasks: dict[str, TaskID] = {}
     spent = waited = 0.0
+    said = time.monotonic()
 
     def report(done: Progress) -> None:
-        nonlocal spent, waited
+        nonlocal spent, waited, said
         loss = done.losses.get("total", math.nan)  # none while discriminators warm up
         if not tasks:  # nothing is drawn before the first step: bad input is one line
             bar.start()
@@ -210,6 +211,9 @@ def training_progress() -> Iterator[Callable[[Progress], None]]:
                 done.stage, total=done.steps, loss=loss, rate=done.learning_rate
             )
         bar.update(tasks[done.stage], completed=done.step, loss=loss, rate=done.learning_rate)
+        if not console.is_terminal and time.monotonic() - said > LOG_EVERY:
+            said = time.monotonic()
+            console.print(f"{done.stage} step {done.step} of {done.steps}: loss {loss:.4f}")
         spent, waited = spent + done.seconds, waited + done.waited
         if done.validation is None:
             return

@@ -58,7 +58,9 @@ def check_writable(path: Path, shape: Shape, metadata: Metadata) -> None:
     largest = LARGEST_SIDE.get(format)
     if largest is not None and max(shape.width, shape.height) > largest:
         raise ImageError(
-            f"{path}: is {size}, {format} holds at most {largest} a side; write PNG or TIFF instead"
+            f"{path}: is {size}, {format} holds at most {largest} a side",
+            path=path,
+            remedy=_PNG,
         )
     area = LARGEST_AREA.get(format)
     if area is not None and shape.width * shape.height > area:
@@ -71,7 +73,9 @@ def check_writable(path: Path, shape: Shape, metadata: Metadata) -> None:
         )
     if metadata.signal is not None and metadata.signal.hdr and format != "PNG":
         raise ImageError(
-            f"{path}: is HDR ({metadata.signal.hdr}), which is kept in PNG only; write PNG instead"
+            f"{path}: is HDR ({metadata.signal.hdr}), which is kept in PNG only",
+            path=path,
+            remedy=_PNG,
         )
 
 
