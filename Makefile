@@ -94,5 +94,5 @@ $(BIN)/python:
 	@touch $@
 
 .venv/dev.stamp: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable ".[cpu,train,export,bench,baselines,rtx,serve,triton,docs,dev]"
+	$(BIN)/pip install --quiet --editable ".[cpu,train,export,bench,baselines,rtx,serve,cloud,ray,triton,docs,dev]"
 	@touch $@ .venv/demo.stamp

@@ -12,7 +12,7 @@ import typer
 from srtool.cli import progress as console
 from srtool.cli.choices import BackendChoice, RunPrecisionChoice
 from srtool.cli.models import names_from
-from srtool.errors import EngineError, UsageError
+from srtool.errors import UsageError
 
 if TYPE_CHECKING:
     from srtool.runtime.index import Index, Shard
@@ -28,7 +28,9 @@ class FormatChoice(str, Enum):
 
 
 def infer(
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders or patterns.")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="Files, folders or patterns; or a URL such as s3://b/in.")
+    ],
     engine: Annotated[
         str | None,
         typer.Option(
@@ -38,8 +40,8 @@ def infer(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="Output folder, or file for a single input.")
-    ] = Path("upscaled"),
+        str, typer.Option("-o", "--out", help="Output folder or URL, or file for a single input.")
+    ] = "upscaled",
     backend: Annotated[BackendChoice, typer.Option()] = BackendChoice.auto,
     precision: Annotated[
         RunPrecisionChoice, typer.Option(help="auto never goes below faithful.")
@@ -96,6 +98,16 @@ def infer(
     status: Annotated[
         bool, typer.Option("--status", help="Only say how many are done, missing and failed.")
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster that works: local, auto or ray://host:port."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Of the cluster (default: as many as it can hold).")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0, help="Of the cluster, also a share of one.")
+    ] = 0.0,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Refuse inputs that claim more pixels.")
     ] = 1 << 28,
@@ -122,7 +134,19 @@ def infer(
     asked = (scale, width, height, long_side, _box(fit) if fit else None, megapixels)
     size = None if all(each is None for each in asked) else Size(*asked)
     part = _shard(shard) if shard else None
-    found = jobs_from_inputs(inputs, out, suffix, format.value if format else None, part)
+    options = Options(tile, halo, depth, quality, overwrite, max_pixels, size)
+    ending = format.value if format else None
+    if cluster or any("://" in text for text in (*inputs, out, engine or "")):
+        from srtool.cli.elsewhere import Task, infer_elsewhere
+        from srtool.cluster.pool import Cluster
+        from srtool.cluster.work import Work
+
+        work = Work(backend.value, precision.value, fallback, threads, options)
+        pool = Cluster(cluster, workers, threads or 1, gpus_per_worker) if cluster else None
+        task = Task(inputs, out, engine, suffix, ending, part, work, pool, require_certified)
+        infer_elsewhere(task, status, as_json)
+        return
+    found = jobs_from_inputs(inputs, Path(out), suffix, ending, part)
     jobs = found.jobs
     index = Index(found.folder, part) if found.folder else None
     if status:
@@ -145,12 +169,7 @@ def infer(
             opened.use_tile(tile)
         check_tile(tile or min(opened.tile), opened.facts.halo if halo is None else halo)
         check_writable(jobs)
-        console.say(f"{opened.path} on {opened.backend} ({opened.reason})")
-        if opened.uncertified_reason:
-            if require_certified:
-                raise EngineError(f"{opened.path}: is not certified: {opened.uncertified_reason}")
-            console.complain(f"{opened.path}: is not certified: {opened.uncertified_reason}")
-        options = Options(tile, halo, depth, quality, overwrite, max_pixels, size)
+        console.introduce(opened, require_certified)
         summary = pipeline.Summary()
         try:
             with console.InferenceProgress(len(jobs)) as shown:
@@ -196,15 +215,11 @@ def _shard(text: str) -> Shard:
 
 def _print_status(jobs: list[Job], index: Index | None) -> None:
     """What lies in the output folder, over all shards."""
-    done = failed = 0
+    done, failures = 0, []
     for job in jobs:
         entry = index.of(job.target) if index else None
         if job.target.is_file() and job.target.stat().st_size:
             done += 1
         elif entry and entry.failed:
-            failed += 1
-            console.say(entry.failed)
-    missing = len(jobs) - done - failed
-    console.answer(f"{done} done, {missing} missing, {failed} failed of {len(jobs)}")
-    if missing or failed:
-        raise typer.Exit(1)
+            failures.append(entry.failed)
+    console.print_status(len(jobs), done, failures)

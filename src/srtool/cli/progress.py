@@ -7,12 +7,15 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from srtool.cli import line_of
+from srtool.errors import EngineError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from srtool.benchmarks.evaluate import Progress as Scored
     from srtool.export.onnx import Written
+    from srtool.runtime.engine import Engine
     from srtool.runtime.folder import Event, Summary
     from srtool.runtime.inputs import Job
     from srtool.train.data.packed import Progress as Packing
@@ -65,7 +69,9 @@ def answer(text: str) -> None:
     print(plain(text), flush=True)  # noqa: T201
 
 
-def print_summary(summary: Summary, out: Path, engine: Path, backend: str, as_json: bool) -> None:
+def print_summary(
+    summary: Summary, out: str | Path, engine: str | Path, backend: str, as_json: bool
+) -> None:
     """The last line of `srtool infer`."""
     if as_json:
         line: dict[str, Any] = {
@@ -91,6 +97,26 @@ def print_summary(summary: Summary, out: Path, engine: Path, backend: str, as_js
     seconds = summary.seconds["total"]
     rate = summary.pixels_in / 1e6 / seconds if seconds else 0.0
     answer(f"{', '.join(parts)} in {seconds:.1f} s ({rate:.3f} LR megapixels/s) -> {out}")
+
+
+def print_status(count: int, done: int, failures: Sequence[str]) -> None:
+    """The answer of --status; ends the command with 1 where not everything is done."""
+    for line in failures:
+        say(line)
+    missing = count - done - len(failures)
+    answer(f"{done} done, {missing} missing, {len(failures)} failed of {count}")
+    if done < count:
+        raise typer.Exit(1)
+
+
+def introduce(engine: Engine, require_certified: bool) -> None:
+    """Say what runs, and whether it is certified; EngineError where it is not and has to be."""
+    say(f"{engine.path} on {engine.backend} ({engine.reason})")
+    if engine.uncertified_reason:
+        line = f"{engine.path}: is not certified: {engine.uncertified_reason}"
+        if require_certified:
+            raise EngineError(line, path=engine.path)
+        complain(line)
 
 
 def print_written(written: list[Written]) -> None:

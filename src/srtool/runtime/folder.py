@@ -128,6 +128,7 @@ def upscale_images(
     so an interrupted run can simply be repeated: what exists is skipped. On an interrupt (Ctrl-C,
     or when the iterator is closed) the images in the encoder are finished first.
 
+    jobs: pulled as they are needed, so that a source may come from elsewhere just before its turn.
     summary: counts along. index: of the output folder; tells results of other engines apart, and
     is kept up to date. on_tile: called with the number of tiles of an image that are done.
     """
@@ -162,7 +163,7 @@ class _Run:
     ) -> None:
         self._engine, self._options, self._summary = engine, options, summary
         self._index, self._on_tile = index, on_tile
-        self._origin = Origin(engine, options)
+        self._origin = Origin(engine.path, engine.facts.weights_sha256, options)
         self._guard = Guard(engine)
         self._events: deque[Event] = deque()
         self._decoding: deque[tuple[Job, Future[_Decoded]]] = deque()
@@ -174,14 +175,16 @@ class _Run:
         threads = min(MANY, os.cpu_count() or 1) if engine.is_deferred else 1
         ahead = threads + 1  # images decoded before their turn, and images waiting to be encoded
         start, busy = time.perf_counter(), engine.busy
-        todo = deque(jobs)
+        todo, is_over = iter(jobs), False
         with ThreadPoolExecutor(threads) as decoder, ThreadPoolExecutor(threads) as encoder:
             self._encoder = encoder
             try:
-                while todo or self._decoding or self._started:
-                    while todo and len(self._decoding) < ahead:
-                        job = todo.popleft()
-                        if self._is_wanted(job):
+                while not is_over or self._decoding or self._started:
+                    while not is_over and len(self._decoding) < ahead:
+                        job = next(todo, None)
+                        if job is None:
+                            is_over = True
+                        elif self._is_wanted(job):
                             self._decoding.append((job, decoder.submit(self._decode, job)))
                         yield from self._drained()
                     if self._decoding:
