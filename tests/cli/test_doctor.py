@@ -16,6 +16,7 @@ from srtool.export.flops import GENERATORS
 from srtool.export.tensorrt.doctor import abilities, advice, estimates, parts
 from srtool.export.tensorrt.gpus import SUPPORT, Target, target_from_text
 from srtool.export.tensorrt.installing import constraints_text, readme_text
+from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
 from srtool.runtime.gpu import plan
 from srtool.runtime.gpu.plan import Library, Machine
 
@@ -138,6 +139,13 @@ def test_both_onnxruntimes(
     _, out, _ = run("doctor", here=Machine())
     command = "pip install --force-reinstall --no-deps onnxruntime-gpu==1.31.1"
     assert (command in out) == said
+
+
+def test_a_provider_that_does_not_load_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = "CUDAExecutionProvider does not load (libcudnn.so.9)"
+    monkeypatch.setattr(OnnxRuntimeGpu, "missing", lambda self: missing)
+    assert missing in run("doctor", here=ADA)[1]
+    assert missing not in run("doctor", here=Machine())[1]
 
 
 def test_the_recipe_is_written(run: Run, tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ def infer(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the engine (default: all cores).")
     ] = None,
+    device: Annotated[
+        int, typer.Option(min=0, help="Number of the GPU among those that are visible.")
+    ] = 0,
     range_: Annotated[
         int | None,
         typer.Option("--range", help="White in a foreign .onnx file: 1 or 255 (default: tried)."),
@@ -163,6 +166,7 @@ def infer(
         precision.value,
         fallback=fallback,
         threads=threads,
+        device=device,
         foreign=told,
     ) as opened:
         if tile is not None:
