@@ -443,7 +443,7 @@ def full_disk(here: Scene) -> dict[str, str]:
         lines = [line for line in ended.err.splitlines() if line]
         rest = here.rest(out) if out.exists() else []
         state = f"exit {ended.code}, {lines[-1][:90] if lines else 'no line'}"
-        if "Traceback" in ended.err or ended.code in (0, -signal.SIGXFSZ) or rest:
+        if "Traceback" in ended.err or ended.code <= 0 or rest:
             state = f"FAULT: {state}; {len(rest)} temporary files"
         found[name] = re.sub(r"/\S*/", "", state)
     return found

@@ -40,7 +40,7 @@ from srtool.runtime.upscaling import (
 
 MANY = 8  # threads that decode, and that encode, for a GPU
 LARGE = 48_000_000  # bytes of a result; what is larger is made and written in bands of rows
-HELD = 104_000_000  # bytes of one that wait for the encoder, or are being made
+HELD = 80_000_000  # bytes of one that wait for the encoder, or are being made
 _SHARE = {"PNG": 0.2, "TIFF": 0.2}  # of the bytes of its samples that a file takes at least
 _SHARE_OF_LOSSY = 0.02
 
