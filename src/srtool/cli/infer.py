@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ import typer
 
 from srtool.cli import progress as console
 from srtool.cli.choices import BackendChoice, RunPrecisionChoice
+from srtool.cli.feeding import PIPE, listed, piped
 from srtool.cli.models import names_from
 from srtool.errors import UsageError
 
@@ -29,8 +30,12 @@ class FormatChoice(str, Enum):
 
 def infer(
     inputs: Annotated[
-        list[str], typer.Argument(help="Files, folders or patterns; or a URL such as s3://b/in.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="Files, folders or patterns, or a URL such as s3://b/in; - is standard input to "
+            "standard output."
+        ),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -83,6 +88,9 @@ def infer(
     long_side: Annotated[int | None, typer.Option(help="Of the result, in pixels.")] = None,
     fit: Annotated[str | None, typer.Option(help="WxH: as large as fits into this box.")] = None,
     megapixels: Annotated[float | None, typer.Option(help="Of the result.")] = None,
+    list_: Annotated[
+        Path | None, typer.Option("--list", help="A file of names, one a line; - is a pipe.")
+    ] = None,
     suffix: Annotated[str, typer.Option(help="Added to each file's name.")] = "",
     format: Annotated[
         FormatChoice | None, typer.Option(help="Output format (default: the input's own).")
@@ -127,7 +135,7 @@ def infer(
     from srtool.runtime import folder as pipeline
     from srtool.runtime.foreign import Foreign
     from srtool.runtime.index import Index
-    from srtool.runtime.inputs import check_writable, jobs_from_inputs
+    from srtool.runtime.inputs import Inputs, Job, check_writable, jobs_from_inputs
     from srtool.runtime.opening import open_engine
     from srtool.runtime.tiling import check_tile
     from srtool.runtime.upscaling import Options
@@ -137,19 +145,28 @@ def infer(
     asked = (scale, width, height, long_side, _box(fit) if fit else None, megapixels)
     size = None if all(each is None for each in asked) else Size(*asked)
     part = _shard(shard) if shard else None
+    named = [*(inputs or ()), *(listed(list_) if list_ else ())]
+    if not named:
+        raise UsageError("nothing is named to upscale; expected files, folders or patterns")
     options = Options(tile, halo, depth, quality, overwrite, max_pixels, size)
     ending = format.value if format else None
-    if cluster or any("://" in text for text in (*inputs, out, engine or "")):
+    if cluster or any("://" in text for text in (*named, out, engine or "")):
         from srtool.cli.elsewhere import Task, infer_elsewhere
         from srtool.cluster.pool import Cluster
         from srtool.cluster.work import Work
 
         work = Work(backend.value, precision.value, fallback, threads, options)
         pool = Cluster(cluster, workers, threads or 1, gpus_per_worker) if cluster else None
-        task = Task(inputs, out, engine, suffix, ending, part, work, pool, require_certified)
+        task = Task(named, out, engine, suffix, ending, part, work, pool, require_certified)
         infer_elsewhere(task, status, as_json)
         return
-    found = jobs_from_inputs(inputs, Path(out), suffix, ending, part)
+    feeding = ExitStack()
+    if named == [PIPE]:
+        if as_json or status:
+            raise UsageError("the image goes to standard output, which nothing else can use")
+        found = Inputs([Job(*feeding.enter_context(piped(ending)))])
+    else:
+        found = jobs_from_inputs(named, Path(out), suffix, ending, part)
     jobs = found.jobs
     index = Index(found.folder, part) if found.folder else None
     if status:
@@ -160,15 +177,18 @@ def infer(
     if range_ not in (None, 1, 255):
         raise UsageError(f"{range_}: expected 1 or 255", parameter="range", found=str(range_))
     told = Foreign(None if range_ is None else 255 if range_ == 255 else 1, output)
-    with open_engine(
-        engine,
-        backend.value,
-        precision.value,
-        fallback=fallback,
-        threads=threads,
-        device=device,
-        foreign=told,
-    ) as opened:
+    with (
+        feeding,
+        open_engine(
+            engine,
+            backend.value,
+            precision.value,
+            fallback=fallback,
+            threads=threads,
+            device=device,
+            foreign=told,
+        ) as opened,
+    ):
         if tile is not None:
             opened.use_tile(tile)
         check_tile(tile or min(opened.tile), opened.facts.halo if halo is None else halo)
@@ -191,7 +211,8 @@ def infer(
         finally:
             if index:
                 index.close()
-            console.print_summary(summary, out, opened.path, str(opened.backend), as_json)
+            if named != [PIPE]:
+                console.print_summary(summary, out, opened.path, str(opened.backend), as_json)
     if summary.failed or summary.other:
         raise typer.Exit(1)
 
