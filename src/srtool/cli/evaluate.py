@@ -32,8 +32,9 @@ def evaluate(
     engine: Annotated[
         list[str],
         typer.Option(
-            help="An engine file, a folder of upscaled images, bicubic or bicubic-float; "
-            "NAME=PATH names its column. May be repeated."
+            help="An engine file, a folder of upscaled images, bicubic or bicubic-float, or a "
+            "server's model (grpc://HOST:8001/MODEL, http://HOST:8000/MODEL); NAME=PATH "
+            "names its column. May be repeated."
         ),
     ],
     metrics: Annotated[
@@ -94,7 +95,12 @@ def evaluate(
 
 def verify(
     model: Annotated[Path, typer.Argument(help="The weights: .safetensors or .pth.")],
-    engines: Annotated[list[Path], typer.Argument(help=".onnx files exported from them.")],
+    engines: Annotated[
+        list[Path],
+        typer.Argument(
+            help=".onnx files exported from them, or a server's models (grpc://HOST:8001/MODEL)."
+        ),
+    ],
     images: Annotated[
         Path, typer.Option(help="HR images, or a folder with HR/ and optionally LRx4/.")
     ],
