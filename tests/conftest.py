@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from srtool.train.recipe import Recipe
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# A shell has what runs in its background ignore Ctrl-C, and so would every program started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 Complains = Callable[..., AbstractContextManager[None]]
 WritePng = Callable[[Path, NDArray[Any]], Path]
 
