@@ -16,7 +16,7 @@ test: .venv/dev.stamp
 
 ## slow-test: the tests that take minutes
 slow-test: .venv/dev.stamp
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not gpu"
 
 ## torture: kill, fuzz, fill the disk: half an hour, prints what was lost
 torture: .venv/dev.stamp

@@ -75,6 +75,7 @@ def test_no_circle_of_files() -> None:
     assert circles({name: imports_of(path, modules) for name, path in modules.items()}) == []
 
 
+@pytest.mark.slow
 def test_every_arrow_upwards_breaks_the_contract(tmp_path: Path) -> None:
     """An import of training is planted in a function of every file of the runtime: the report
     names each of them; without any there is none."""

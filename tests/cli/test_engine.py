@@ -48,6 +48,7 @@ def engines(compact_export: Path, tmp_path: Path) -> Path:
 # Export
 
 
+@pytest.mark.slow
 def test_a_plan_is_written_beside_the_onnx_files(
     run: Run, nowhere: Machine, compact_weights: Path, hr_images: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_plan_is_written_beside_the_onnx_files(
     assert "new/x4.plan: is up to date, and was not built again" in again.err
 
 
+@pytest.mark.slow
 def test_precisions_of_a_plan(
     run: Run, nowhere: Machine, compact_weights: Path, hr_images: Path
 ) -> None:
@@ -260,6 +262,7 @@ def test_what_is_not_refitted(
     assert [word for word in words if word not in result.complaint] == []
 
 
+@pytest.mark.slow
 def test_refit_with_weights(
     run: Run,
     built: Path,

@@ -27,6 +27,7 @@ def started(process: subprocess.Popen[bytes], count: int) -> list[psutil.Process
     raise AssertionError(f"it ended with {process.returncode}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
 @pytest.mark.parametrize("command", ["evaluate", "bench"])
 def test_nothing_is_left_behind(

@@ -174,6 +174,7 @@ def test_a_file_that_cannot_be_written(full: Sources, tmp_path: Path, complains:
 # srtool report
 
 
+@pytest.mark.slow
 def test_the_command(
     run: Run,
     bench_file: Path,

@@ -154,7 +154,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
 def test_sensors_give_means_and_how_much_memory_grew(nvml: FakeNvml) -> None:
     with Sensors() as sensors:
         assert sensors.watts is None
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while nvml.reads < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
     assert nvml.reads >= 4
