@@ -22,6 +22,7 @@ Open = Callable[..., "Page"]
 
 # asyncio keeps files open beneath the playwright of some Python versions.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
