@@ -174,7 +174,8 @@ def test_on_a_phone(opened: Callable[..., Page]) -> None:
     page = opened(viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     wide = page.evaluate(
-        "[...document.querySelectorAll('.scroll')].filter(b => b.scrollWidth > b.clientWidth).length"
+        "[...document.querySelectorAll('.scroll')]"
+        ".filter(box => box.scrollWidth > box.clientWidth).length"
     )
     assert wide == 0  # each row stands as a list, and no table scrolls sideways
     cell = page.locator("td[data-title^=PSNR]").first
