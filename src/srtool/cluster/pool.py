@@ -107,7 +107,8 @@ def connected(cluster: Cluster) -> Iterator[None]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Below the logger that Ray Data configures itself: a traceback for each worker that dies
+    logging.getLogger("ray.data._internal").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         raise UsageError("this process is connected to a Ray cluster already")
     own: dict[str, Any] = {"include_dashboard": False} if cluster.address == "local" else {}
