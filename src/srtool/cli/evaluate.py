@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from srtool.cli import progress as console
-from srtool.cli.choices import BackendChoice, FormatChoice, RunPrecisionChoice
+from srtool.cli.choices import BackendChoice, FormatChoice, RunPrecisionChoice, shard_from_text
 from srtool.errors import UsageError
 
 
@@ -48,6 +48,13 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for evaluation.json and images.csv; continues what it holds."),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="I/N: only that part of the images, into a folder of its own below --out; the "
+            "same command without it gathers all parts."
+        ),
+    ] = None,
     y_rounding: Annotated[
         YRoundingChoice, typer.Option(help="PSNR and SSIM on whole levels of Y, or unrounded.")
     ] = YRoundingChoice.nearest,
@@ -75,8 +82,14 @@ def evaluate(
     from srtool.cli import tables
 
     names = scores.metrics_from_text(metrics) if metrics is not None else scores.DEFAULT_METRICS
+    if shard and out is None:
+        raise UsageError("--shard: needs --out, the folder that all parts share")
     config = evaluation.Config(
-        names, y_rounding.value, backend=backend.value, precision=precision.value
+        names,
+        y_rounding.value,
+        shard=shard_from_text(shard) if shard else None,
+        backend=backend.value,
+        precision=precision.value,
     )
     try:
         with console.evaluation_progress() as report:

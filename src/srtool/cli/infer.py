@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srtool.cli import progress as console
-from srtool.cli.choices import BackendChoice, RunPrecisionChoice
+from srtool.cli.choices import BackendChoice, RunPrecisionChoice, shard_from_text
 from srtool.cli.feeding import PIPE, listed, piped
 from srtool.cli.models import names_from
 from srtool.errors import UsageError
 
 if TYPE_CHECKING:
-    from srtool.runtime.index import Index, Shard
+    from srtool.runtime.index import Index
     from srtool.runtime.inputs import Job
 
 
@@ -144,7 +144,7 @@ def infer(
         console.be_quiet(True)
     asked = (scale, width, height, long_side, _box(fit) if fit else None, megapixels)
     size = None if all(each is None for each in asked) else Size(*asked)
-    part = _shard(shard) if shard else None
+    part = shard_from_text(shard) if shard else None
     named = [*(inputs or ()), *(listed(list_) if list_ else ())]
     if not named:
         raise UsageError("nothing is named to upscale; expected files, folders or patterns")
@@ -227,15 +227,6 @@ def _box(text: str) -> tuple[int, int]:
             expected="WxH",
         )
     return int(width), int(height)
-
-
-def _shard(text: str) -> Shard:
-    from srtool.runtime.index import Shard
-
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UsageError(f"--shard {text}: expected I/N with I from 1 to N, like 3/8")
-    return Shard(int(number), int(count))
 
 
 def _print_status(jobs: list[Job], index: Index | None) -> None:
