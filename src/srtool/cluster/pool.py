@@ -160,11 +160,18 @@ def batches_of(items: Iterable[Item]) -> list[list[Item]]:
     return batches
 
 
+def rows_of(batches: list[list[Item]]) -> Any:
+    """A Ray data set with a row, and a block, for each batch."""
+    import ray
+
+    rows = [{"items": [asdict(item) for item in batch]} for batch in batches]
+    return ray.data.from_items(rows, override_num_blocks=len(rows))
+
+
 def _through(
     batches: list[list[Item]], shipped: tuple[str, str, Any], work: Work, cluster: Cluster
 ) -> Iterator[tuple[Item, Event]]:
     """What the pool reports; nothing of a batch whose worker died each time."""
-    import ray
     from ray.data import ActorPoolStrategy, DataContext
 
     if not batches:
@@ -173,8 +180,7 @@ def _through(
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
     workers = min(cluster.workers or _workers(cluster), len(batches))
-    rows = [{"items": [asdict(item) for item in batch]} for batch in batches]
-    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+    results = rows_of(batches).map_batches(
         Worker,
         batch_size=1,
         compute=ActorPoolStrategy(size=workers),
