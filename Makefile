@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: demo test slow-test torture docs models results readme gpu-check check format clean
+.PHONY: demo test slow-test triton-environment torture docs models results readme gpu-check check format clean
 
 ## demo: upscale the sample photographs with the network that ships, show the gain over bicubic
 demo: .venv/demo.stamp
@@ -17,6 +17,18 @@ test: .venv/dev.stamp
 ## slow-test: the tests that take minutes
 slow-test: .venv/dev.stamp
 	$(BIN)/pytest -m "slow and not gpu"
+
+# NVIDIA's Triton server in an environment of its own: its Python backend takes no NumPy 2.
+TRITON := .venv/triton
+
+## triton-environment: what the tests of `srtool triton` need; name it to them by SRTOOL_TRITON
+triton-environment: $(TRITON)/made.stamp
+
+$(TRITON)/made.stamp: | $(BIN)/python
+	$(BIN)/python -m venv $(TRITON)
+	$(TRITON)/bin/pip install --quiet "nvidia-pytriton==0.7.0" "numpy<2" --constraint deploy/constraints-triton.txt \
+		onnxruntime openvino "pyvips[binary]" typer rich pydantic filelock
+	@touch $@
 
 ## torture: kill, fuzz, fill the disk: half an hour, prints what was lost
 torture: .venv/dev.stamp
