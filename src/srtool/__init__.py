@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from srtool.images.size import Size
     from srtool.networks.loading import load_network
     from srtool.runtime.engine import Engine
-    from srtool.runtime.folder import Event
+    from srtool.runtime.events import Event
     from srtool.runtime.foreign import Foreign
     from srtool.runtime.opening import open_engine
     from srtool.runtime.upscale import upscale, upscale_folder

@@ -17,7 +17,8 @@ from srtool.images.picture import Picture
 from srtool.images.reading import read_image
 from srtool.images.writing import write_image
 from srtool.runtime import folder as pipeline
-from srtool.runtime.folder import Event, Summary, run
+from srtool.runtime.events import Event, Summary
+from srtool.runtime.folder import run
 from srtool.runtime.inputs import Job
 from srtool.runtime.upscaling import Options, upscale_picture
 

@@ -18,7 +18,8 @@ from srtool.images.reading import read_image
 from srtool.manifest import Manifest, read_manifest, sha256, sidecar, write_manifest
 from srtool.runtime import folder as pipeline
 from srtool.runtime import plan_files as module
-from srtool.runtime.folder import Event, run
+from srtool.runtime.events import Event
+from srtool.runtime.folder import run
 from srtool.runtime.inputs import Job
 from srtool.runtime.opening import open_engine
 from srtool.runtime.upscaling import Options

@@ -19,7 +19,7 @@ from srtool.cluster.run import status_of, upscale_by_many, upscale_stored
 from srtool.cluster.storage import is_url
 from srtool.cluster.work import Work
 from srtool.models import engine_path
-from srtool.runtime.folder import Event, Summary
+from srtool.runtime.events import Event, Summary
 from srtool.runtime.index import Shard
 from srtool.runtime.opening import open_engine
 from srtool.runtime.tiling import check_tile

@@ -133,6 +133,7 @@ def infer(
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
     from srtool.images.size import Size
     from srtool.runtime import folder as pipeline
+    from srtool.runtime.events import Summary
     from srtool.runtime.foreign import Foreign
     from srtool.runtime.index import Index
     from srtool.runtime.inputs import Inputs, Job, check_writable, jobs_from_inputs
@@ -194,7 +195,7 @@ def infer(
         check_tile(tile or min(opened.tile), opened.facts.halo if halo is None else halo)
         check_writable(jobs)
         console.introduce(opened, require_certified)
-        summary = pipeline.Summary()
+        summary = Summary()
         try:
             with console.InferenceProgress(len(jobs)) as shown:
                 events = pipeline.upscale_images(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from srtool.benchmarks.evaluate import Progress as Scored
     from srtool.export.onnx import Written
     from srtool.runtime.engine import Engine
-    from srtool.runtime.folder import Event, Summary
+    from srtool.runtime.events import Event, Summary
     from srtool.runtime.inputs import Job
     from srtool.train.data.packed import Progress as Packing
     from srtool.train.loop import Progress

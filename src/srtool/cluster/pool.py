@@ -23,7 +23,8 @@ from srtool.cluster.staging import Stage, Stages, upscale_staged
 from srtool.cluster.storage import open_folder
 from srtool.cluster.work import Work
 from srtool.errors import EngineError, ImageError, UsageError
-from srtool.runtime.folder import Event, upscale_images
+from srtool.runtime.events import Event
+from srtool.runtime.folder import upscale_images
 from srtool.runtime.inputs import Job
 from srtool.runtime.opening import open_engine
 from srtool.version import __version__

@@ -16,7 +16,7 @@ from srtool.cluster.staging import Stage, Stages, upscale_staged
 from srtool.cluster.work import Work
 from srtool.manifest import read_manifest
 from srtool.runtime.engine import Engine
-from srtool.runtime.folder import Event, Summary
+from srtool.runtime.events import Event, Summary
 from srtool.runtime.index import Entry, Index, Shard
 from srtool.runtime.inputs import Job
 from srtool.runtime.origin import Origin

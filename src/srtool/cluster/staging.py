@@ -19,7 +19,8 @@ from srtool.cluster.storage import Folder
 from srtool.errors import ImageError, StorageError
 from srtool.files import whole_file
 from srtool.runtime.engine import Engine
-from srtool.runtime.folder import Event, Summary, upscale_images
+from srtool.runtime.events import Event, Summary
+from srtool.runtime.folder import upscale_images
 from srtool.runtime.index import Index
 from srtool.runtime.inputs import Job
 from srtool.runtime.upscaling import Options

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -23,7 +19,10 @@ from srtool.images.picture import Picture
 from srtool.images.reading import ImageFile
 from srtool.images.size import resized
 from srtool.images.writing import STREAMED, RowWriter, Shape, check_writable, write_image
+from srtool.runtime.checks import bytes_of, check_opaque, check_space, notes_of, opaque
 from srtool.runtime.engine import Engine
+from srtool.runtime.events import Event, Kind, Summary
+from srtool.runtime.failures import engine_failure, writing_failure
 from srtool.runtime.guard import Guard
 from srtool.runtime.index import Entry, Index
 from srtool.runtime.inputs import Job
@@ -41,44 +40,8 @@ from srtool.runtime.upscaling import (
 MANY = 8  # threads that decode, and that encode, for a GPU
 LARGE = 48_000_000  # bytes of a result; what is larger is made and written in bands of rows
 HELD = 80_000_000  # bytes of one that wait for the encoder, or are being made
-_SHARE = {"PNG": 0.2, "TIFF": 0.2}  # of the bytes of its samples that a file takes at least
-_SHARE_OF_LOSSY = 0.02
 
-Kind = Literal["done", "skipped", "other", "failed", "note"]
 OnTile = Callable[[Job, int, int], None]
-
-
-@dataclass
-class Summary:
-    """What was done. skipped: exist already; other: exist, but made by another engine or with
-    other options. Seconds of decode and encode are spent in threads beside compute, which on a
-    GPU is the time in which it computed; total is wall time. Pixels are LR and HR pixels of the
-    images done."""
-
-    files: int = 0
-    skipped: int = 0
-    other: int = 0
-    failed: int = 0
-    pixels_in: int = 0
-    pixels_out: int = 0
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("decode", "compute", "encode", "total"), 0.0)
-    )
-
-
-@dataclass(frozen=True)
-class Event:
-    """What the caller may tell the user about one job: it was done, was skipped since its result
-    exists, or exists from another engine ("other"), or failed, or there is a note about it.
-    message: one line that names the file. pixels_in, pixels_out: of an image that is done. error:
-    why it failed."""
-
-    job: Job
-    kind: Kind
-    message: str = ""
-    pixels_in: int = 0
-    pixels_out: int = 0
-    error: SrtoolError | None = None
 
 
 @dataclass
@@ -262,24 +225,24 @@ class _Run:
             width, height = self._size(file)
             final = replace(self._shape(file), width=width, height=height)
             check_writable(job.target, replace(final, has_alpha=False), file.metadata)
-            _check_space(job.target, final)
-            notes = _notes(job, file)
+            check_space(job.target, final)
+            notes = notes_of(job, file)
             format = FORMATS[job.target.suffix.lower()]
             shape = self._shape(file)
             twice = self._passes(file) > 1
-            if twice and _bytes(shape) > 2 * LARGE:
+            if twice and bytes_of(shape) > 2 * LARGE:
                 raise ImageError(
                     f"{job.source}: {width}x{height} pixels take more than the network's "
                     f"{self._engine.facts.scale} times, which is for smaller pictures",
                     path=job.source,
                     found=f"{file.width}x{file.height}",
                 )
-            if not twice and _bytes(shape) > LARGE and format in STREAMED:
+            if not twice and bytes_of(shape) > LARGE and format in STREAMED:
                 return _Decoded(None, file, notes, time.perf_counter() - start)
             picture = file.read()
             file.close()
             if format == "JPEG":
-                picture = _opaque(picture, job)
+                picture = opaque(picture, job)
             return _Decoded(picture, None, notes, time.perf_counter() - start)
         except BaseException:
             file.close()
@@ -314,7 +277,7 @@ class _Run:
                 self._start_picture(job, decoded.picture, guard)
                 self._computed(start)
         except Exception as error:  # whatever goes wrong with one image, the others get done
-            self._fail(job, _of_engine(error, job))
+            self._fail(job, engine_failure(error, job))
             self._say_of(job, guard)
 
     def _start_picture(self, job: Job, picture: Picture, guard: Guard) -> None:
@@ -326,7 +289,7 @@ class _Run:
             picture = upscale_picture(picture, self._engine, once, guard, on_tile)
             made = RowsOf(picture)
             streamed = FORMATS[job.target.suffix.lower()] in STREAMED
-            if streamed and _bytes(self._shape(made)) > LARGE:
+            if streamed and bytes_of(self._shape(made)) > LARGE:
                 self._stream(job, made, guard, size)
                 return
         upscaling = Upscaling(picture, self._engine, self._options, guard, on_tile)
@@ -339,10 +302,10 @@ class _Run:
         shape = self._shape(file)
         if shape.has_alpha and FORMATS[job.target.suffix.lower()] == "JPEG":
             assert isinstance(file, ImageFile), "a picture in memory was made opaque"
-            _check_opaque(file, job)
+            check_opaque(file, job)
             shape = replace(shape, has_alpha=False)
         height = max(band.last - band.first for band in bands_of(file, self._engine, self._options))
-        being_made = _bytes(replace(shape, height=height * self._engine.facts.scale))
+        being_made = bytes_of(replace(shape, height=height * self._engine.facts.scale))
         behind = max(HELD - being_made, HELD // 8)
         writer = RowWriter(job.target, shape, file.metadata, self._options.quality, behind, size)
         written = self._encoder.submit(_timed, writer.write)
@@ -373,7 +336,7 @@ class _Run:
         try:
             upscaled = started.upscaling.result()
         except Exception as error:  # see `_start`
-            self._fail(job, _of_engine(error, job))
+            self._fail(job, engine_failure(error, job))
             return
         finally:
             self._say_of(job, guard)
@@ -393,7 +356,7 @@ class _Run:
         try:
             summary.seconds["encode"] += writing.written.result()
         except Exception as error:  # see `_start`
-            self._fail(job, _of_writing(error, job))
+            self._fail(job, writing_failure(error, job))
             return
         summary.files += 1
         summary.pixels_in += writing.pixels_in
@@ -427,95 +390,9 @@ class _Run:
                 self._index.add(entry)
 
 
-def _notes(job: Job, file: ImageFile) -> list[str]:
-    """What is to be known of a file before it is upscaled."""
-    notes = []
-    if file.pages > 1:
-        notes.append(f"{job.source}: has {file.pages} pages; only the first is upscaled")
-    named = FORMATS.get(job.source.suffix.lower())
-    if named and named != file.format and {named, file.format} != {"AVIF", "HEIF"}:
-        notes.append(
-            f"{job.source}: is a {file.format} file by its content; the result is "
-            f"{FORMATS[job.target.suffix.lower()]}, as {job.target.name} says"
-        )
-    return notes
-
-
-def _opaque(picture: Picture, job: Job) -> Picture:
-    """Without alpha, for JPEG; ImageError where there is something to be seen through."""
-    if picture.alpha is None or (picture.alpha == np.iinfo(picture.alpha.dtype).max).all():
-        return replace(picture, alpha=None)
-    height, width = picture.pixels.shape[:2]
-    shape = Shape(width, height, picture.pixels.dtype, picture.gray, has_alpha=True)
-    check_writable(job.target, shape, picture.metadata)
-    raise AssertionError("JPEG holds no alpha")
-
-
-def _check_opaque(file: ImageFile, job: Job) -> None:
-    """The same of a large file, which is read once more for it."""
-    with ImageFile(job.source, file.width * file.height) as again:
-        rows = again.rows()
-        for top in range(0, again.height, 64):
-            stop = min(again.height, top + 64)
-            colours, alpha = rows.read(top, stop)
-            _opaque(Picture(colours, alpha), job)
-
-
-def _check_space(target: Path, shape: Shape) -> None:
-    """ImageError where the disk is surely too full for a result."""
-    share = _SHARE.get(FORMATS[target.suffix.lower()], _SHARE_OF_LOSSY)
-    needed = _bytes(shape) * share
-    if needed < LARGE / 10:
-        return  # writing it tells soon enough
-    with suppress(OSError):
-        free = shutil.disk_usage(target.parent).free
-        if free < needed:
-            raise ImageError(
-                f"{target}: cannot be written, it needs about {needed / 1e6:.0f} MB and "
-                f"{free / 1e6:.0f} MB are free on the disk"
-            )
-
-
-def _bytes(shape: Shape) -> int:
-    channels = (1 if shape.gray else 3) + shape.has_alpha
-    return int(shape.width * shape.height * channels * shape.dtype.itemsize)
-
-
 def _area(picture: Picture) -> int:
     height, width = picture.pixels.shape[:2]
     return int(height * width)
-
-
-def _of_engine(error: Exception, job: Job) -> SrtoolError:
-    """Why an image failed before it was written."""
-    if isinstance(error, SrtoolError | OSError):
-        return _naming(error, job)
-    text = " ".join(str(error).split())[:160] or type(error).__name__
-    message = f"{job.source}: the engine failed on it ({text})"
-    if isinstance(error, MemoryError) or "alloc" in text.lower():
-        message = f"{job.source}: the engine failed on it (not enough memory: {text})"
-        return ImageError(message, path=job.source, remedy={"tile": 128})
-    return ImageError(message, path=job.source)
-
-
-def _of_writing(error: Exception, job: Job) -> SrtoolError:
-    """Why an image could not be written."""
-    if isinstance(error, OSError):
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
-        return ImageError(f"{job.target}: cannot be written ({reason})", path=job.target)
-    if isinstance(error, MemoryError):
-        return ImageError(f"{job.source}: not enough memory to write it", path=job.source)
-    return _naming(error, job)
-
-
-def _naming(error: Exception, job: Job) -> SrtoolError:
-    """The error, with the image named where it is about something else."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if str(job.source) not in text and str(job.target) not in text:
-        text = f"{job.source}: {text}"
-    if not isinstance(error, SrtoolError):
-        return ImageError(text, path=job.source)
-    return ImageError(text, path=error.path or job.source, remedy=error.remedy)
 
 
 def _timed(work: Callable[[], None]) -> float:
