@@ -137,13 +137,13 @@ def export(
     ] = False,
 ) -> None:
     """Write ONNX files, and a TensorRT plan, that compute what the PyTorch network computes."""
-    from srtool.export.tensorrt.choice import (
+    from srtool.export.tensorrt.plans import certifier
+    from srtool.export.tensorrt.recipe import (
         PlanOptions,
         plans_of,
         precision_from_recipe,
         recipe_from_options,
     )
-    from srtool.export.tensorrt.plans import certifier
     from srtool.runtime.gpu.plan import this_machine
 
     options = PlanOptions(
@@ -170,9 +170,12 @@ def export(
         build(model, _named(out or model.with_suffix(".plan"), ".plan"), recipe)
         return
     target = _named(out or model.with_suffix(".onnx"), ".onnx")
+    told: list[str] = []
     chosen = precision_from_recipe(
-        precision.value, recipe, here, timing_cache is not None, force, console.say
+        precision.value, recipe, here, timing_cache is not None, force, told.append
     )
+    for line in told:
+        console.say(f"--precision auto: {line}")
     with needing("export"):
         import onnxscript  # noqa: F401  # torch looks for it late
 

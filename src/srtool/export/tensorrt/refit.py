@@ -55,8 +55,8 @@ def check_refittable(stripped: Path, plan: PlanFacts, here: Machine) -> None:
     """UsageError where a plan has weights, EngineError where it is not for this machine."""
     if not plan.stripped:
         raise UsageError(
-            f"{stripped}: has its weights for good; expected a plan that was built with "
-            "--strip-weights"
+            f"{stripped}: has its weights for good; expected a plan that was built without",
+            path=stripped,
         )
     if reason := unrunnable(plan.model_copy(update={"stripped": False}), here):
         raise EngineError(f"{stripped}: cannot be refitted here: {reason}")
