@@ -35,7 +35,7 @@ class ModelFacts(Strict):
     halo: LR pixels around a tile that its result depends on noticeably. multiple_of, minimum,
     square: what both sides of an input must be; images are continued at the right and bottom by
     their mirror image (the edge not repeated) and the result is cropped. Tiles start at multiples
-    of multiple_of. tile: the largest side of tiles that it was certified with, None for any: where
+    of multiple_of. batch: the only number of images at once, None for any. tile: the largest side of tiles that it was certified with, None for any: where
     every pixel looks at the whole tile, other tiles give another picture; seam: dB between an image
     in such tiles and the same image whole, None where they are equal or it was not measured.
     precision "mixed": fp16, but for the modules named in float32_modules. exporter: "dynamo" or
@@ -53,6 +53,7 @@ class ModelFacts(Strict):
     multiple_of: Annotated[int, Field(ge=1, le=1024)] = 1
     minimum: Annotated[int, Field(ge=0, le=4096)] = 0
     square: bool = False
+    batch: Annotated[int, Field(ge=1, le=1024)] | None = None
     tile: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     seam: float | None = None
     exporter: Literal["dynamo", "torchscript", ""] = ""
