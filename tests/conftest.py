@@ -223,7 +223,8 @@ def compact_export(
     from srtool.networks.loading import load_network
 
     folder = tmp_path_factory.mktemp("export")
-    onnx.export(load_network(compact_weights), folder / "x4.onnx", images=hr_images)
+    config = onnx.ExportConfig(images=hr_images)
+    onnx.export(load_network(compact_weights), folder / "x4.onnx", config)
     return folder
 
 

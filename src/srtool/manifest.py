@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srtool.errors import ChangedFileError, EngineError
-from srtool.files import whole_file
+from srtool.files import settle, whole_file
 from srtool.parity import Fidelity
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
@@ -35,9 +36,10 @@ class ModelFacts(Strict):
     halo: LR pixels around a tile that its result depends on noticeably. multiple_of, minimum,
     square: what both sides of an input must be; images are continued at the right and bottom by
     their mirror image (the edge not repeated) and the result is cropped. Tiles start at multiples
-    of multiple_of. batch: the only number of images at once, None for any. tile: the largest side of tiles that it was certified with, None for any: where
-    every pixel looks at the whole tile, other tiles give another picture; seam: dB between an image
-    in such tiles and the same image whole, None where they are equal or it was not measured.
+    of multiple_of. batch: the only number of images at once, None for any. tile: the largest side
+    of tiles that it was certified with, None for any: where every pixel looks at the whole tile,
+    other tiles give another picture; seam: dB between an image in tiles and the same image whole,
+    None where they are equal or it was not measured.
     precision "mixed": fp16, but for the modules named in float32_modules. exporter: "dynamo" or
     "torchscript", empty where srtool did not trace it. input_name, output_name: of the tensors.
     Of files that srtool did not write: input_range, output_range: the value of white, where float32
@@ -198,8 +200,19 @@ def write_manifest(engine: Path, manifest: Manifest) -> None:
 def read_manifest(engine: Path) -> Manifest | None:
     """The manifest beside an engine, None when there is none.
 
-    EngineError when it cannot be read or describes another file than the engine.
+    EngineError when it cannot be read or describes another file than the engine. While another
+    process puts a set of files in its place, the new set is waited for.
     """
+    settle(engine.parent)
+    try:
+        return _read_manifest(engine)
+    except (ChangedFileError, FileNotFoundError):
+        time.sleep(0.05)  # renaming takes less
+        settle(engine.parent)
+    return _read_manifest(engine)
+
+
+def _read_manifest(engine: Path) -> Manifest | None:
     path = sidecar(engine)
     if not path.is_file():
         return None

@@ -22,9 +22,9 @@ from srtool.export.mixed.graph import (
     model_from_file,
     write_mixed,
 )
+from srtool.export.onnx import weights_of
 from srtool.images.datasets import Image
 from srtool.manifest import Manifest
-from srtool.networks.deployed import deployed_from_network
 from srtool.networks.loading import load_network
 from srtool.networks.network import Network
 from srtool.parity import Fidelity, WorstTile
@@ -104,8 +104,7 @@ def _weights(
     network: Network, model: ModelProto, path: Path, manifest: Manifest
 ) -> dict[str, NDArray[np.float32]]:
     """The network's parameters in float32 by the names that they have in the file."""
-    deployed, _ = deployed_from_network(network, manifest.model.io, "fp32")
-    weights = {name: value.float().numpy() for name, value in deployed.state_dict().items()}
+    weights = weights_of(network)
     named = [item for item in model.graph.initializer if item.name in weights]
     with np.errstate(over="ignore"):  # that may be what is wrong with the file
         same = [

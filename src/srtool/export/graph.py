@@ -53,7 +53,7 @@ class Graph:
             while len(node.input) <= index:
                 node.input.append("")
             node.input[index] = name
-        self.constants[name] = numpy_helper.from_array(np.float32(values), name)
+        self.constants[name] = numpy_helper.from_array(np.asarray(values, np.float32), name)
         self.readers.setdefault(name, []).append(node)
         self.readers[name] = [node]
 
@@ -83,7 +83,7 @@ class Graph:
     def scalar(self, value: float, name: str) -> str:
         """The name of a constant of one float32."""
         name = self.fresh(name)
-        self.constants[name] = numpy_helper.from_array(np.float32(value).reshape(()), name)
+        self.constants[name] = numpy_helper.from_array(np.asarray(value, np.float32), name)
         return name
 
     def finish(self) -> ModelProto:

@@ -119,7 +119,7 @@ def _use_plain_names(graph: Graph) -> None:
 def _inside(graph: Graph, types: dict[str, int]) -> list[NodeProto]:
     """The nodes that become float16, in the order of the graph."""
     layers = [node for node in graph.nodes if _is_layer(graph, node)]
-    after = _reached(layers, lambda node: _next(graph, node))
+    after = _reached(layers, lambda node: _next(graph, types, node))
     before = _reached(layers, lambda node: _previous(graph, node))
     chosen = {id(node) for node in layers} | (after & before)
     return [
@@ -129,6 +129,8 @@ def _inside(graph: Graph, types: dict[str, int]) -> list[NodeProto]:
         and node.op_type not in KEPT
         and not node.op_type.startswith("Random")
         and graph.shared.isdisjoint(set(node.output) - {graph.output})
+        and all(types.get(name) for name in node.input if name)  # inference may not get that far
+        and any(types.get(name) == FLOAT for name in node.input)  # others make float32 of nothing
         and any(types.get(name) == FLOAT for name in node.output)
         and not any(attribute.HasField("g") for attribute in node.attribute)
     ]
@@ -142,17 +144,17 @@ def _is_layer(graph: Graph, node: NodeProto) -> bool:
     return any(value is not None and value.size > 1 for value in values)
 
 
-def _next(graph: Graph, node: NodeProto) -> Iterable[NodeProto]:
-    return [reader for name in node.output for reader in graph.readers.get(name, ())]
+def _next(graph: Graph, types: dict[str, int], node: NodeProto) -> Iterable[NodeProto]:
+    """Who reads its real numbers: sizes lead nowhere."""
+    real = [name for name in node.output if types.get(name) == FLOAT]
+    return [reader for name in real for reader in graph.readers.get(name, ())]
 
 
 def _previous(graph: Graph, node: NodeProto) -> Iterable[NodeProto]:
     return [graph.maker[name] for name in node.input if name in graph.maker]
 
 
-def _reached(
-    start: list[NodeProto], step: Callable[[NodeProto], Iterable[NodeProto]]
-) -> set[int]:
+def _reached(start: list[NodeProto], step: Callable[[NodeProto], Iterable[NodeProto]]) -> set[int]:
     """Nodes, by id, that one or more steps lead to."""
     seen: set[int] = set()
     ahead = [following for node in start for following in step(node)]

@@ -6,7 +6,7 @@ fold, which needs to know the architecture, is `srtool.networks.generator.fold_h
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from srtool.export.graph import FLOAT, Graph
 
 Io = Literal["uint8", "float32"]
+_Operation = tuple[str, list[str], str, dict[str, Any]]
 
 # Our graphs carry colours in units of 1/256: pixel values are whole numbers times a power of two,
 # hence exact in bfloat16 and float16 alike, and an image skip loses nothing in either.
@@ -124,7 +125,9 @@ def change_units(model: ModelProto, unit: float = PIXEL_UNIT) -> None:
     for reader in list(dict.fromkeys(map(id, graph.readers.get(graph.input, ())))):
         node = next(each for each in graph.nodes if id(each) == reader)
         if all(
-            (id(node), index) in skips for index, name in enumerate(node.input) if name == graph.input
+            (id(node), index) in skips
+            for index, name in enumerate(node.input)
+            if name == graph.input
         ):
             continue
         weight = graph.values(node.input[1]) if node.op_type == "Conv" else None
@@ -201,6 +204,8 @@ def with_pixels(model: ModelProto, io: Io, batch: int | None = None) -> ModelPro
     for node in graph.node:
         node.input[:] = [inside.get(name, name) for name in node.input]
         node.output[:] = [inside.get(name, name) for name in node.output]
+    before: list[_Operation]
+    after: list[_Operation]
     if io == "float32":
         before = [("Mul", [image, "pixel.unit"], inside[image], {})]
         after = [("Mul", [inside[upscaled], "pixel.unit.inverse"], upscaled, {})]
@@ -227,7 +232,7 @@ def with_pixels(model: ModelProto, io: Io, batch: int | None = None) -> ModelPro
     graph.node.extend(nodes)
     graph.node.extend(_node(*each) for each in after)
     graph.initializer.extend(
-        numpy_helper.from_array(np.float32(value).reshape(()), name)
+        numpy_helper.from_array(np.asarray(value, np.float32), name)
         for name, value in numbers.items()
     )
     larger = [f"upscaled_{axis}" if axis in ("height", "width") else axis for axis in axes]
@@ -236,7 +241,7 @@ def with_pixels(model: ModelProto, io: Io, batch: int | None = None) -> ModelPro
     return framed
 
 
-def _node(kind: str, inputs: list[str], output: str, attributes: dict[str, object]) -> NodeProto:
+def _node(kind: str, inputs: list[str], output: str, attributes: dict[str, Any]) -> NodeProto:
     return helper.make_node(kind, inputs, [output], f"pixels_{output}", **attributes)
 
 

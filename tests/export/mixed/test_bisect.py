@@ -27,10 +27,9 @@ from srtool.export.mixed.graph import (
     open_model,
     write_mixed,
 )
-from srtool.export.onnx import onnx_from_network
+from srtool.export.onnx import onnx_from_network, weights_of
 from srtool.images.colour import psnr
 from srtool.manifest import ModelFacts, read_manifest
-from srtool.networks.deployed import deployed_from_network
 from srtool.networks.generator import Generator, GeneratorConfig
 from srtool.networks.loading import load_network, save_generator
 from srtool.networks.network import Network
@@ -48,9 +47,8 @@ class Case:
 
     def __init__(self, network: Network, tile: NDArray[np.uint8]) -> None:
         self.network, self.tile = network, tile
-        self.model, _ = onnx_from_network(network, "uint8", "fp16")
-        deployed, _ = deployed_from_network(network, "uint8", "fp32")
-        self.weights = {name: value.numpy() for name, value in deployed.state_dict().items()}
+        self.model = onnx_from_network(network, "uint8", "fp16")
+        self.weights = weights_of(network)
         names = [name for name, _ in network.module.named_modules()]
         self.modules = modules_from_graph(self.model, names)
         self.reference = reference(network, tile)
@@ -285,7 +283,8 @@ def exported(
 ) -> Path:
     """x4.onnx in float16, forced."""
     path = tmp_path_factory.mktemp("forced") / "x4.onnx"
-    onnx_export.export(load_network(overflowing_weights), path, "fp16", "uint8", hr_images, True)
+    config = onnx_export.ExportConfig("fp16", "uint8", hr_images, True)
+    onnx_export.export(load_network(overflowing_weights), path, config)
     return path
 
 
@@ -295,7 +294,7 @@ def test_the_export_refuses_it_and_names_the_next_step(
     path, network = tmp_path / "x4.onnx", load_network(overflowing_weights)
     words = ("x4.onnx", "GPU", "expected 50", "--force", "srtool verify", "--bisect")
     with complains(ExportError, *words):
-        onnx_export.export(network, path, "fp16", "float32", hr_images)
+        onnx_export.export(network, path, onnx_export.ExportConfig("fp16", "float32", hr_images))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -93,11 +93,13 @@ def random_weights(preset: str, folder: Path) -> Path:
 
 
 def _exported(weights: Path, folder: Path, report: Callable[[str], None]) -> Path:
-    from srtool.export.onnx import export
+    from srtool.export.onnx import ExportConfig, export
     from srtool.networks.loading import load_network
 
     report(f"{weights.name}: exporting and certifying")
-    written = export(load_network(weights), folder / f"{weights.stem}.onnx", force=True)
+    written = export(
+        load_network(weights), folder / f"{weights.stem}.onnx", ExportConfig(force=True)
+    )
     return written[-1].path
 
 

@@ -6,21 +6,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.tensorrt.builder import Report, flags_of, plan_from_onnx
 from srtool.export.tensorrt.editions import generation_of
 from srtool.export.tensorrt.recipe import prepared
-from srtool.files import whole_file
+from srtool.files import locked, whole_file
 from srtool.manifest import (
     Manifest,
     ModelFacts,
@@ -270,20 +268,3 @@ def _up_to_date(out: Path, key: str) -> Manifest | None:
     except EngineError:  # one of the two is damaged
         return None
     return manifest if manifest and manifest.plan and manifest.plan.key == key else None
-
-
-@contextmanager
-def locked(out: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-    """Keep other processes from writing a file. The system takes the lock back from a process
-    that dies; the file that stands for it says nothing by being there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.with_name(f".srtool-{out.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another process writes {out}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

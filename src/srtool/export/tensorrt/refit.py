@@ -9,7 +9,8 @@ from typing import Any
 
 from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.tensorrt.builder import last_line
-from srtool.export.tensorrt.plans import Certify, Source, WrittenPlan, key_of, locked, write_plan
+from srtool.export.tensorrt.plans import Certify, Source, WrittenPlan, key_of, write_plan
+from srtool.files import locked
 from srtool.manifest import ModelFacts, PlanFacts, sha256
 from srtool.runtime.gpu.plan import Machine, load_library, log_of, plan_facts, unrunnable
 
