@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from srtool.files import whole_file
+from srtool.files import settle, whole_file, whole_files
 
 
 def test_the_file_appears_only_at_the_end(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def answering(*outputs: NDArray[np.uint8]) -> Engine:
 
 
 def sample(reference: NDArray[np.uint8], hr: NDArray[np.uint8] | None = None) -> Sample:
-    return Sample(gray(0, 10, 10), gray(100) if hr is None else hr, reference)
+    lr = gray(0, reference.shape[0] // 4, reference.shape[1] // 4)
+    return Sample(lr, gray(100) if hr is None else hr, reference)
 
 
 def test_nothing_differs() -> None:
