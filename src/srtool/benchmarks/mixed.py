@@ -57,7 +57,7 @@ def mix(
     """
     model, network = model_from_file(path), load_network(checkpoint)
     weights = _weights(network, model, path, manifest)
-    modules = modules_from_graph(model, [name for name, _ in network.module.named_modules()])
+    modules = modules_from_graph(model, network.module_names)
     target = path.with_name(f"{_plain_stem(path)}.mixed.onnx")
     rounds: list[Bisection] = []
     nodes: frozenset[str] = frozenset()

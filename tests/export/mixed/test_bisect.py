@@ -49,8 +49,7 @@ class Case:
         self.network, self.tile = network, tile
         self.model = onnx_from_network(network, "uint8", "fp16")
         self.weights = weights_of(network)
-        names = [name for name, _ in network.module.named_modules()]
-        self.modules = modules_from_graph(self.model, names)
+        self.modules = modules_from_graph(self.model, network.module_names)
         self.reference = reference(network, tile)
         self.names = [node.name for node in half_nodes(self.model)]
 
@@ -177,7 +176,7 @@ def test_float32_weights_are_the_networks_own(compact: Case) -> None:
     """Not those that float16 had rounded, or made infinite."""
     mixed = compact.mixed(compact.names)
     values = {i.name: onnx.numpy_helper.to_array(i) for i in mixed.graph.initializer}
-    name = "rewritten.body.2.weight"
+    name = "model.body.2.weight"
     assert np.array_equal(values[f"{name}.float32"], compact.weights[name])
     assert not np.array_equal(values[f"{name}.float32"], values[f"{name}.float32"].astype("f2"))
 
@@ -292,16 +291,16 @@ def test_the_export_refuses_it_and_names_the_next_step(
     overflowing_weights: Path, hr_images: Path, tmp_path: Path, complains: Any
 ) -> None:
     path, network = tmp_path / "x4.onnx", load_network(overflowing_weights)
-    words = ("x4.onnx", "GPU", "expected 50", "--force", "srtool verify", "--bisect")
+    words = ("x4.onnx", "GPU", "expected at least 50", "--force", "srtool verify", "--bisect")
     with complains(ExportError, *words):
         onnx_export.export(network, path, onnx_export.ExportConfig("fp16", "float32", hr_images))
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
 def test_a_forced_file_says_how_it_fails(exported: Path) -> None:
     manifest = read_manifest(exported)
     assert manifest is not None
-    assert not manifest.fidelity[EMULATED].passed
+    assert not manifest.fidelity[str(EMULATED)].passed
     assert read_manifest(exported.with_name("x4.float32.onnx")) is not None
 
 
