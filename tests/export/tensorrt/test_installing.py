@@ -26,7 +26,7 @@ ARM = {**LINUX, "platform_machine": "aarch64"}
 WINDOWS = {"sys_platform": "win32", "platform_machine": "AMD64", "os_name": "nt",
            "platform_system": "Windows"}  # fmt: skip
 WHEELS = {
-    "x86_64": [f"manylinux_2_{n}_x86_64" for n in (35, 34, 31, 28, 27, 24, 17)],
+    "x86_64": [f"manylinux_2_{n}_x86_64" for n in (35, 34, 31, 28, 27, 24, 17, 12)],
     "aarch64": [f"manylinux_2_{n}_aarch64" for n in (35, 34, 31, 28, 27, 17)],
     "AMD64": ["win_amd64"],
 }  # fmt: skip
@@ -69,7 +69,6 @@ def resolved(requirements: list[str], python: str, machine: dict[str, str], tmp:
 
 
 @pytest.mark.network
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extra", "python", "machine", "brings"),
     [
@@ -93,7 +92,6 @@ def test_extras(
 
 
 @pytest.mark.network
-@pytest.mark.slow
 @pytest.mark.parametrize("machine", [LINUX, WINDOWS], ids=["linux", "windows"])
 @pytest.mark.parametrize("last", PINNED)
 def test_recipes_for_older_gpus(last: str, machine: dict[str, str], tmp_path: Path) -> None:
