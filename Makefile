@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: demo test slow-test docs models results readme gpu-check check format clean
+.PHONY: demo test slow-test triton-environment torture docs models results readme gpu-check check format clean
 
 ## demo: upscale the sample photographs with the network that ships, show the gain over bicubic
 demo: .venv/demo.stamp
@@ -12,11 +12,27 @@ demo: .venv/demo.stamp
 
 ## test: the fast tests
 test: .venv/dev.stamp
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -m "not slow and not gpu and not network"
 
 ## slow-test: the tests that take minutes
 slow-test: .venv/dev.stamp
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not gpu"
+
+# NVIDIA's Triton server in an environment of its own: its Python backend takes no NumPy 2.
+TRITON := .venv/triton
+
+## triton-environment: what the tests of `srtool triton` need; name it to them by SRTOOL_TRITON
+triton-environment: $(TRITON)/made.stamp
+
+$(TRITON)/made.stamp: | $(BIN)/python
+	$(BIN)/python -m venv $(TRITON)
+	$(TRITON)/bin/pip install --quiet "nvidia-pytriton==0.7.0" "numpy<2" --constraint deploy/constraints-triton.txt \
+		onnxruntime openvino "pyvips[binary]" typer rich pydantic filelock
+	@touch $@
+
+## torture: kill, fuzz, fill the disk: half an hour, prints what was lost
+torture: .venv/dev.stamp
+	$(BIN)/python tools/torture.py --minutes 30
 
 ## models: write the networks that ship in the wheel from weights/
 models: .venv/dev.stamp
@@ -50,9 +66,14 @@ readme: .venv/dev.stamp
 		--plot docs/throughput.png
 
 ## gpu-check: on a machine with an NVIDIA GPU, build, certify and measure each engine that it can run
-gpu-check: .venv/dev.stamp
-	$(BIN)/python tools/gpu_check.py weights/*.safetensors
-	$(BIN)/pytest -m gpu tests/runtime
+# In an environment of its own: two ONNX Runtimes in one leave the CPU alone.
+gpu-check:
+	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/pip install --quiet --editable ".[export,bench]" pytest packaging
+	.venv-gpu/bin/python tools/gpu_install.py
+	.venv-gpu/bin/python tools/gpu_check.py weights/*.safetensors
+	.venv-gpu/bin/python tools/gpu_choices.py src/srtool/models/x4-lite.onnx
+	.venv-gpu/bin/pytest -m gpu tests/runtime
 
 ## check: lint, format, types and import directions
 check: .venv/dev.stamp
@@ -85,5 +106,5 @@ $(BIN)/python:
 	@touch $@
 
 .venv/dev.stamp: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable ".[cpu,train,export,bench,baselines,rtx,serve,docs,dev]"
+	$(BIN)/pip install --quiet --editable ".[cpu,train,export,bench,baselines,rtx,serve,cloud,ray,triton,docs,dev]"
 	@touch $@ .venv/demo.stamp

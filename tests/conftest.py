@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from srtool.train.recipe import Recipe
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# A shell has what runs in its background ignore Ctrl-C, and so would every program started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 Complains = Callable[..., AbstractContextManager[None]]
 WritePng = Callable[[Path, NDArray[Any]], Path]
 
@@ -228,7 +232,8 @@ def compact_export(
     from srtool.networks.loading import load_network
 
     folder = tmp_path_factory.mktemp("export")
-    onnx.export(load_network(compact_weights), folder / "x4.onnx", images=hr_images)
+    config = onnx.ExportConfig(images=hr_images)
+    onnx.export(load_network(compact_weights), folder / "x4.onnx", config)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from srtool.files import whole_file
+from srtool.files import settle, whole_file, whole_files
 
 
 def test_the_file_appears_only_at_the_end(tmp_path: Path) -> None:
@@ -103,3 +104,45 @@ def test_files_of_dead_processes_are_removed_and_no_others(tmp_path: Path) -> No
     with whole_file(tmp_path / "b.png") as temporary:
         temporary.write_bytes(b"x")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "b.png"])
+
+
+def test_several_files_take_their_places_as_one(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.onnx", tmp_path / "a.onnx.json"]
+    for text in ("old", "new"):
+        with whole_files(paths) as made:
+            for path in paths:
+                made[path].write_text(text)
+    assert [path.read_text() for path in paths] == ["new", "new"]
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
+
+
+def test_an_error_before_the_end_leaves_the_old_files(tmp_path: Path) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    paths[0].write_text("old")
+
+    def fail() -> None:
+        with whole_files(paths) as made:
+            made[paths[0]].write_text("new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert paths[0].read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("done", range(3))
+def test_what_an_ended_process_left_is_finished_by_the_next_reader(
+    tmp_path: Path, done: int
+) -> None:
+    """An exit after any of the renames: the names are written down, so the set is the new one."""
+    names = {".srtool-x1": "a", ".srtool-x2": "b", ".srtool-x3": "../c"}
+    for number, (temporary, name) in enumerate(names.items()):
+        target = name if number < done else temporary
+        (tmp_path / Path(target).name).write_text("new")
+    (tmp_path / "b").write_text("new" if done > 1 else "old")
+    (tmp_path / ".srtool-y.journal").write_text(json.dumps(names))
+    settle(tmp_path)
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "new"
+    assert not (tmp_path / ".srtool-y.journal").exists()
+    assert not (tmp_path.parent / "c").exists()

@@ -87,7 +87,7 @@ def main() -> int:
     options = parser.parse_args()
     here = this_machine()
     if not here.gpu:
-        print("gpu-check: no NVIDIA driver answers (nvidia-smi)", file=sys.stderr)  # noqa: T201
+        print(f"gpu-check: {here.no_gpu}", file=sys.stderr)  # noqa: T201
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     return max(check(weights, options.out, list(here.libraries)) for weights in options.weights)

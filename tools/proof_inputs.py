@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,10 @@ def noise_of_any_size(count: int, most: int, seed: int = 0) -> list[Pixels]:
 
 
 def photographs(side: int) -> list[Pixels]:
-    """A tile of each photograph of samples/HR."""
+    """A tile of each sample photograph."""
     from PIL import Image
 
-    folder = Path(__file__).resolve().parents[1] / "samples" / "HR"
+    folder = Path(str(resources.files("srtool") / "samples" / "HR"))
     images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())]
     return [np.ascontiguousarray(image[:side, :side]) for image in images]
 

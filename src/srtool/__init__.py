@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     )
     from srtool.export.call import export
     from srtool.export.tensorrt.doctor import doctor
+    from srtool.images.size import Size
     from srtool.networks.loading import load_network
     from srtool.runtime.engine import Engine
-    from srtool.runtime.folder import Event
+    from srtool.runtime.events import Event
+    from srtool.runtime.foreign import Foreign
     from srtool.runtime.opening import open_engine
     from srtool.runtime.upscale import upscale, upscale_folder
     from srtool.runtime.upscaling import Options
@@ -46,8 +48,10 @@ __all__ = [
     "EngineError",
     "Event",
     "ExportError",
+    "Foreign",
     "ImageError",
     "Options",
+    "Size",
     "SrtoolError",
     "UsageError",
     "__version__",
@@ -64,6 +68,8 @@ __all__ = [
 _HOMES = {
     "Engine": "srtool.runtime.engine",
     "Event": "srtool.runtime.folder",
+    "Foreign": "srtool.runtime.foreign",
+    "Size": "srtool.images.size",
     "Options": "srtool.runtime.upscaling",
     "doctor": "srtool.export.tensorrt.doctor",
     "evaluate": "srtool.benchmarks.evaluate",

@@ -64,3 +64,7 @@ class ExportError(SrtoolError):
 
 class AssetError(SrtoolError):
     """A file that srtool uses but does not ship is not installed, or cannot be."""
+
+
+class StorageError(SrtoolError):
+    """Object storage cannot be reached, read or written."""

@@ -3,19 +3,86 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import secrets
 import socket
-import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+_JOURNAL = ".journal"
+
 # Machine, process and a random number
 _TEMPORARY = re.compile(r"\.srtool-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}(?:\..*)?")
+
+
+@contextmanager
+def locked(path: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Keep other processes from writing a file. The system takes the lock back from a process
+    that dies; the file that stands for it says nothing by being there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".srtool-{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another process writes {path}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def whole_files(paths: Sequence[Path]) -> Iterator[dict[Path, Path]]:
+    """As `whole_file`, for several files of one folder that take their places as one: the new set
+    or the old one, whenever the process ends. One process at a time: to be `locked`.
+
+    The names are written down first. From then on the set is the new one: `settle`, which readers
+    and writers call, finishes what an ended process left.
+    """
+    folder = paths[0].parent
+    settle(folder)
+    with ExitStack() as left:
+        made = {path: _temporary(path) for path in paths}
+        for temporary in made.values():
+            left.callback(temporary.unlink, missing_ok=True)
+        yield made
+        for temporary in made.values():
+            _to_disk(temporary)
+        names = {temporary.name: path.name for path, temporary in made.items()}
+        journal = folder / f".srtool-{secrets.token_hex(6)}{_JOURNAL}"
+        left.callback(_finish, journal)  # an interrupt between here and the end finds it there
+        with whole_file(journal) as draft:
+            draft.write_text(json.dumps(names), encoding="utf-8")
+
+
+def settle(folder: Path) -> None:
+    """Finish the sets of files in a folder that a process had begun to put in their places."""
+    with suppress(OSError):
+        for entry in list(folder.glob(f".srtool-*{_JOURNAL}")):
+            if not _TEMPORARY.fullmatch(entry.name):  # one that is still being written
+                _finish(entry)
+
+
+def _finish(journal: Path) -> None:
+    """Rename what a journal names, as far as it is not done. Two processes may do so at once."""
+    try:
+        names = json.loads(journal.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    for temporary, name in names.items():
+        if {Path(temporary).name, Path(name).name} != {temporary, name}:
+            continue  # names of this folder only
+        with suppress(FileNotFoundError):
+            (journal.parent / temporary).replace(journal.parent / name)
+    journal.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -23,27 +90,39 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends without an
     error, remove it otherwise. The suffix is kept, since image writers choose by it. The
     temporary name starts with `.srtool-`, so that a folder scan can pass over it. What processes
-    left there that died on this machine is removed."""
+    left there that died on this machine is removed. An OSError of the block names the file."""
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _to_disk(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
     name = f".srtool-{_machine()}-{os.getpid()}-{secrets.token_hex(6)}{path.suffix}"
     temporary = path.with_name(name)
     # Made here and not by the writer: O_EXCL never follows or reuses what is there.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    mode = stat.S_IMODE(temporary.stat().st_mode)
-    try:
-        yield temporary
-        temporary.chmod(mode)  # some writers put a file of their own there, for its owner alone
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return temporary
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 @cache
 def remove_stale(folder: Path) -> None:
     """Remove the temporary files of dead processes of this machine, once for each folder."""
+    settle(folder)  # before what a journal names counts as left over
     if sys.platform == "win32":
         return  # asking whether a process lives would end it
     with suppress(OSError), os.scandir(folder) as entries:

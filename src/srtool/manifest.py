@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srtool.errors import ChangedFileError, EngineError
-from srtool.files import whole_file
+from srtool.files import settle, whole_file
 from srtool.parity import Fidelity
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 Shape = tuple[int, int, int]  # batch, and height and width in LR pixels
 METADATA_KEY = "srtool"
+Side = Annotated[int, Field(ge=1, le=1 << 16)]  # pixels
 
 
 class Strict(BaseModel):
@@ -34,30 +36,45 @@ class ModelFacts(Strict):
     halo: LR pixels around a tile that its result depends on noticeably. multiple_of, minimum,
     square: what both sides of an input must be; images are continued at the right and bottom by
     their mirror image (the edge not repeated) and the result is cropped. Tiles start at multiples
-    of multiple_of. tile: the largest side of tiles that it was certified with, None for any: where
-    every pixel looks at the whole tile, other tiles give another picture; seam: dB between an image
-    in such tiles and the same image whole, None where they are equal or it was not measured.
+    of multiple_of. batch: the only number of images at once, None for any. tile: the largest side
+    of tiles that it was certified with, None for any: where every pixel looks at the whole tile,
+    other tiles give another picture; seam: dB between an image in tiles and the same image whole,
+    None where they are equal or it was not measured.
     precision "mixed": fp16, but for the modules named in float32_modules. exporter: "dynamo" or
     "torchscript", empty where srtool did not trace it. input_name, output_name: of the tensors.
+    Of files that srtool did not write: input_range, output_range: the value of white, where float32
+    is not in 0..1. output_bgr: the result's channels come in the other order. fixed: the height
+    and width of the only tiles that it takes.
     """
 
-    scale: int
+    scale: Annotated[int, Field(ge=1, le=16)]
     io: Literal["uint8", "float32"]
     precision: Literal["fp32", "fp16", "mixed"]
     architecture: str
-    halo: int
-    multiple_of: int = 1
-    minimum: int = 0
+    halo: Annotated[int, Field(ge=0, le=2048)]
+    multiple_of: Annotated[int, Field(ge=1, le=1024)] = 1
+    minimum: Annotated[int, Field(ge=0, le=4096)] = 0
     square: bool = False
-    tile: int | None = None
+    batch: Annotated[int, Field(ge=1, le=1024)] | None = None
+    tile: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     seam: float | None = None
     exporter: Literal["dynamo", "torchscript", ""] = ""
     input_name: str = "image"
     output_name: str = "upscaled"
+    input_range: Literal[1, 255] = 1
+    output_range: Literal[1, 255] = 1
+    output_bgr: bool = False
+    fixed: tuple[Side, Side] | None = None
     weights: str = ""
     weights_sha256: str = ""
     training: dict[str, Any] = {}
     float32_modules: tuple[str, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether pixels go in and come out as they are, in tiles of any size."""
+        ranges = self.input_range == self.output_range == 1
+        return ranges and not self.output_bgr and self.fixed is None
 
 
 class Profile(Strict):
@@ -183,8 +200,19 @@ def write_manifest(engine: Path, manifest: Manifest) -> None:
 def read_manifest(engine: Path) -> Manifest | None:
     """The manifest beside an engine, None when there is none.
 
-    EngineError when it cannot be read or describes another file than the engine.
+    EngineError when it cannot be read or describes another file than the engine. While another
+    process puts a set of files in its place, the new set is waited for.
     """
+    settle(engine.parent)
+    try:
+        return _read_manifest(engine)
+    except (ChangedFileError, FileNotFoundError):
+        time.sleep(0.05)  # renaming takes less
+        settle(engine.parent)
+    return _read_manifest(engine)
+
+
+def _read_manifest(engine: Path) -> Manifest | None:
     path = sidecar(engine)
     if not path.is_file():
         return None

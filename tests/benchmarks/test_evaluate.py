@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from srtool.manifest import ModelFacts
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.openvino import OpenVino
 from srtool.runtime.engine import Engine, EngineInfo
+from srtool.runtime.index import Shard
 from srtool.runtime.session import Backend, DirectSession
 
 Complains = Callable[..., Any]
@@ -324,6 +326,22 @@ def test_figures_of_two_protocols_do_not_mix(
     (out / "evaluation.json").write_text("{}")
     with complains(DataError, out / "evaluation.json", "--out"):
         evaluate([photographs], ["bicubic"], FAST, out)
+
+
+def test_shards_together_are_the_whole(photographs: Path, tmp_path: Path, inline: None) -> None:
+    whole = evaluate([photographs], ["bicubic"], FAST).record
+    out = tmp_path / "out"
+    for number in (1, 2, 3):
+        part = replace(FAST, shard=Shard(number, 3))
+        assert not evaluate([photographs], ["bicubic"], part, out).failed
+    scored = [json.loads(path.read_text()) for path in out.glob("shard-*-of-3/evaluation.json")]
+    files = [f for it in scored for d in it["images"].values() for f in d["bicubic"]["psnr"]]
+    assert sorted(files) == sorted(whole.images["photographs"]["bicubic"]["psnr"])
+    lines: list[Progress] = []
+    gathered = evaluate([photographs], ["bicubic"], FAST, out, lines.append).record
+    assert lines[0].done == lines[0].total  # nothing is done again
+    assert gathered.mean == whole.mean
+    assert gathered.images == whole.images
 
 
 def test_metrics_without_their_files(

@@ -358,7 +358,8 @@ def half_engine(
     from srtool.networks.loading import load_network
 
     path = tmp_path_factory.mktemp("half") / "x4.fp16.onnx"
-    onnx.export(load_network(overflowing_weights), path, "fp16", "uint8", hr_images, force=True)
+    config = onnx.ExportConfig("fp16", "uint8", hr_images, True)
+    onnx.export(load_network(overflowing_weights), path, config)
     return path
 
 

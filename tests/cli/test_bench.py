@@ -57,6 +57,7 @@ def test_an_engine_is_measured_and_kept(compact_engine: Path, run: Run, tmp_path
     assert f"-> {path}" in found.err
 
 
+@pytest.mark.slow
 def test_tables_for_documents(result: Path, run: Run) -> None:
     found = run("bench", "compare", result, result, "--format", "md")
     rows = [line for line in found.out.splitlines() if line.startswith("| compact |")]
@@ -66,6 +67,7 @@ def test_tables_for_documents(result: Path, run: Run) -> None:
     assert found.out.count(r"\toprule") == 1
 
 
+@pytest.mark.slow
 def test_json_is_the_whole_of_the_output(compact_engine: Path, run: Run) -> None:
     options = [*QUICK, "--backend", "onnxruntime", "--baselines", "none", "--json"]
     found = run("bench", compact_engine, *options)
@@ -89,18 +91,21 @@ def test_wrong_arguments_are_one_line(arguments: list[str], words: list[str], ru
     assert [word for word in words if word not in found.complaint] == []
 
 
+@pytest.mark.slow
 def test_a_baseline_that_does_not_exist(compact_engine: Path, run: Run) -> None:
     found = run("bench", compact_engine, *QUICK, "--baselines", "mmdeploy")
     assert found.code == 2
     assert "--baselines mmdeploy: expected all, none, or parts of: PyTorch" in found.complaint
 
 
+@pytest.mark.slow
 def test_a_result_is_no_slower_than_itself(result: Path, run: Run) -> None:
     found = run("bench", "compare", result, result)
     assert found.code == 0, found.err
     assert "0 regressions" in found.err
 
 
+@pytest.mark.slow
 def test_a_regression_ends_with_1(result: Path, run: Run, tmp_path: Path) -> None:
     data = json.loads(result.read_text())
     for timing in data["networks"][0]["candidates"][0]["timings"]:
@@ -113,6 +118,7 @@ def test_a_regression_ends_with_1(result: Path, run: Run, tmp_path: Path) -> Non
     assert run("bench", "compare", slower, result).code == 0
 
 
+@pytest.mark.slow
 def test_files_that_are_no_results(result: Path, run: Run, tmp_path: Path) -> None:
     assert "none.json: no such file" in run("bench", "compare", result, "none.json").complaint
     notes = tmp_path / "notes.json"
@@ -121,6 +127,7 @@ def test_files_that_are_no_results(result: Path, run: Run, tmp_path: Path) -> No
     assert "notes.json: is no result of `srtool bench`" in found.complaint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("until", "kept"),
     [("round 1", False), ("process 2 of 2: opening", True)],

@@ -16,6 +16,7 @@ from srtool.export.flops import GENERATORS
 from srtool.export.tensorrt.doctor import abilities, advice, estimates, parts
 from srtool.export.tensorrt.gpus import SUPPORT, Target, target_from_text
 from srtool.export.tensorrt.installing import constraints_text, readme_text
+from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
 from srtool.runtime.gpu import plan
 from srtool.runtime.gpu.plan import Library, Machine
 
@@ -140,6 +141,13 @@ def test_both_onnxruntimes(
     assert (command in out) == said
 
 
+def test_a_provider_that_does_not_load_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = "CUDAExecutionProvider does not load (libcudnn.so.9)"
+    monkeypatch.setattr(OnnxRuntimeGpu, "missing", lambda self: missing)
+    assert missing in run("doctor", here=ADA)[1]
+    assert missing not in run("doctor", here=Machine())[1]
+
+
 def test_the_recipe_is_written(run: Run, tmp_path: Path) -> None:
     code, _, _ = run("doctor", "--gpu", "GTX 1080 Ti", "--write", tmp_path / "recipe")
     assert code == 0
@@ -200,7 +208,7 @@ def test_gpus_that_do_not_exist(run: Run, text: str, words: list[str]) -> None:
     code, out, err = run("doctor", "--gpu", text, here=Machine())
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
-    assert [word for word in (f"--gpu {text}", *words) if word not in line] == []
+    assert [word for word in (text, "(--gpu)", *words) if word not in line] == []
 
 
 def test_an_engine_is_counted(run: Run, compact_export: Path) -> None:

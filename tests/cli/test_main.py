@@ -123,8 +123,6 @@ def test_help_of_the_commands(run: Run, command: str) -> None:
     [
         ["nonsense"],
         ["--nonsense"],
-        ["infer"],
-        ["infer", "--engine", "x4.onnx"],
         ["infer", "in", "--engine", "x4.onnx", "--tile", "15"],
         ["infer", "in", "--engine", "x4.onnx", "--tile", "many"],
         ["infer", "in", "--engine", "x4.onnx", "--halo", "-1"],

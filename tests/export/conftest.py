@@ -56,7 +56,10 @@ def generator_export(hr_images: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("generator")
     save_generator(folder / "tiny.safetensors", generator, {"steps": 7})
     network = load_network(folder / "tiny.safetensors")
-    return Exported(network, onnx.export(network, folder / "x4.onnx", "both", images=hr_images))
+    return Exported(
+        network,
+        onnx.export(network, folder / "x4.onnx", onnx.ExportConfig("both", images=hr_images)),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from torch import nn
 
 from srtool.errors import DataError, ExportError
 from srtool.export import certify
-from srtool.export.certify import Sample, fidelity, measured_halo
+from srtool.export.certify import Sample, fidelity, measured_cut
 from srtool.images.colour import psnr_y
 from srtool.manifest import ModelFacts
 from srtool.networks.network import Network
@@ -44,7 +44,8 @@ def answering(*outputs: NDArray[np.uint8]) -> Engine:
 
 
 def sample(reference: NDArray[np.uint8], hr: NDArray[np.uint8] | None = None) -> Sample:
-    return Sample(gray(0, 10, 10), gray(100) if hr is None else hr, reference)
+    lr = gray(0, reference.shape[0] // 4, reference.shape[1] // 4)
+    return Sample(lr, gray(100) if hr is None else hr, reference)
 
 
 def test_nothing_differs() -> None:
@@ -143,20 +144,21 @@ def noise(height: int, width: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(
-    ("radius", "halo"), [(0, 4), (3, 4), (4, 4), (5, 8), (9, 12), (30, 32), (64, 64), (80, 64)]
+    ("radius", "halo"), [(0, 4), (3, 4), (4, 4), (5, 8), (9, 12), (30, 32), (64, 64)]
 )
 def test_the_halo_is_the_first_that_covers_the_receptive_field(radius: int, halo: int) -> None:
-    assert measured_halo(engine_of(box(radius)), noise(24, 200)) == halo
+    assert measured_cut(engine_of(box(radius)), noise(24, 200)).halo == halo
 
 
 def test_the_halo_is_what_matters_not_what_is_reached() -> None:
     # 40 pixels of reach, whose weights fall off by half per pixel
-    assert measured_halo(engine_of(box(40, 0.5)), noise(24, 200)) == 8
+    assert measured_cut(engine_of(box(40, 0.5)), noise(24, 200)).halo == 8
 
 
-def test_the_halo_of_an_image_too_narrow_to_tell_is_the_largest() -> None:
-    assert measured_halo(engine_of(box(20)), noise(24, 40)) == certify.HALOS[-1]
-    assert measured_halo(engine_of(box(0)), noise(4, 4)) == certify.HALOS[-1]
+def test_where_no_halo_is_enough_there_is_a_tile() -> None:
+    for radius, image in ((20, noise(24, 40)), (90, noise(24, 200)), (0, noise(4, 4))):
+        cut = measured_cut(engine_of(box(radius)), image)
+        assert (cut.halo, cut.tile) == (certify.GLOBAL_HALO, certify.GLOBAL_TILE)
 
 
 # Samples
@@ -167,13 +169,14 @@ def nearest_network(**changes: Any) -> Network:
     return replace(Network(module, 4, "test", Path("x.pth")), **changes)
 
 
-def test_shipped_samples_are_photographs_of_one_size() -> None:
+def test_shipped_samples_are_photographs_of_many_sizes() -> None:
     samples = certify.samples_from_images(nearest_network())
     assert len(samples) >= 4
     for item in samples:
-        assert item.hr.shape == item.reference.shape == (certify.CROP, certify.CROP, 3)
-        assert item.lr.shape == (certify.CROP // 4, certify.CROP // 4, 3)
+        assert item.hr.shape == item.reference.shape
+        assert item.hr.shape == (4 * item.lr.shape[0], 4 * item.lr.shape[1], 3)
         assert np.array_equal(item.reference, item.lr.repeat(4, 0).repeat(4, 1))
+    assert [item.lr.shape[:2] for item in samples] == list(certify.SIZES)
 
 
 def test_samples_of_a_folder_are_cropped_to_whole_pixels(photographs: Path) -> None:

@@ -17,51 +17,14 @@ from typing import Any
 
 import numpy as np
 
-VERSIONS = {
-    "8.6": "8.6.1",
-    "10.0": "10.0.1",
-    "10.13": "10.13.3.9",
-    "11": "11.4.0.106",
-    "rtx-1.0": "1.0.0.21",
-    "rtx": "1.7.1.116",
-}
-# Names of ICudaEngine, IExecutionContext and the module that not every generation has, as found
-# in the wheels of these versions.
-ENGINE = {
-    "8.6": {"device_memory_size", "create_execution_context_without_device_memory"},
-    "10.0": {"device_memory_size", "create_execution_context_without_device_memory"},
-    "10.13": {
-        "device_memory_size",
-        "device_memory_size_v2",
-        "create_execution_context_without_device_memory",
-    },
-    "11": {"device_memory_size_v2"},
-    "rtx-1.0": {"device_memory_size_v2"},
-    "rtx": {"device_memory_size_v2"},
-}
-CONTEXT = {
-    "8.6": {"device_memory"},
-    "10.0": {"device_memory", "update_device_memory_size_for_shapes"},
-    "10.13": {"device_memory", "set_device_memory", "update_device_memory_size_for_shapes"},
-    "11": {"device_memory", "set_device_memory", "update_device_memory_size_for_shapes"},
-    "rtx-1.0": {"device_memory", "set_device_memory", "update_device_memory_size_for_shapes"},
-    "rtx": {"device_memory", "set_device_memory", "update_device_memory_size_for_shapes"},
-}
-MODULE = {
-    "8.6": set[str](),
-    "10.0": {"ExecutionContextAllocationStrategy"},
-    "10.13": {"ExecutionContextAllocationStrategy"},
-    "11": {"ExecutionContextAllocationStrategy"},
-    "rtx-1.0": {
-        "ExecutionContextAllocationStrategy",
-        "DynamicShapesKernelSpecializationStrategy",
-    },
-    "rtx": {
-        "ExecutionContextAllocationStrategy",
-        "DynamicShapesKernelSpecializationStrategy",
-        "CudaGraphStrategy",
-    },
-}
+# What the real bindings have, see tools/tensorrt_names.py.
+NAMES = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text(encoding="utf-8"))
+VERSIONS = {generation: found["version"] for generation, found in NAMES.items()}
+
+
+def names(generation: str, kind: str) -> set[str]:
+    """Of a class or an enumeration, empty where the generation has none."""
+    return set(NAMES[generation]["classes"].get(kind, ())) - {"name", "value"}
 
 
 def write_plan(path: Path, generation: str, **changes: Any) -> Path:
@@ -162,12 +125,13 @@ def tensorrt(generation: str, gpu: Any) -> types.ModuleType:
         "device_memory_size_v2": property(lambda self: self.most()),
         "create_execution_context_without_device_memory": without_memory,
     }
-    chosen = {name: member for name, member in members.items() if name in ENGINE[generation]}
+    known = names(generation, "ICudaEngine")
+    chosen = {name: member for name, member in members.items() if name in known}
     Engine = type("Engine", (_Engine,), chosen)
-    if generation == "8.6":
-        del _Engine.create_execution_context
-    if not generation.startswith("rtx"):
-        del _Engine.create_runtime_config
+    own = {"dims", "most"}
+    for name in set(vars(_Engine)) - names(generation, "ICudaEngine") - own:
+        if not name.startswith("_"):
+            delattr(_Engine, name)
 
     class _Context:
         def __init__(self, engine: Any, config: Any) -> None:
@@ -282,14 +246,14 @@ def tensorrt(generation: str, gpu: Any) -> types.ModuleType:
         "set_device_memory": give,
         "update_device_memory_size_for_shapes": lambda self: self.pixels() * self.plan["scratch"],
     }
-    chosen = {name: member for name, member in members.items() if name in CONTEXT[generation]}
+    known = names(generation, "IExecutionContext")
+    chosen = {name: member for name, member in members.items() if name in known}
     Context = type("Context", (_Context,), chosen)
 
     class RuntimeConfig:
         def __init__(self) -> None:
             self.dynamic_shapes_kernel_specialization_strategy: Any = None
-            if generation != "rtx-1.0":
-                self.cuda_graph_strategy: Any = None
+            self.cuda_graph_strategy: Any = None
             self.cache: Any = None
 
         def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
@@ -316,11 +280,11 @@ def tensorrt(generation: str, gpu: Any) -> types.ModuleType:
     module.ILogger, module.Runtime = ILogger, Runtime
     module.TensorIOMode = enum.Enum("TensorIOMode", "NONE INPUT OUTPUT")
     module.DataType = enum.Enum("DataType", "FLOAT HALF UINT8")
-    enums = {
-        "ExecutionContextAllocationStrategy": "STATIC ON_PROFILE_CHANGE USER_MANAGED",
-        "DynamicShapesKernelSpecializationStrategy": "LAZY EAGER NONE",
-        "CudaGraphStrategy": "DISABLED WHOLE_GRAPH_CAPTURE",
-    }
-    for name in MODULE[generation]:
-        setattr(module, name, enum.Enum(name, enums[name]))
+    for kind in (
+        "ExecutionContextAllocationStrategy",
+        "DynamicShapesKernelSpecializationStrategy",
+        "CudaGraphStrategy",
+    ):
+        if members := names(generation, kind):
+            setattr(module, kind, enum.Enum(kind, sorted(members)))
     return module

@@ -73,7 +73,16 @@ def test_every_name_is_there() -> None:
         assert getattr(srtool, name) is not None
         assert name in dir(srtool)
     assert set(srtool.__all__) == {
-        *("upscale", "upscale_folder", "open_engine", "Engine", "Options", "Event"),
+        *(
+            "upscale",
+            "upscale_folder",
+            "open_engine",
+            "Engine",
+            "Options",
+            "Event",
+            "Foreign",
+            "Size",
+        ),
         *("load_network", "export", "verify", "evaluate", "doctor", "__version__"),
         *("SrtoolError", "UsageError", "ImageError", "CheckpointError", "DataError"),
         *("EngineError", "ChangedFileError", "ExportError", "AssetError"),

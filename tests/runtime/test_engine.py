@@ -30,7 +30,8 @@ from srtool.runtime import onnx_files
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.openvino import OpenVino
 from srtool.runtime.engine import Engine
-from srtool.runtime.onnx_files import facts_from_onnx
+from srtool.runtime.foreign import Foreign, facts_by_trial
+from srtool.runtime.onnx_files import facts_from_onnx, open_on
 from srtool.runtime.opening import open_engine
 from srtool.runtime.session import DirectSession
 
@@ -90,7 +91,7 @@ def machine(
         monkeypatch.setattr(
             onnx_files, "_seconds", lambda path, facts, backend: seconds[str(backend)]
         )
-        monkeypatch.setattr(onnx_files, "facts_from_onnx", lambda path: FACTS)
+        monkeypatch.setattr(onnx_files, "facts_from_onnx", lambda path, told: FACTS)
         for backend in (OnnxRuntime, OpenVino):
             monkeypatch.setattr(backend, "open", lambda self, path, facts, threads: session)
         return lambda *arguments: open_engine(path, *arguments)
@@ -281,7 +282,7 @@ def test_metadata_of_another_version_is_passed_over(nearest_onnx: Any) -> None:
 
 
 @pytest.mark.parametrize("io", ["float32", "uint8"])
-@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("scale", [2, 3, 4])
 def test_foreign_files_run_and_their_scale_is_found(nearest_onnx: Any, io: str, scale: int) -> None:
     path = nearest_onnx(io=io, scale=scale)
     facts = facts_from_onnx(path)
@@ -309,30 +310,206 @@ def nodes(*descriptions: Any) -> list[Any]:
     [
         ({"channels": 1}, ["float32", "expected RGB"]),
         ({"io": "uint8", "channels": 4}, ["uint8", "expected RGB"]),
-        ({"sides": (32, 48)}, ["48x32", "free"]),
-        ({"sides": (32, "w")}, ["free"]),
-        ({"io": "uint8", "sides": (32, 48)}, ["48x32", "free"]),
-        (
-            {"extra": nodes(("ReduceMean", ["x"], ["y"], {}))},
-            ["shape (1, 1, 4, 4)", "whole number of times"],
-        ),
-        (
-            {"extra": nodes(("Concat", ["x", "x"], ["y"], {"axis": 1}))},
-            ["shape (1, 6, 256, 256)", "whole number of times"],
-        ),
+        ({"extra": nodes(("ReduceMean", ["x"], ["y"], {}))}, ["shape (1, 1, 4, 4)"]),
+        ({"extra": nodes(("Concat", ["x", "x"], ["y"], {"axis": 1}))}, ["(1, 6, 128, 128)"]),
+        ({"extra": nodes(("Sub", ["x", "x"], ["y"], {}))}, ["no photograph", "dB to bicubic"]),
+        ({"extra": nodes(("Log", ["x"], ["l"], {}), ("Sqrt", ["l"], ["y"], {}))}, ["image"]),
+        ({"scale": 1}, ["no larger image", "--output large"]),
     ],
-    ids=["gray", "rgba", "fixed", "half fixed", "fixed bytes", "mean", "six"],
+    ids=["gray", "rgba", "mean", "six", "black", "NaN", "scale 1"],
 )
 def test_foreign_files_that_do_not_fit(
     nearest_onnx: Any, complains: Any, options: Any, words: list[str]
 ) -> None:
     path = nearest_onnx(**options)
-    with complains(EngineError, path, *words):
-        open_engine(path)
+    for backend in (OnnxRuntime(), OpenVino()):
+        with complains(EngineError, path, *words):
+            facts_by_trial(path, backend)
+
+
+def scaled(by: float) -> list[Any]:
+    from onnx import helper, numpy_helper
+
+    value = numpy_helper.from_array(np.array(by, np.float32))
+    return [
+        helper.make_node("Constant", [], ["by"], value=value),
+        helper.make_node("Mul", ["x", "by"], ["y"]),
+    ]
+
+
+def swapped() -> list[Any]:
+    from onnx import helper, numpy_helper
+
+    order = numpy_helper.from_array(np.array([2, 1, 0], np.int64))
+    return [
+        helper.make_node("Constant", [], ["order"], value=order),
+        helper.make_node("Gather", ["x", "order"], ["y"], axis=1),
+    ]
+
+
+def clipped(high: float) -> list[Any]:
+    """What a network that was trained on 0..255 does not do to values of 0..1, and the reverse."""
+    from onnx import helper, numpy_helper
+
+    limits = [numpy_helper.from_array(np.array(value, np.float32)) for value in (high / 50, high)]
+    return [
+        helper.make_node("Constant", [], ["low"], value=limits[0]),
+        helper.make_node("Constant", [], ["high"], value=limits[1]),
+        helper.make_node("Clip", ["x", "low", "high"], ["y"]),
+    ]
+
+
+@pytest.mark.parametrize("backend", [OnnxRuntime(), OpenVino()], ids=str)
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"extra": scaled(255.0)}, (1, 255, False)),
+        ({"extra": scaled(1 / 255)}, (255, 1, False)),
+        ({"extra": clipped(255.0)}, (255, 255, False)),
+        ({"extra": swapped()}, (1, 1, True)),
+        ({"io": "uint8", "extra": swapped()}, (1, 1, True)),
+        ({}, (1, 1, False)),
+    ],
+    ids=["out 255", "in 255", "both 255", "BGR", "BGR bytes", "plain"],
+)
+def test_what_values_a_foreign_file_takes_and_makes(
+    nearest_onnx: Any, backend: Any, options: Any, found: Any
+) -> None:
+    path = nearest_onnx(**options)
+    facts = facts_by_trial(path, backend)
+    assert (facts.input_range, facts.output_range, facts.output_bgr) == found
+    image = np.maximum(pixels()[0], 6)
+    with open_on(path, backend, facts) as engine:
+        assert np.abs(engine.upscale(image) - enlarged(image[None])[0].astype(int)).max() <= 1
+
+
+def test_the_user_may_know_the_range(nearest_onnx: Any) -> None:
+    path = nearest_onnx()  # repeats whatever comes: nothing tells one range from the other
+    for white in (1, 255):
+        facts = facts_by_trial(path, OnnxRuntime(), Foreign(range=white))
+        assert (facts.input_range, facts.output_range) == (white, white)
+
+
+@pytest.mark.parametrize("backend", [OnnxRuntime(), OpenVino()], ids=str)
+@pytest.mark.parametrize("size", [(5, 8), (31, 47), (33, 100)])
+def test_a_file_of_one_size_is_run_in_tiles_of_it(
+    nearest_onnx: Any, backend: Any, size: tuple[int, int]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    path = nearest_onnx(sides=(32, 48))
+    facts = facts_by_trial(path, backend)
+    assert facts.fixed == (32, 48)
+    facts = facts.model_copy(update={"halo": 4})
+    with open_on(path, backend, facts) as engine:
+        assert np.array_equal(engine.upscale(image), enlarged(image[None])[0])
+        assert np.array_equal(engine.upscale_batch(image[None]), enlarged(image[None]))
+
+
+@pytest.mark.parametrize("multiple", [2, 8])
+@pytest.mark.parametrize("backend", [OnnxRuntime(), OpenVino()], ids=str)
+def test_multiples_are_found(nearest_onnx: Any, backend: Any, multiple: int) -> None:
+    from onnx import helper
+
+    path = nearest_onnx(
+        extra=[
+            helper.make_node("SpaceToDepth", ["x"], ["small"], blocksize=multiple),
+            helper.make_node("DepthToSpace", ["small"], ["y"], blocksize=multiple),
+        ]
+    )
+    assert facts_by_trial(path, backend).multiple_of == multiple
+    image = pixels(31, 45)[0]
+    with open_on(path, backend) as engine:
+        assert np.array_equal(engine.upscale(image), enlarged(image[None])[0])
+
+
+@pytest.fixture
+def two_outputs(nearest_onnx: Any) -> Callable[..., Path]:
+    """Adds outputs to a file: name -> the value in the graph."""
+    import onnx
+
+    def make(**outputs: str) -> Path:
+        path: Path = nearest_onnx()
+        model = onnx.load(path)
+        for name, value in outputs.items():
+            model.graph.node.append(onnx.helper.make_node("Identity", [value], [name]))
+            shape = ["n", f"{name}c", f"{name}h", f"{name}w"]
+            info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+            model.graph.output.insert(0, info)
+        onnx.save(model, path)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_of_several_outputs_the_larger_image_is_taken(two_outputs: Any, backend: Any) -> None:
+    with open_engine(two_outputs(small="x"), backend) as engine:
+        assert engine.facts.output_name == "large"
+        assert np.array_equal(engine.upscale_batch(pixels()), enlarged(pixels()))
+
+
+def test_of_several_larger_ones_the_user_names_one(two_outputs: Any, complains: Any) -> None:
+    path = two_outputs(small="x", other="z")
+    with complains(EngineError, path, "several larger images", "--output"):
+        open_engine(path, "onnxruntime")
+    with complains(EngineError, path, "no output that", "--output"):
+        open_engine(path, "onnxruntime", foreign=Foreign(output="that"))
+    for name, scale in (("small", 1), ("other", 4), ("large", 4)):
+        with open_engine(path, "onnxruntime", foreign=Foreign(output=name)) as engine:
+            assert (engine.facts.output_name, engine.facts.scale) == (name, scale)
+            found = engine.upscale_batch(pixels())
+            assert np.array_equal(found, enlarged(pixels(), scale))
+
+
+def test_a_manifest_knows_better_than_the_user(compact_engine: Path, complains: Any) -> None:
+    with complains(UsageError, compact_engine, "manifest", "--range"):
+        open_engine(compact_engine, "onnxruntime", foreign=Foreign(range=255))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scale": 0},
+        {"scale": -4},
+        {"scale": 1 << 20},
+        {"halo": -1},
+        {"halo": 1 << 20},
+        {"multiple_of": 0},
+        {"minimum": -1},
+        {"tile": 0},
+        {"input_range": 7},
+        {"fixed": [0, 5]},
+    ],
+    ids=str,
+)
+def test_facts_have_bounds(compact_engine: Path, complains: Any, change: Any) -> None:
+    manifest = sidecar(compact_engine)
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    content["model"] |= change
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    with complains(EngineError, manifest, "no manifest", next(iter(change))):
+        open_engine(compact_engine)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("scale", [1, 2, 3, 8])
+def test_a_manifest_of_another_scale_is_found_out(
+    compact_engine: Path, backend: Any, scale: int
+) -> None:
+    manifest = read_manifest(compact_engine)
+    assert manifest is not None
+    facts = manifest.model.model_copy(update={"scale": scale})
+    write_manifest(compact_engine, manifest.model_copy(update={"model": facts}))
+    with open_engine(compact_engine, backend, "fp32") as engine:
+        for call in (engine.upscale_batch, lambda batch: engine.upscale(batch[0])):
+            with pytest.raises(EngineError) as caught:
+                call(pixels())
+            assert "48" in caught.value.found
+            assert str(12 * scale) in caught.value.expected
 
 
 def failing(shape: list[int]) -> list[Any]:
-    """Nodes that take no image of a 64 x 64 tile's sides."""
+    """Nodes that take no image of a trial's sides."""
     from onnx import helper, numpy_helper
 
     value = numpy_helper.from_array(np.array(shape, np.int64))
@@ -344,7 +521,7 @@ def failing(shape: list[int]) -> list[Any]:
 
 def test_a_foreign_file_that_fails_on_a_tile(nearest_onnx: Any, complains: Any) -> None:
     path = nearest_onnx(extra=failing([1, 3, 7, 5]))
-    with complains(EngineError, path, "64x64"):
+    with complains(EngineError, path, "32x32"):
         open_engine(path)
 
 

@@ -17,7 +17,8 @@ from srtool.images.picture import Picture
 from srtool.images.reading import read_image
 from srtool.images.writing import write_image
 from srtool.runtime import folder as pipeline
-from srtool.runtime.folder import Event, Summary, run
+from srtool.runtime.events import Event, Summary
+from srtool.runtime.folder import run
 from srtool.runtime.inputs import Job
 from srtool.runtime.upscaling import Options, upscale_picture
 
@@ -126,14 +127,20 @@ def test_skipped_images_are_not_even_read(folder: Any, nearest: Any) -> None:
 
 
 def test_decoding_computing_and_encoding_overlap(folder: Any, nearest: Any) -> None:
+    """While an image is computed, the one before it is written."""
     jobs = folder(8, 128)
-    start = time.perf_counter()
-    summary = run(jobs, nearest(before=lambda batch: time.sleep(0.25)), Options(tile=256))
-    total = time.perf_counter() - start
-    compute = summary.seconds["compute"]
-    assert compute >= 8 * 0.25
-    assert total <= 1.2 * compute
-    assert summary.seconds["total"] == pytest.approx(total, abs=0.1)
+    written: list[bool] = []
+
+    def before(batch: NDArray[Any]) -> None:
+        target = jobs[max(0, len(written) - 1)].target
+        patience = time.perf_counter() + 60
+        while written and not target.is_file() and time.perf_counter() < patience:
+            time.sleep(0.001)
+        written.append(target.is_file())
+
+    summary = run(jobs, nearest(before=before), Options(tile=256))
+    assert written == [False] + 7 * [True]
+    assert 0 < summary.seconds["compute"] <= summary.seconds["total"]
 
 
 def test_images_are_decoded_ahead_but_not_all_at_once(
@@ -149,7 +156,7 @@ def test_images_are_decoded_ahead_but_not_all_at_once(
     whole = pipeline._Run._decode
 
     def before(batch: NDArray[Any]) -> None:
-        patience = time.perf_counter() + 10
+        patience = time.perf_counter() + 60
         while len(decoded) < min(len(ahead) + 2, 10) and time.perf_counter() < patience:
             time.sleep(0.001)
         ahead.append(len(decoded) - len(ahead) - 1)
@@ -426,3 +433,141 @@ def test_an_interrupt_while_waiting_for_the_encoder_loses_no_count(
     with pytest.raises(KeyboardInterrupt):
         run(jobs, nearest(), Options(), lambda event: None, summary)
     assert summary.files == len(outputs(jobs[0])) > 2
+
+
+# Large images, in bands of rows
+
+
+@pytest.fixture
+def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "LARGE", 0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.usefixtures("everything_is_large")
+def test_bands_are_the_whole_picture(
+    tmp_path: Path, write_png: Any, nearest: Any, dtype: Any, channels: int, suffix: str
+) -> None:
+    pixels = photograph(70, 31, dtype, channels)
+    job = Job(write_png(tmp_path / f"a{suffix}", pixels), tmp_path / "out" / f"a{suffix}")
+    seen: list[tuple[int, int]] = []
+    events = pipeline.upscale_images(
+        [job], nearest(), Options(tile=16, halo=3), on_tile=lambda _, *tiles: seen.append(tiles)
+    )
+    assert [event.kind for event in events] == ["done"]
+    found, large = read_image(job.target), enlarged(pixels)
+    assert found.pixels.dtype == dtype
+    assert found.gray == (channels < 3)
+    expected = large[..., :1].repeat(3, 2) if channels < 3 else large[..., :3]
+    if channels in (2, 4):
+        assert found.alpha is not None
+        assert np.array_equal(found.alpha, large[..., -1])
+        shown = found.alpha > 0  # colours that nobody sees are another's
+        assert np.array_equal(found.pixels[shown], expected[shown])
+    else:
+        assert np.array_equal(found.pixels, expected)
+    assert seen[-1][0] == seen[-1][1] > 10
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 7])
+@pytest.mark.parametrize("height", [17, 64, 71])
+@pytest.mark.parametrize("band", [None, 1])
+def test_bands_of_networks_that_need_multiples(
+    tmp_path: Path,
+    write_png: Any,
+    nearest: Any,
+    multiple: int,
+    height: int,
+    band: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sides: set[int] = set()
+    engine = nearest(before=lambda batch: sides.update(batch.shape[1:3]), multiple_of=multiple)
+    source = write_png(tmp_path / "a.png", photograph(height, 30))
+    whole, bands = (Job(source, tmp_path / name) for name in ("whole.png", "bands.png"))
+    options = Options(tile=28, halo=4)
+    run([whole], engine, options)
+    monkeypatch.setattr(pipeline, "LARGE", 0)
+    if band:
+        monkeypatch.setattr("srtool.runtime.upscaling.BAND", band)  # as of a very wide one
+    run([bands], engine, options)
+    assert all(side % multiple == 0 for side in sides)
+    assert np.array_equal(read_image(bands.target).pixels, read_image(whole.target).pixels)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_large_images_that_fail_leave_no_file_and_the_others_are_done(
+    folder: Any, nearest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, events = folder(6, 64), Events()
+    png = jobs[1].source.read_bytes()
+    jobs[1].source.write_bytes(png[: len(png) // 2])
+    jobs[4] = Job(jobs[4].source, jobs[0].source / "below a file.png")
+    engine = nearest(before=at_height(66, RuntimeError("no")))
+    summary = run(jobs, engine, Options(), events)
+    assert events.of("done") == ["0", "3", "5"]
+    assert sorted(events.of("failed")) == ["1", "2", "4"]
+    assert (summary.files, summary.failed) == (3, 3)
+    assert sorted(outputs(jobs[0])) == ["0.png", "3.png", "5.png"]
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_an_interrupt_within_a_large_image(folder: Any, nearest: Any) -> None:
+    (job,) = folder(1, 64)
+    calls: list[int] = []
+
+    def third(batch: NDArray[Any]) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([job], nearest(before=third), Options(tile=16))
+    assert list(job.target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_opaque_alpha_is_no_reason_against_jpeg(
+    tmp_path: Path, write_png: Any, nearest: Any, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:
+        monkeypatch.setattr(pipeline, "LARGE", 0)
+    pixels = photograph(40, 40, channels=4)
+    jobs = []
+    for name, alpha in (("opaque", 255), ("glass", 254)):
+        pixels[..., 3] = alpha
+        source = write_png(tmp_path / f"{name}.png", pixels)
+        jobs.append(Job(source, tmp_path / "out" / f"{name}.jpg"))
+    events = Events()
+    run(jobs, nearest(), Options(), events)
+    assert (events.of("done"), events.of("failed")) == (["opaque"], ["glass"])
+    assert outputs(jobs[0]) == {"opaque.jpg": (160, 160)}
+
+
+@pytest.mark.parametrize(("suffix", "width"), [(".jpg", 16400), (".webp", 4100), (".avif", 4200)])
+def test_what_a_format_cannot_hold_is_known_before_computing(
+    tmp_path: Path, write_png: Any, nearest: Any, suffix: str, width: int
+) -> None:
+    source = write_png(tmp_path / "a.png", np.zeros((8, width, 3), np.uint8))
+    computed: list[Any] = []
+    events = Events()
+    run([Job(source, tmp_path / f"b{suffix}")], nearest(computed.append), Options(), events)
+    assert events.of("failed") == ["a"]
+    assert computed == []
+    assert events[0].error is not None
+    assert events[0].error.remedy == {"format": "png"}
+
+
+def test_a_claim_is_checked_before_anything_is_decoded(
+    tmp_path: Path, write_png: Any, nearest: Any
+) -> None:
+    job = Job(write_png(tmp_path / "a.png", photograph(50, 40)), tmp_path / "out" / "a.png")
+    events = Events()
+    run([job], nearest(), Options(max_pixels=1999), events)
+    assert events.of("failed") == ["a"]
+    assert events[0].error is not None
+    assert events[0].error.remedy == {"max_pixels": 2000}
+    assert run([job], nearest(), Options(max_pixels=2000)).files == 1

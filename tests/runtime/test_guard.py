@@ -16,7 +16,8 @@ from srtool.runtime import onnx_files as module
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.openvino import OpenVino
 from srtool.runtime.engine import Engine, EngineInfo
-from srtool.runtime.folder import Event, run
+from srtool.runtime.events import Event
+from srtool.runtime.folder import run
 from srtool.runtime.guard import Guard, is_finite, is_garbage
 from srtool.runtime.inputs import Job
 from srtool.runtime.onnx_files import float32_engine

@@ -10,7 +10,8 @@ import pytest
 
 from srtool.errors import UsageError
 from srtool.images.reading import read_image
-from srtool.runtime.folder import Event, upscale_images
+from srtool.runtime.events import Event
+from srtool.runtime.folder import upscale_images
 from srtool.runtime.index import Entry, Index, Shard
 from srtool.runtime.inputs import Job, jobs_from_inputs, shard_of
 from srtool.runtime.upscaling import Options

@@ -18,7 +18,8 @@ from srtool.images.reading import read_image
 from srtool.manifest import Manifest, read_manifest, sha256, sidecar, write_manifest
 from srtool.runtime import folder as pipeline
 from srtool.runtime import plan_files as module
-from srtool.runtime.folder import Event, run
+from srtool.runtime.events import Event
+from srtool.runtime.folder import run
 from srtool.runtime.inputs import Job
 from srtool.runtime.opening import open_engine
 from srtool.runtime.upscaling import Options
@@ -28,7 +29,8 @@ WritePng = Callable[[Path, NDArray[Any]], Path]
 
 def noise(height: int, width: int, seed: int, channels: int = 3, dtype: Any = np.uint8) -> Any:
     random = np.random.default_rng(seed)
-    return random.integers(0, np.iinfo(dtype).max, (height, width, channels), dtype, endpoint=True)
+    # No pixel is wholly transparent: the colour of such is filled in from its neighbours.
+    return random.integers(1, np.iinfo(dtype).max, (height, width, channels), dtype, endpoint=True)
 
 
 def enlarged(image: NDArray[Any]) -> NDArray[Any]:
@@ -272,7 +274,7 @@ def test_nothing_is_read_or_written_before(
     monkeypatch.setattr(
         module, "this_machine", lambda device=0: replace(made.here, gpu="", compute="")
     )
-    monkeypatch.setattr(pipeline, "read_image", None)
+    monkeypatch.setattr(pipeline, "ImageFile", None)
     out = tmp_path / "out"
     done = cli("infer", jobs[0].source.parent, "--engine", made.path, "-o", out)
     assert isinstance(done.exception, EngineError)

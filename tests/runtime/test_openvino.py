@@ -33,9 +33,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     real = openvino._Compiled
 
     class Counted(real):  # type: ignore[misc, valid-type]
-        def __init__(self, model: Any, settings: Any) -> None:
+        def __init__(self, model: Any, settings: Any, output: int) -> None:
             counts["any" if model.is_dynamic() else "one"] += 1
-            super().__init__(model, settings)
+            super().__init__(model, settings, output)
 
         def release(self) -> None:
             counts["released"] += 1

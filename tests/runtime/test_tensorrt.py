@@ -17,7 +17,7 @@ from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.gpu.plan import load_library, log_of
 from srtool.runtime.tiling import upscale_tiled
 
-GENERATIONS = ["8.6", "10.0", "10.13", "11", "rtx-1.0", "rtx"]
+GENERATIONS = ["8.6", "10.0", "10.4", "10.13", "10.16", "11", "rtx-1.4", "rtx"]
 
 
 def opened(made: Any, **options: Any) -> Any:

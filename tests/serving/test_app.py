@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from srtool.images.reading import image_size
 from srtool.serving.limits import Limits
 
 Start = Callable[..., Any]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -50,6 +51,9 @@ def post_and_leave(port: int, path: str, body: bytes) -> socket.socket:
         ((48, 64, 3), np.uint8, ".jpg", {}, []),
         ((48, 64, 3), np.uint8, ".webp", {"quality": 50}, ["--quality", 50]),
         ((48, 64, 3), np.uint8, ".png", {"format": "avif"}, ["--format", "avif"]),
+        ((48, 64, 3), np.uint8, ".png", {"scale": 1.5}, ["--scale", 1.5]),
+        ((48, 64, 4), np.uint8, ".png", {"long_side": 500}, ["--long-side", 500]),
+        ((48, 64, 3), np.uint8, ".png", {"fit": "100x100"}, ["--fit", "100x100"]),
         ((300, 270, 3), np.uint8, ".tif", {"format": "jpg"}, ["--format", "jpg"]),
     ],
 )
@@ -74,8 +78,8 @@ def test_pixels_of_infer(
     answer = start().upscale(source, **parameters)
     assert answer.status == 200, answer.body
     assert answer.body == written.read_bytes()
-    height, width = shape[:2]
-    assert answer.headers["x-srtool-size"] == f"{4 * width}x{4 * height}"
+    height, width = image_size(written)
+    assert answer.headers["x-srtool-size"] == f"{width}x{height}"
     assert answer.headers["content-disposition"] == f'attachment; filename="photo{written.suffix}"'
 
 
@@ -109,6 +113,10 @@ def test_openapi(start: Start) -> None:
         ({"format": "gif"}, "format"),
         ({"depth": 16}, "depth"),
         ({"sclae": 2}, "sclae"),
+        ({"scale": 0}, "scale"),
+        ({"width": -1}, "width"),
+        ({"fit": "100"}, "fit"),
+        ({"scale": 2, "width": 100}, "width"),
         ({"id": "../../etc"}, "id"),
         ({"name": "x" * 300}, "name"),
     ],
@@ -149,6 +157,9 @@ def test_too_large(start: Start, photographs: Path, write_png: Any) -> None:
     assert "wide.png" in answer.detail
     assert "300x200" in answer.detail
     assert client.upscale(photographs / "0.png").status == 200
+    answer = client.upscale(photographs / "0.png", width=5000)
+    assert answer.status == 413
+    assert "5000x3750" in answer.detail
 
 
 def test_one_after_the_other(start: Start, slow: Any, photographs: Path) -> None:

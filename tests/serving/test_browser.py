@@ -22,6 +22,7 @@ Open = Callable[..., "Page"]
 
 # asyncio keeps files open beneath the playwright of some Python versions.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -118,6 +119,13 @@ def test_a_picture_is_dropped(opened: Open, start: Any, photographs: Path) -> No
     assert page.locator("#start").is_disabled()
     page.locator("#format").select_option("jpg")  # another result is another job
     assert page.locator("#start").is_enabled()
+    page.locator("#size").select_option("long_side")
+    page.locator("#amount").fill("300")
+    page.locator("#start").click()
+    row.get_by_text("47 × 61 → 231 × 300").wait_for()
+    found = download(page, ".download")
+    expected = client.upscale(photo, format="jpg", quality=95, long_side=300).body
+    assert found == ("holiday_upscaled.jpg", expected)
 
 
 def test_before_and_after(opened: Open, start: Any, photographs: Path) -> None:

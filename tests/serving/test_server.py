@@ -75,6 +75,7 @@ def serve(compact_engine: Path, tmp_path: Path) -> Iterator[Serve]:
         running.process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_is_under_way_is_finished(
     number: int, serve: Serve, tmp_path: Path, write_png: Any
@@ -102,6 +103,7 @@ def test_what_is_under_way_is_finished(
         running.ask("GET", "/healthz")
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(serve: Serve, tmp_path: Path, photographs: Path) -> None:
     first = serve()
     body = (photographs / "0.png").read_bytes()
@@ -116,6 +118,7 @@ def test_killed_and_started_again(serve: Serve, tmp_path: Path, photographs: Pat
     assert now.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 def test_beyond_this_machine_a_token_is_made(serve: Serve) -> None:
     running = serve("--host", "0.0.0.0")
     token = running.address.partition("#token=")[2]

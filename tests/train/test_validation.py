@@ -194,7 +194,7 @@ def test_computes_what_the_exported_float16_graph_computes(
 
     generator = made(tiny_config, blocks=1, taps=(1,))
     save_generator(tmp_path / "tiny.safetensors", generator, {})
-    model, _ = onnx_from_network(load_network(tmp_path / "tiny.safetensors"), "uint8", "fp16")
+    model = onnx_from_network(load_network(tmp_path / "tiny.safetensors"), "uint8", "fp16")
     facts = ModelFacts(scale=4, io="uint8", precision="fp16", architecture="test", halo=8)
     lr = noise(40, 52)
     exported = emulated_session(onnx.shape_inference.infer_shapes(model), facts).run(lr[None])[0]

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from srtool.benchmarks.evaluation import (
@@ -32,6 +32,8 @@ from srtool.images.datasets import (
     load_pair,
 )
 from srtool.manifest import sha256
+from srtool.runtime.index import Shard
+from srtool.runtime.inputs import shard_of
 from srtool.runtime.request import BackendName, PrecisionName
 
 YRounding = Literal["nearest", "none"]
@@ -40,12 +42,15 @@ YRounding = Literal["nearest", "none"]
 @dataclass(frozen=True)
 class Config:
     """metrics: names out of METRICS. y_rounding: whether PSNR and SSIM are taken on whole levels
-    of Y, as MATLAB's uint8 gives them. workers: processes that score, None for one per core.
+    of Y, as MATLAB's uint8 gives them. workers: processes that score, None for one per core. shard:
+    score that part of the images alone, into a folder of its own below the output; a later call
+    without one takes up what all of them found.
     backend, precision: of .onnx files, as `open_engine` takes them."""
 
     metrics: tuple[str, ...] = DEFAULT_METRICS
     y_rounding: YRounding = "nearest"
     workers: int | None = None
+    shard: Shard | None = None
     backend: BackendName = "auto"
     precision: PrecisionName = "auto"
 
@@ -104,6 +109,16 @@ def protocol_of(config: Config) -> dict[str, str | int]:
     }
 
 
+def part_of(dataset: Dataset, shard: Shard) -> Dataset:
+    """Those of its images that are the shard's."""
+    mine = tuple(
+        sample
+        for sample in dataset.samples
+        if shard_of(PurePosixPath(sample.name), shard.count) == shard.number
+    )
+    return replace(dataset, samples=mine)
+
+
 def evaluate(
     folders: Sequence[str | Path],
     engines: Sequence[str | Path],
@@ -121,7 +136,12 @@ def evaluate(
     """
     datasets = datasets_from_folders([Path(folder) for folder in folders])
     out = None if out is None else Path(out)
+    if config.shard and out:
+        datasets = [part for it in datasets if (part := part_of(it, config.shard)).samples]
+        out /= f"shard-{config.shard.number}-of-{config.shard.count}"
     found = evaluation_in(out, protocol_of(config))
+    for folder in sorted(out.glob("shard-*-of-*")) if out else ():
+        found.add(evaluation_in(folder, protocol_of(config)))
     methods = methods_from_arguments(
         [str(engine) for engine in engines],
         datasets,

@@ -80,6 +80,17 @@ class Evaluation(BaseModel):
         found = self.failures.setdefault(dataset, {}).setdefault(engine, {})
         found[file] = f"{found[file]}; {message}" if file in found else message
 
+    def add(self, other: Evaluation) -> None:
+        """Take up the figures of another record, of other images or of the same ones."""
+        self.assets |= other.assets
+        for dataset, engines in other.images.items():
+            for engine, figures in engines.items():
+                mine = self.images.setdefault(dataset, {}).setdefault(engine, {})
+                for metric, values in figures.items():
+                    mine.setdefault(metric, {}).update(values)
+                inputs = self.inputs.setdefault(dataset, {}).setdefault(engine, {})
+                inputs.update(other.inputs.get(dataset, {}).get(engine, {}))
+
     def summarise(self) -> None:
         """Bring means and counts up to date, with the time."""
         self.made = datetime.now(timezone.utc).isoformat(timespec="seconds")

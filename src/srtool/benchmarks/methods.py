@@ -25,9 +25,12 @@ from srtool.images.imresize import imresize, mod_crop
 from srtool.images.reading import read_rgb
 from srtool.manifest import read_manifest, sha256
 from srtool.models import engine_path, model_names
+from srtool.runtime.backends.kserve import Service, service_at
+from srtool.runtime.engine import Engine
 from srtool.runtime.onnx_files import backend_named, open_on
 from srtool.runtime.opening import open_engine
 from srtool.runtime.request import BackendName, PrecisionName
+from srtool.runtime.services import open_service, service_manifest
 from srtool.runtime.session import DEFAULT_TILE
 from srtool.runtime.tiling import upscale_tiled
 
@@ -68,6 +71,8 @@ def methods_from_arguments(
         path = Path(text)
         if text in BASELINES:
             method = baseline_method(name or text, text)
+        elif service := service_at(text):
+            method = service_method(name or service.model, service)
         elif path.is_dir():
             method = results_method(name or path.resolve().name, path, datasets)
         elif path.is_file() or text in model_names():
@@ -144,15 +149,41 @@ def engine_method(
             engine = open_engine(path, backend, precision)
         else:
             engine = open_engine(path)
-        if engine.facts.scale != SCALE:
-            raise UsageError(
-                f"{path}: upscales x{engine.facts.scale}; the evaluation protocol is for x{SCALE}"
-            )
+        _check_scale(engine)
         facts.setdefault("backend", str(engine.backend))
         facts.setdefault("reason", engine.reason)
         return lambda sample, pair: np.asarray(upscale_tiled(pair.lr, engine))
 
     return Method(name, lambda sample: identity, open_, facts)
+
+
+def service_method(name: str, service: Service) -> Method:
+    """A network that a server runs. EngineError where it is not there."""
+    manifest = service_manifest(service)
+    facts: dict[str, Any] = {
+        "file": str(service),
+        "sha256": manifest.sha256,
+        "asked": {},
+        "tile": DEFAULT_TILE,
+        "manifest": manifest.model_dump(mode="json"),
+    }
+    identity = fingerprint(str(service), manifest.sha256)
+
+    def open_() -> Upscale:
+        engine = open_service(service)
+        _check_scale(engine)
+        facts.update(backend=str(engine.backend), reason=engine.reason)
+        return lambda sample, pair: np.asarray(upscale_tiled(pair.lr, engine))
+
+    return Method(name, lambda sample: identity, open_, facts)
+
+
+def _check_scale(engine: Engine) -> None:
+    if engine.facts.scale != SCALE:
+        raise UsageError(
+            f"{engine.path}: upscales x{engine.facts.scale}; the evaluation protocol is for "
+            f"x{SCALE}"
+        )
 
 
 def results_method(name: str, folder: Path, datasets: list[Dataset]) -> Method:

@@ -22,9 +22,9 @@ from srtool.export.mixed.graph import (
     model_from_file,
     write_mixed,
 )
+from srtool.export.onnx import weights_of
 from srtool.images.datasets import Image
 from srtool.manifest import Manifest
-from srtool.networks.deployed import deployed_from_network
 from srtool.networks.loading import load_network
 from srtool.networks.network import Network
 from srtool.parity import Fidelity, WorstTile
@@ -57,7 +57,7 @@ def mix(
     """
     model, network = model_from_file(path), load_network(checkpoint)
     weights = _weights(network, model, path, manifest)
-    modules = modules_from_graph(model, [name for name, _ in network.module.named_modules()])
+    modules = modules_from_graph(model, network.module_names)
     target = path.with_name(f"{_plain_stem(path)}.mixed.onnx")
     rounds: list[Bisection] = []
     nodes: frozenset[str] = frozenset()
@@ -104,8 +104,7 @@ def _weights(
     network: Network, model: ModelProto, path: Path, manifest: Manifest
 ) -> dict[str, NDArray[np.float32]]:
     """The network's parameters in float32 by the names that they have in the file."""
-    deployed, _ = deployed_from_network(network, manifest.model.io, "fp32")
-    weights = {name: value.float().numpy() for name, value in deployed.state_dict().items()}
+    weights = weights_of(network)
     named = [item for item in model.graph.initializer if item.name in weights]
     with np.errstate(over="ignore"):  # that may be what is wrong with the file
         same = [

@@ -20,11 +20,13 @@ from srtool.export.mixed.graph import EMULATED
 from srtool.images.datasets import SCALE, dataset_from_folder
 from srtool.manifest import Manifest, read_manifest, sha256, sidecar, write_manifest
 from srtool.parity import FAITHFUL, Fidelity, Gates
+from srtool.runtime.backends.kserve import KServe, service_at
 from srtool.runtime.engine import Engine
 from srtool.runtime.onnx_files import installed_backends, open_on
 from srtool.runtime.opening import open_engine
 from srtool.runtime.plan_files import plan_backend
 from srtool.runtime.request import CHECKPOINTS
+from srtool.runtime.services import service_manifest
 from srtool.runtime.session import Backend
 
 ASKED = ("ssim_wang", "ssim", "niqe", "pi", "lpips")  # beside PSNR
@@ -88,6 +90,7 @@ def verify(
     """Compare engine files with the checkpoint that they were exported from, and write the result
     into their manifests as their certification, in place of what was known of that backend.
 
+    engines: files, or addresses as `open_engine` takes them.
     folder: a data set as `srtool evaluate` takes it: HR/ and, where there is one, LRx4/; images in
         the folder itself are HR images. An image that cannot be used ends the comparison.
     A float16 file is also run with each of its values rounded to float16, see `export.mixed`.
@@ -162,6 +165,18 @@ def _mix(
 
 def _manifest(path: Path) -> Manifest:
     """Of an engine to verify; the error says what else it should have been."""
+    if service := service_at(path):
+        manifest = service_manifest(service)
+    else:
+        manifest = _manifest_of_file(path)
+    if manifest.model.scale != SCALE:
+        raise UsageError(
+            f"{path}: upscales x{manifest.model.scale}; the data sets and metrics are for x{SCALE}"
+        )
+    return manifest
+
+
+def _manifest_of_file(path: Path) -> Manifest:
     if not path.is_file():
         raise EngineError(f"{path}: no such engine; `srtool export model.pth` writes one")
     if path.suffix.lower() in CHECKPOINTS:
@@ -174,14 +189,12 @@ def _manifest(path: Path) -> Manifest:
             f"{path}: has no manifest ({sidecar(path).name}) to write the result to; "
             "`srtool export model.pth` writes engines with one"
         )
-    if manifest.model.scale != SCALE:
-        raise UsageError(
-            f"{path}: upscales x{manifest.model.scale}; the data sets and metrics are for x{SCALE}"
-        )
     return manifest
 
 
 def _backends(path: Path, manifest: Manifest, choice: Backends) -> list[Backend]:
+    if service := service_at(path):
+        return [KServe(service)]
     if manifest.plan is not None:
         return [plan_backend(manifest.plan, manifest.model)]
     found = installed_backends()
@@ -199,8 +212,10 @@ def _backends(path: Path, manifest: Manifest, choice: Backends) -> list[Backend]
 def _check(
     path: Path, manifest: Manifest, backends: list[Backend], references: References
 ) -> list[Row]:
-    """Compare one engine on its backends, and write what was found into its manifest."""
-    rows = []
+    """Compare one engine on its backends, and write what was found into its manifest, where it is
+    a file."""
+    rows, service = [], service_at(path)
+    title = str(service or path)
     known = dict(manifest.fidelity)
     for backend in backends:
         name = str(backend)
@@ -210,18 +225,17 @@ def _check(
                 found = references.compare(engine)
         except (EngineError, RuntimeError, MemoryError) as error:
             reason = " ".join(str(error).split())[:160] or type(error).__name__
-            rows.append(
-                Row(engine=str(path), backend=name, fidelity=None, missed=[f"fails: {reason}"])
-            )
+            rows.append(Row(engine=title, backend=name, fidelity=None, missed=[f"fails: {reason}"]))
             continue
         known[name] = found
         missed = found.misses(found.gates)
-        rows.append(Row(engine=str(path), backend=name, fidelity=found, missed=missed))
-    write_manifest(path, manifest.model_copy(update={"fidelity": known}))
+        rows.append(Row(engine=title, backend=name, fidelity=found, missed=missed))
+    if service is None:
+        write_manifest(path, manifest.model_copy(update={"fidelity": known}))
     return rows
 
 
 def _opened(path: Path, manifest: Manifest, backend: Backend) -> Engine:
-    if manifest.plan is not None:
+    if manifest.plan is not None or isinstance(backend, KServe):
         return open_engine(path)
     return open_on(path, backend, manifest.model)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 
 def cores() -> int:
@@ -34,8 +36,23 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
+def end_with_parent() -> None:
+    """Keep this process from outliving the one that started it: a parent that is killed can tell
+    nobody, and a pool's worker would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch(parent: Any) -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()
+
+
 def _prepare() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the parent's handler is
+    end_with_parent()
     # BLAS and OpenMP read these when numpy, scipy and torch are first imported: after this.
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = "1"

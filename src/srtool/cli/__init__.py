@@ -26,7 +26,7 @@ def needing(extra: str) -> Iterator[None]:
 def line_of(error: SrtoolError) -> str:
     """What the user reads of an error: the library's words, and the options that they are about."""
     named = f" ({_option(error.parameter)})" if error.parameter else ""
-    tried = [f"{_option(name)} {value}" for name, value in error.remedy.items()]
+    tried = [f"{_option(name)} {value}".rstrip() for name, value in error.remedy.items()]
     return f"{error}{named}" + (f"; try {' '.join(tried)}" if tried else "")
 
 

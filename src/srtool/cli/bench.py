@@ -32,7 +32,10 @@ EXTRAS = "bench,export,cpu"
 def run(
     engines: Annotated[
         list[Path] | None,
-        typer.Argument(help="Engine files (.onnx, .plan), or weights, which are exported first."),
+        typer.Argument(
+            help="Engine files (.onnx, .plan), a server's models (grpc://HOST:8001/MODEL), or "
+            "weights, which are exported first."
+        ),
     ] = None,
     sizes: Annotated[
         str, typer.Option(help="WIDTHxHEIGHT of LR images, with commas.")

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
+
+from srtool.errors import UsageError
+
+if TYPE_CHECKING:
+    from srtool.runtime.index import Shard
 
 
 class BackendChoice(str, Enum):
@@ -25,3 +31,13 @@ class FormatChoice(str, Enum):
     md = "md"
     latex = "latex"
     html = "html"
+
+
+def shard_from_text(text: str) -> Shard:
+    """ "3/8" -> part 3 of 8; UsageError for anything else."""
+    from srtool.runtime.index import Shard
+
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"--shard {text}: expected I/N with I from 1 to N, like 3/8")
+    return Shard(int(number), int(count))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,9 @@ def doctor(
         str | None,
         typer.Option(help='The recipe for a GPU: "GTX 1080 Ti", sm89, local.'),
     ] = None,
+    device: Annotated[
+        int, typer.Option(min=0, help="Number of the GPU among those that are visible.")
+    ] = 0,
     engine: Annotated[
         Path | None, typer.Option(help="An .onnx file to estimate for, beside the presets.")
     ] = None,
@@ -39,7 +43,7 @@ def doctor(
     from srtool.tables.table import table_of_texts
     from srtool.tables.terminal import print_table
 
-    here = this_machine()
+    here = this_machine(device)
     if gpu is not None:
         target = target_from_text(gpu, here)
         _print_recipe(target, here, engine)
@@ -56,8 +60,8 @@ def doctor(
         for part in findings.parts(here)
     ]
     print_table(table_of_texts(("library", "version", "for", "to install"), rows, words=4))
-    for line in conflicts():
-        answer(f"conflict: {line}")
+    for line in [*conflicts(), *_unusable(here, device)]:
+        answer(f"mend: {line}")
     answer("This machine:")
     for line in findings.abilities(here):
         answer(f"  {line}")
@@ -65,6 +69,16 @@ def doctor(
         _print_recipe(local_target(here), here, engine)
     else:
         answer('`srtool doctor --gpu "RTX 4090"` tells what a GPU needs.')
+
+
+def _unusable(here: Machine, device: int) -> list[str]:
+    """What is installed for the GPU and does not work."""
+    from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
+
+    if not here.gpu or not find_spec("onnxruntime"):
+        return []
+    missing = OnnxRuntimeGpu("cuda", device).missing()
+    return [missing] if missing else []
 
 
 def _print_recipe(target: Target, here: Machine, engine: Path | None) -> None:

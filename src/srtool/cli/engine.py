@@ -97,7 +97,8 @@ def engine_refit(
         precision: Literal["fp32", "fp16"]
         precision = "fp32" if manifest.model.precision == "fp32" else "fp16"
         with console.status(f"{model.name}: {network.architecture} x{network.scale}") as report:
-            onnx.export(network, source, precision, manifest.model.io, images, force, report)
+            config = onnx.ExportConfig(precision, manifest.model.io, images, force)
+            onnx.export(network, source, config, report)
         certify = plans.certifier(network, images)
     written = refit.refit(plan, source_from_onnx(source), target, here, certify, force)
     building.print_plan(written)

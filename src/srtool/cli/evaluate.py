@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from srtool.cli import progress as console
-from srtool.cli.choices import BackendChoice, FormatChoice, RunPrecisionChoice
+from srtool.cli.choices import BackendChoice, FormatChoice, RunPrecisionChoice, shard_from_text
 from srtool.errors import UsageError
 
 
@@ -32,8 +32,9 @@ def evaluate(
     engine: Annotated[
         list[str],
         typer.Option(
-            help="An engine file, a folder of upscaled images, bicubic or bicubic-float; "
-            "NAME=PATH names its column. May be repeated."
+            help="An engine file, a folder of upscaled images, bicubic or bicubic-float, or a "
+            "server's model (grpc://HOST:8001/MODEL, http://HOST:8000/MODEL); NAME=PATH "
+            "names its column. May be repeated."
         ),
     ],
     metrics: Annotated[
@@ -46,6 +47,13 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for evaluation.json and images.csv; continues what it holds."),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="I/N: only that part of the images, into a folder of its own below --out; the "
+            "same command without it gathers all parts."
+        ),
     ] = None,
     y_rounding: Annotated[
         YRoundingChoice, typer.Option(help="PSNR and SSIM on whole levels of Y, or unrounded.")
@@ -74,8 +82,14 @@ def evaluate(
     from srtool.cli import tables
 
     names = scores.metrics_from_text(metrics) if metrics is not None else scores.DEFAULT_METRICS
+    if shard and out is None:
+        raise UsageError("--shard: needs --out, the folder that all parts share")
     config = evaluation.Config(
-        names, y_rounding.value, backend=backend.value, precision=precision.value
+        names,
+        y_rounding.value,
+        shard=shard_from_text(shard) if shard else None,
+        backend=backend.value,
+        precision=precision.value,
     )
     try:
         with console.evaluation_progress() as report:
@@ -94,7 +108,12 @@ def evaluate(
 
 def verify(
     model: Annotated[Path, typer.Argument(help="The weights: .safetensors or .pth.")],
-    engines: Annotated[list[Path], typer.Argument(help=".onnx files exported from them.")],
+    engines: Annotated[
+        list[Path],
+        typer.Argument(
+            help=".onnx files exported from them, or a server's models (grpc://HOST:8001/MODEL)."
+        ),
+    ],
     images: Annotated[
         Path, typer.Option(help="HR images, or a folder with HR/ and optionally LRx4/.")
     ],

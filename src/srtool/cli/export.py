@@ -16,6 +16,7 @@ from srtool.errors import ExportError, UsageError
 if TYPE_CHECKING:
     from srtool.export.tensorrt.plans import Certify
     from srtool.manifest import PlanRecipe
+    from srtool.networks.own import OwnModule
     from srtool.runtime.gpu.plan import Machine
 
 
@@ -48,7 +49,7 @@ _PLANS = "TensorRT plans"
 def export(
     model: Annotated[
         Path,
-        typer.Argument(help="Weights: .safetensors or .pth. Of an .onnx file, the plan is made."),
+        typer.Argument(help="Weights (.safetensors, .pth), or an .onnx file made elsewhere."),
     ],
     out: Annotated[
         Path | None,
@@ -63,6 +64,13 @@ def export(
     ] = IoChoice.uint8,
     images: Annotated[
         Path | None, typer.Option(help="HR photographs to certify with (default: shipped).")
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(help="The class of unknown weights, my_model.py:IMDN. This runs your code."),
+    ] = None,
+    args: Annotated[
+        str | None, typer.Option(help="Of that class, such as 'num_modules=6, upscale=4'.")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Keep a file that fails; FP16 where it is slow.")
@@ -137,13 +145,13 @@ def export(
     ] = False,
 ) -> None:
     """Write ONNX files, and a TensorRT plan, that compute what the PyTorch network computes."""
-    from srtool.export.tensorrt.choice import (
+    from srtool.export.tensorrt.plans import certifier
+    from srtool.export.tensorrt.recipe import (
         PlanOptions,
         plans_of,
         precision_from_recipe,
         recipe_from_options,
     )
-    from srtool.export.tensorrt.plans import certifier
     from srtool.runtime.gpu.plan import this_machine
 
     options = PlanOptions(
@@ -163,28 +171,42 @@ def export(
     here = this_machine()
     recipe = recipe_from_options(options, here, console.say)
     build = partial(_build, here=here, timing_cache=timing_cache, force=force)
-    if model.suffix == ".onnx":
+    foreign = model.suffix == ".onnx"
+    if foreign and not _is_foreign(model, out, precision.value, recipe):
         if recipe is None:
             raise UsageError(f"{model}: is exported already; --gpu sm89 builds a plan of it")
         _check_onnx(model, precision.value)
         build(model, _named(out or model.with_suffix(".plan"), ".plan"), recipe)
         return
-    target = _named(out or model.with_suffix(".onnx"), ".onnx")
+    beside = model.with_suffix(".srtool.onnx" if foreign else ".onnx")
+    target = _named(out or beside, ".onnx")
+    told: list[str] = []
     chosen = precision_from_recipe(
-        precision.value, recipe, here, timing_cache is not None, force, console.say
+        precision.value, recipe, here, timing_cache is not None, force, told.append
     )
+    for line in told:
+        console.say(f"--precision auto: {line}")
+    with needing("cpu,export"):
+        import onnxruntime  # noqa: F401  # of [cpu] or [gpu]: nothing is compared without it
     with needing("export"):
         import onnxscript  # noqa: F401  # torch looks for it late
 
         from srtool.export import onnx
+        from srtool.export.foreign import export_onnx
         from srtool.networks.loading import load_network
 
-    network = load_network(model)
     auto = precision.value == "auto"
-    with console.status(f"{model.name}: {network.architecture} x{network.scale}") as report:
+    loaded = None if foreign else load_network(model, _own(network, args))
+    title = f"{model.name}: {loaded.architecture} x{loaded.scale}" if loaded else model.name
+    for note in loaded.notes if loaded else ():
+        console.say(f"{model}: {note}")
+    with console.status(title) as report:
 
         def write(files: Literal["fp32", "fp16", "both"]) -> list[onnx.Written]:
-            return onnx.export(network, target, files, io.value, images, force, report)
+            config = onnx.ExportConfig(files, io.value, images, force)
+            if loaded is None:
+                return export_onnx(model, target, config, report)
+            return onnx.export(loaded, target, config, report)
 
         try:
             written = write("both" if auto and chosen == "fp16" else chosen)
@@ -195,9 +217,32 @@ def export(
             chosen, written = "fp32", write("fp32")
     console.print_written(written)
     if recipe is not None:
-        certify = certifier(network, images) if here.gpu else None
+        certify = certifier(loaded, images) if here.gpu and loaded else None
         for source, plan in plans_of(target, auto, chosen).items():
             build(source, plan, recipe, certify=certify)
+
+
+def _is_foreign(model: Path, out: Path | None, precision: str, recipe: object) -> bool:
+    """Whether an .onnx file is to be certified first: one without a manifest, unless all that is
+    asked for is the plan of it as it is."""
+    from srtool.manifest import read_manifest
+
+    if not model.is_file():
+        raise UsageError(f"{model}: no such file; expected weights, or an .onnx file")
+    if read_manifest(model) is not None:
+        return False
+    return recipe is None or precision in ("fp16", "both") or bool(out and out.suffix == ".onnx")
+
+
+def _own(network: str | None, args: str | None) -> OwnModule | None:
+    """The user's own class, as --network and --args name it."""
+    from srtool.networks.own import own_module_from_text
+
+    if network is None:
+        if args is not None:
+            raise UsageError("--args: are for the class that --network names")
+        return None
+    return own_module_from_text(network, args or "")
 
 
 def _named(path: Path, suffix: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srtool.cli import progress as console
-from srtool.cli.choices import BackendChoice, RunPrecisionChoice
+from srtool.cli.choices import BackendChoice, RunPrecisionChoice, shard_from_text
+from srtool.cli.feeding import PIPE, listed, piped
 from srtool.cli.models import names_from
-from srtool.errors import EngineError, UsageError
+from srtool.errors import UsageError
 
 if TYPE_CHECKING:
-    from srtool.runtime.index import Index, Shard
+    from srtool.runtime.index import Index
     from srtool.runtime.inputs import Job
 
 
@@ -28,7 +29,13 @@ class FormatChoice(str, Enum):
 
 
 def infer(
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders or patterns.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Files, folders or patterns, or a URL such as s3://b/in; - is standard input to "
+            "standard output."
+        ),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -38,8 +45,8 @@ def infer(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="Output folder, or file for a single input.")
-    ] = Path("upscaled"),
+        str, typer.Option("-o", "--out", help="Output folder or URL, or file for a single input.")
+    ] = "upscaled",
     backend: Annotated[BackendChoice, typer.Option()] = BackendChoice.auto,
     precision: Annotated[
         RunPrecisionChoice, typer.Option(help="auto never goes below faithful.")
@@ -63,6 +70,27 @@ def infer(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the engine (default: all cores).")
     ] = None,
+    device: Annotated[
+        int, typer.Option(min=0, help="Number of the GPU among those that are visible.")
+    ] = 0,
+    range_: Annotated[
+        int | None,
+        typer.Option("--range", help="White in a foreign .onnx file: 1 or 255 (default: tried)."),
+    ] = None,
+    output: Annotated[
+        str, typer.Option(help="Which output of a foreign .onnx file is the image.")
+    ] = "",
+    scale: Annotated[
+        float | None, typer.Option(help="Sides of the result against the input's: 2, 1.5, 8.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Of the result, in pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="Of the result, in pixels.")] = None,
+    long_side: Annotated[int | None, typer.Option(help="Of the result, in pixels.")] = None,
+    fit: Annotated[str | None, typer.Option(help="WxH: as large as fits into this box.")] = None,
+    megapixels: Annotated[float | None, typer.Option(help="Of the result.")] = None,
+    list_: Annotated[
+        Path | None, typer.Option("--list", help="A file of names, one a line; - is a pipe.")
+    ] = None,
     suffix: Annotated[str, typer.Option(help="Added to each file's name.")] = "",
     format: Annotated[
         FormatChoice | None, typer.Option(help="Output format (default: the input's own).")
@@ -81,6 +109,16 @@ def infer(
     status: Annotated[
         bool, typer.Option("--status", help="Only say how many are done, missing and failed.")
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster that works: local, auto or ray://host:port."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Of the cluster (default: as many as it can hold).")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0, help="Of the cluster, also a share of one.")
+    ] = 0.0,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Refuse inputs that claim more pixels.")
     ] = 1 << 28,
@@ -93,17 +131,43 @@ def infer(
     ] = False,
 ) -> None:
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
+    from srtool.images.size import Size
     from srtool.runtime import folder as pipeline
+    from srtool.runtime.events import Summary
+    from srtool.runtime.foreign import Foreign
     from srtool.runtime.index import Index
-    from srtool.runtime.inputs import check_writable, jobs_from_inputs
+    from srtool.runtime.inputs import Inputs, Job, check_writable, jobs_from_inputs
     from srtool.runtime.opening import open_engine
     from srtool.runtime.tiling import check_tile
     from srtool.runtime.upscaling import Options
 
     if quiet:
         console.be_quiet(True)
-    part = _shard(shard) if shard else None
-    found = jobs_from_inputs(inputs, out, suffix, format.value if format else None, part)
+    asked = (scale, width, height, long_side, _box(fit) if fit else None, megapixels)
+    size = None if all(each is None for each in asked) else Size(*asked)
+    part = shard_from_text(shard) if shard else None
+    named = [*(inputs or ()), *(listed(list_) if list_ else ())]
+    if not named:
+        raise UsageError("nothing is named to upscale; expected files, folders or patterns")
+    options = Options(tile, halo, depth, quality, overwrite, max_pixels, size)
+    ending = format.value if format else None
+    if cluster or any("://" in text for text in (*named, out, engine or "")):
+        from srtool.cli.elsewhere import Task, infer_elsewhere
+        from srtool.cluster.pool import Cluster
+        from srtool.cluster.work import Work
+
+        work = Work(backend.value, precision.value, fallback, threads, options)
+        pool = Cluster(cluster, workers, threads or 1, gpus_per_worker) if cluster else None
+        task = Task(named, out, engine, suffix, ending, part, work, pool, require_certified)
+        infer_elsewhere(task, status, as_json)
+        return
+    feeding = ExitStack()
+    if named == [PIPE]:
+        if as_json or status:
+            raise UsageError("the image goes to standard output, which nothing else can use")
+        found = Inputs([Job(*feeding.enter_context(piped(ending)))])
+    else:
+        found = jobs_from_inputs(named, Path(out), suffix, ending, part)
     jobs = found.jobs
     index = Index(found.folder, part) if found.folder else None
     if status:
@@ -111,20 +175,27 @@ def infer(
         return
     for note in found.notes:
         console.say(note)
-    with open_engine(
-        engine, backend.value, precision.value, fallback=fallback, threads=threads
-    ) as opened:
+    if range_ not in (None, 1, 255):
+        raise UsageError(f"{range_}: expected 1 or 255", parameter="range", found=str(range_))
+    told = Foreign(None if range_ is None else 255 if range_ == 255 else 1, output)
+    with (
+        feeding,
+        open_engine(
+            engine,
+            backend.value,
+            precision.value,
+            fallback=fallback,
+            threads=threads,
+            device=device,
+            foreign=told,
+        ) as opened,
+    ):
         if tile is not None:
             opened.use_tile(tile)
         check_tile(tile or min(opened.tile), opened.facts.halo if halo is None else halo)
         check_writable(jobs)
-        console.say(f"{opened.path} on {opened.backend} ({opened.reason})")
-        if opened.uncertified_reason:
-            if require_certified:
-                raise EngineError(f"{opened.path}: is not certified: {opened.uncertified_reason}")
-            console.complain(f"{opened.path}: is not certified: {opened.uncertified_reason}")
-        options = Options(tile, halo, depth, quality, overwrite, max_pixels)
-        summary = pipeline.Summary()
+        console.introduce(opened, require_certified)
+        summary = Summary()
         try:
             with console.InferenceProgress(len(jobs)) as shown:
                 events = pipeline.upscale_images(
@@ -141,31 +212,31 @@ def infer(
         finally:
             if index:
                 index.close()
-            console.print_summary(summary, out, opened.path, str(opened.backend), as_json)
+            if named != [PIPE]:
+                console.print_summary(summary, out, opened.path, str(opened.backend), as_json)
     if summary.failed or summary.other:
         raise typer.Exit(1)
 
 
-def _shard(text: str) -> Shard:
-    from srtool.runtime.index import Shard
-
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UsageError(f"--shard {text}: expected I/N with I from 1 to N, like 3/8")
-    return Shard(int(number), int(count))
+def _box(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise UsageError(
+            f"{text}: expected WxH, like 1920x1080",
+            parameter="fit",
+            found=text,
+            expected="WxH",
+        )
+    return int(width), int(height)
 
 
 def _print_status(jobs: list[Job], index: Index | None) -> None:
     """What lies in the output folder, over all shards."""
-    done = failed = 0
+    done, failures = 0, []
     for job in jobs:
         entry = index.of(job.target) if index else None
         if job.target.is_file() and job.target.stat().st_size:
             done += 1
         elif entry and entry.failed:
-            failed += 1
-            console.say(entry.failed)
-    missing = len(jobs) - done - failed
-    console.answer(f"{done} done, {missing} missing, {failed} failed of {len(jobs)}")
-    if missing or failed:
-        raise typer.Exit(1)
+            failures.append(entry.failed)
+    console.print_status(len(jobs), done, failures)

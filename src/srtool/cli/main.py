@@ -32,6 +32,7 @@ from srtool.cli.models import models
 from srtool.cli.report import report
 from srtool.cli.serve import serve
 from srtool.cli.train import train_app
+from srtool.cli.triton import triton
 from srtool.errors import ExportError, SrtoolError
 from srtool.version import __version__
 
@@ -49,6 +50,7 @@ app.command()(export)
 app.command()(infer)
 app.command()(models)
 app.command()(serve)
+app.command()(triton)
 app.command()(evaluate)
 app.command()(verify)
 app.command()(report)
@@ -113,6 +115,11 @@ def main() -> None:
         signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
+    except SystemExit as ended:
+        cause: BaseException | None = ended  # typer turns every KeyboardInterrupt into this
+        while cause is not None and not isinstance(cause, _Terminated):
+            cause = cause.__context__
+        sys.exit(143 if cause is not None else ended.code)
     except SrtoolError as error:
         console.complain(f"srtool: {line_of(error)}")
         sys.exit(1 if isinstance(error, ExportError) else 2)

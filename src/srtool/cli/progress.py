@@ -7,12 +7,15 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from srtool.cli import line_of
+from srtool.errors import EngineError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 
     from srtool.benchmarks.evaluate import Progress as Scored
     from srtool.export.onnx import Written
-    from srtool.runtime.folder import Event, Summary
+    from srtool.runtime.engine import Engine
+    from srtool.runtime.events import Event, Summary
     from srtool.runtime.inputs import Job
     from srtool.train.data.packed import Progress as Packing
     from srtool.train.loop import Progress
@@ -65,7 +69,9 @@ def answer(text: str) -> None:
     print(plain(text), flush=True)  # noqa: T201
 
 
-def print_summary(summary: Summary, out: Path, engine: Path, backend: str, as_json: bool) -> None:
+def print_summary(
+    summary: Summary, out: str | Path, engine: str | Path, backend: str, as_json: bool
+) -> None:
     """The last line of `srtool infer`."""
     if as_json:
         line: dict[str, Any] = {
@@ -91,6 +97,26 @@ def print_summary(summary: Summary, out: Path, engine: Path, backend: str, as_js
     seconds = summary.seconds["total"]
     rate = summary.pixels_in / 1e6 / seconds if seconds else 0.0
     answer(f"{', '.join(parts)} in {seconds:.1f} s ({rate:.3f} LR megapixels/s) -> {out}")
+
+
+def print_status(count: int, done: int, failures: Sequence[str]) -> None:
+    """The answer of --status; ends the command with 1 where not everything is done."""
+    for line in failures:
+        say(line)
+    missing = count - done - len(failures)
+    answer(f"{done} done, {missing} missing, {len(failures)} failed of {count}")
+    if done < count:
+        raise typer.Exit(1)
+
+
+def introduce(engine: Engine, require_certified: bool) -> None:
+    """Say what runs, and whether it is certified; EngineError where it is not and has to be."""
+    say(f"{engine.path} on {engine.backend} ({engine.reason})")
+    if engine.uncertified_reason:
+        line = f"{engine.path}: is not certified: {engine.uncertified_reason}"
+        if require_certified:
+            raise EngineError(line, path=engine.path)
+        complain(line)
 
 
 def print_written(written: list[Written]) -> None:
@@ -199,9 +225,10 @@ def training_progress() -> Iterator[Callable[[Progress], None]]:
     bar = Bar(*columns, console=console)
     tasks: dict[str, TaskID] = {}
     spent = waited = 0.0
+    said = time.monotonic()
 
     def report(done: Progress) -> None:
-        nonlocal spent, waited
+        nonlocal spent, waited, said
         loss = done.losses.get("total", math.nan)  # none while discriminators warm up
         if not tasks:  # nothing is drawn before the first step: bad input is one line
             bar.start()
@@ -210,6 +237,9 @@ def training_progress() -> Iterator[Callable[[Progress], None]]:
                 done.stage, total=done.steps, loss=loss, rate=done.learning_rate
             )
         bar.update(tasks[done.stage], completed=done.step, loss=loss, rate=done.learning_rate)
+        if not console.is_terminal and time.monotonic() - said > LOG_EVERY:
+            said = time.monotonic()
+            console.print(f"{done.stage} step {done.step} of {done.steps}: loss {loss:.4f}")
         spent, waited = spent + done.seconds, waited + done.waited
         if done.validation is None:
             return

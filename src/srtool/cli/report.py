@@ -16,8 +16,8 @@ def report(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Files of `srtool bench`, `srtool evaluate --out` and `srtool verify --json`, or "
-            "folders that hold them."
+            help="Photographs, or folders of them, to see before and after; files of `srtool "
+            "bench`, `srtool evaluate --out` and `srtool verify --json`, or folders of these."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
@@ -29,8 +29,11 @@ def report(
         ),
     ] = None,
     engine: Annotated[
-        str | None,
-        typer.Option(help="What upscales the pictures: a shipped network, or an engine file."),
+        list[str] | None,
+        typer.Option(
+            help="What upscales the pictures: a shipped network, or an engine file. May be "
+            "repeated. (default for photographs: the shipped x4 network)"
+        ),
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Its weights, that PyTorch upscales the pictures with.")
@@ -40,22 +43,31 @@ def report(
         Path | None, typer.Option(help="Also write the plots to this folder, as PNG and SVG.")
     ] = None,
 ) -> None:
-    """Write results as one HTML file that needs no network: tables, plots and pictures."""
+    """Write results, or one's own photographs before and after, as one HTML file."""
     with needing("bench"):
         from srtool.benchmarks.report.drawing import write_plots
         from srtool.benchmarks.report.page import page_from_sources, write_page
+        from srtool.benchmarks.report.photographs import pictures_from_photographs
         from srtool.benchmarks.report.pictures import pictures_from_images
-        from srtool.benchmarks.report.sources import sources_from_paths
+        from srtool.benchmarks.report.sources import (
+            results_and_photographs,
+            sources_from_paths,
+        )
 
     from srtool.models import engine_path
 
-    sources = sources_from_paths(results)
+    files, photographs = results_and_photographs(results)
+    sources = sources_from_paths(files)
+    engines = [engine_path(name) for name in engine or ()]
     pictures = []
-    if images or engine or model:
-        with console.status("upscaling") as show, needing("cpu,export"):
-            pictures = pictures_from_images(
-                images, engine_path(engine) if engine else None, model, count, show
+    if photographs:
+        with console.status("upscaling") as show, needing("cpu"):
+            pictures += pictures_from_photographs(
+                photographs, engines or [engine_path()], count, show
             )
+    if images or model or (engines and not photographs):
+        with console.status("upscaling") as show, needing("cpu,export"):
+            pictures += pictures_from_images(images, engines, model, count, show)
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
     page = page_from_sources(sources, pictures, made)
     if plots:

@@ -35,4 +35,4 @@ def export(
             f"{target}: an engine file of this kind ends in .onnx", path=target, parameter="out"
         )
     folder = None if images is None else Path(images)
-    return onnx.export(network, target, precision, io, folder, force)
+    return onnx.export(network, target, onnx.ExportConfig(precision, io, folder, force))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +20,18 @@ from srtool.images.reading import read_rgb
 from srtool.networks.network import Network
 from srtool.parity import EXPORTED, Fidelity
 from srtool.runtime.engine import Engine
+from srtool.runtime.tiling import Tiling, upscale_tiled
 
-CROP = 256  # HR pixels of each shipped sample: seconds, not minutes, for the largest networks
+# LR height and width of each shipped sample: seconds, not minutes, for the largest networks, and
+# sizes that are no multiple of anything among them.
+SIZES = ((64, 64), (61, 47), (64, 96), (53, 70))
 MIN_SIDE = 32  # HR pixels of a certification image
 HALOS = (4, 8, 12, 16, 20, 24, 32, 48, 64)
+STRIP = (32, 192)  # LR height and width of the image that the halo is measured on
+GLOBAL_HALO, GLOBAL_TILE = 32, 128  # where every pixel looks at all others
+
+
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -42,24 +50,40 @@ def samples_from_images(network: Network, folder: Path | None = None) -> list[Sa
 
     Without a folder, the middles of the photographs that srtool ships are taken.
     """
-    shipped = Path(str(resources.files("srtool") / "samples" / "HR"))
+    return [
+        replace(sample, reference=reference(network, sample.lr))
+        for sample in pairs(network.scale, folder)
+    ]
+
+
+def pairs(scale: int, folder: Path | None = None) -> list[Sample]:
+    """The same without a reference: LR images in its place. DataError where one is too small."""
     samples = []
-    for path in (sample.hr for sample in dataset_from_folder(folder or shipped).samples):
-        image = read_rgb(path) if folder else _middle(read_rgb(path))
-        hr = mod_crop(image, network.scale)
+    paths = [sample.hr for sample in dataset_from_folder(folder or _shipped()).samples]
+    for path, size in zip(paths, cycle(SIZES), strict=False):
+        image = read_rgb(path)
+        if folder is None:
+            image = _middle(image, size[0] * scale, size[1] * scale)
+        hr = mod_crop(image, scale)
         if min(hr.shape[:2]) < MIN_SIDE:
             raise DataError(
                 f"{folder}: an image of {image.shape[1]}x{image.shape[0]} pixels is too small to "
                 f"certify with, expected at least {MIN_SIDE} a side"
             )
-        lr = make_lr(hr, network.scale)
-        samples.append(Sample(lr, hr, reference(network, lr), path.name))
+        lr = make_lr(hr, scale) if scale > 1 else hr
+        samples.append(Sample(lr, hr, lr, path.name))
     return samples
 
 
-def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    top, left = ((side - CROP) // 2 if side > CROP else 0 for side in image.shape[:2])
-    return image[top : top + CROP, left : left + CROP]
+def _shipped() -> Path:
+    return Path(str(resources.files("srtool") / "samples" / "HR"))
+
+
+def _middle(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    top, left = (
+        max(0, (side - to) // 2) for side, to in zip(image.shape[:2], (height, width), strict=True)
+    )
+    return image[top : top + height, left : left + width]
 
 
 def reference(network: Network, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -113,18 +137,53 @@ def _next_step(precision: str, path: Path) -> str:
     )
 
 
-def measured_halo(engine: Engine, lr: NDArray[Any]) -> int:
-    """The smallest halo, in LR pixels, with which a cut through an image stays invisible: on
-    99.9 % of the values within 16 pixels of the cut at most one level of difference."""
-    scale, width = engine.facts.scale, lr.shape[1]
-    cut, strip = width // 2, 16
-    whole = engine.upscale_batch(lr[None])[0].astype(np.int16)
-    for halo in HALOS:
-        if cut + halo >= width:
+@dataclass(frozen=True)
+class Cut:
+    """How images may be cut into tiles. halo, tile: see `ModelFacts`. seam: dB between an image in
+    tiles and the same image whole, None where they are equal."""
+
+    halo: int
+    tile: int | None
+    seam: float | None
+
+
+def measured_cut(engine: Engine, strip: Pixels | None = None) -> Cut:
+    """The smallest halo with which a cut through a photograph stays invisible: on 99.9 % of the
+    values within 16 pixels of the cut at most one level of difference. Where none does, since
+    every pixel looks at the whole image, the tile that it then is about, and how far from whole
+    images its pictures are."""
+    scale, step = engine.facts.scale, engine.facts.multiple_of
+    strip = _strip(step) if strip is None else strip
+    cut, near = strip.shape[1] // 2 // step * step, 16
+    whole = engine.upscale_batch(strip[None])[0].astype(np.int16)
+    for least in HALOS:
+        halo = -(-least // step) * step
+        if cut + halo >= strip.shape[1]:
             break
-        piece = engine.upscale_batch(lr[None, :, : cut + halo])[0]
-        near = slice(max(0, cut - strip) * scale, cut * scale)
-        gap = np.abs(whole[:, near] - piece[:, near])
+        piece = engine.upscale_batch(strip[None, :, : cut + halo])[0]
+        kept = slice(max(0, cut - near) * scale, cut * scale)
+        gap = np.abs(whole[:, kept] - piece[:, kept])
         if float((gap > 1).mean()) <= 1e-3:
-            return halo
-    return HALOS[-1]
+            return Cut(halo, None, _seam(engine, strip, whole, halo, 2 * (cut // 2 // step * step)))
+    halo, tile = (-(-side // step) * step for side in (GLOBAL_HALO, GLOBAL_TILE))
+    return Cut(halo, tile, _seam(engine, strip, whole, halo, tile))
+
+
+def _seam(
+    engine: Engine, strip: NDArray[np.uint8], whole: NDArray[np.int16], halo: int, tile: int
+) -> float | None:
+    """dB between the strip in tiles and the whole strip."""
+    least = 2 * halo + max(16, engine.facts.multiple_of)
+    tiled = upscale_tiled(strip, engine, Tiling(max(tile, least), halo))
+    squares = float(((tiled.astype(np.int64) - whole) ** 2).mean())
+    return round(10 * float(np.log10(255**2 / squares)), 1) if squares else None
+
+
+def _strip(step: int) -> NDArray[np.uint8]:
+    """A wide piece of a shipped photograph, (H, W, 3), of sides that a network takes."""
+    path = min(sample.hr for sample in dataset_from_folder(_shipped()).samples)
+    height, width = (-(-side // step) * step for side in STRIP)
+    lr = make_lr(mod_crop(read_rgb(path), 2), 2)
+    tall, wide = min(height, lr.shape[0]), min(width, lr.shape[1])
+    lr = _middle(lr, tall, wide)
+    return np.pad(lr, ((0, height - tall), (0, width - wide), (0, 0)), mode="symmetric")

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
+import os
+import platform
+import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from srtool.errors import ExportError
 from srtool.export import certify
-from srtool.files import whole_file
-from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sha256, write_manifest
-from srtool.networks.deployed import (
-    EXAMPLE_SIZE,
-    Io,
-    Precision,
-    deployed_from_network,
-    shape_dimensions,
-)
+from srtool.export.trace import OPSET, traced_from_network
+from srtool.files import locked, whole_files
+from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sha256, sidecar
 from srtool.networks.network import Network
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.onnx_files import installed_backends, open_on
@@ -33,180 +30,241 @@ from srtool.version import __version__
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 18
+    from srtool.export.rewrite import Io
+
+Precision = Literal["fp32", "fp16"]
+Report = Callable[[str], None]
+
+_LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "spandrel", "numpy")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to write. io: pixels in and out. images: a folder of HR images to certify with, default
+    the shipped samples. force: keep files that fail."""
+
+    precision: Literal["fp32", "fp16", "both"] = "fp32"
+    io: Literal["uint8", "float32"] = "uint8"
+    images: Path | None = None
+    force: bool = False
+
+    @property
+    def dataset(self) -> str:
+        return self.images.resolve().name if self.images else "shipped samples"
+
+
+DEFAULTS = ExportConfig()
 
 
 @dataclass(frozen=True)
 class Written:
-    """An engine file that was written, with its manifest and the rewrites that were applied."""
+    """An engine file that was written, with its manifest, the rewrites that were applied, and the
+    seconds that comparing it took."""
 
     path: Path
     manifest: Manifest
     rewrites: dict[str, int]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A file to be: where, its model, what is known of it, how it was rewritten. everywhere: to be
+    compared on every installed backend, not on ONNX Runtime alone. A companion needs no more: it is
+    run by the backend that was chosen for its uint8 file."""
+
+    path: Path
+    model: onnx.ModelProto
+    facts: ModelFacts
+    rewrites: dict[str, int] = field(default_factory=dict)
+    everywhere: bool = True
 
 
 def export(
     network: Network,
     out: Path,
-    precision: Literal["fp32", "fp16", "both"] = "fp32",
-    io: Io = "uint8",
-    images: Path | None = None,
-    force: bool = False,
-    report: Callable[[str], None] = lambda line: None,
+    config: ExportConfig = DEFAULTS,
+    report: Report = lambda line: None,
 ) -> list[Written]:
-    """Write the engine files of a network and their manifests.
+    """Write the engine files of a network and their manifests: all of them appear, or none.
 
     out: x4.onnx gives x4.onnx (fp32) and, for fp16, x4.fp16.onnx; with precision "fp16" alone the
     file is `out` itself. uint8 files get a companion x4.float32.onnx for 16-bit images.
-    images: a folder of HR images to certify with, default the shipped samples.
-    ExportError where a file does not meet the network within its bar, unless forced.
+    ExportError where a file does not meet the network within its bar, unless forced, and where it
+    cannot be written.
     """
     report("running the PyTorch reference on the certification images")
-    samples = certify.samples_from_images(network, images)
-    dataset = images.resolve().name if images else "shipped samples"
-    companion = out.with_name(f"{out.stem}.float32.onnx") if io == "uint8" else None
-    plan: list[tuple[Path, Io, Precision]] = []
-    if companion:
-        plan.append((companion, "float32", "fp32"))
-    if precision in ("fp32", "both"):
-        plan.append((out, io, "fp32"))
-    if precision in ("fp16", "both"):
-        name = out.with_name(f"{out.stem}.fp16.onnx") if precision == "both" else out
-        plan.append((name, io, "fp16"))
+    samples = certify.samples_from_images(network, config.images)
+    with locked(out, report):
+        report("tracing the network")
+        return written(drafts(network, out, config, report), samples, config, report)
+
+
+def drafts(
+    network: Network, out: Path, config: ExportConfig, report: Report = lambda line: None
+) -> list[Draft]:
+    """The files of an export, of one trace; nothing is compared yet."""
+    from srtool.export import rewrite
+    from srtool.export.graph import inferred
+
+    traced = traced_from_network(network, report)
+    base = traced.model
+    rewrites = rewrite.fold_constants(base)
+    rewrite.change_units(base)
     facts = ModelFacts(
         scale=network.scale,
-        io=io,
+        io=config.io,
         precision="fp32",
         architecture=network.architecture,
         halo=0,
+        multiple_of=network.size.multiple_of,
+        minimum=network.size.minimum,
+        square=network.size.square,
+        batch=traced.batch,
+        exporter=traced.exporter,
         weights=network.path.name,
         weights_sha256=sha256(network.path),
         training=network.facts,
     )
-    written = []
-    with ExitStack() as files:  # all of them appear, or none
-        for path, form, half in plan:
-            temporary = files.enter_context(whole_file(path))
-            facts = facts.model_copy(update={"io": form, "precision": half})
-            everywhere = path != companion
-            item = _write(
-                network, path, temporary, facts, samples, dataset, everywhere, force, report
-            )
-            if companion and path != companion:
-                manifest = item.manifest.model_copy(update={"companion": companion.name})
-                item = Written(path, manifest, item.rewrites)
-            facts = item.manifest.model  # the halo is measured once
-            written.append(item)
-    for item in written:
-        write_manifest(item.path, item.manifest)
-    return written
+    found = []
+
+    def draft(path: Path, io: Io, precision: Precision, everywhere: bool = True) -> None:
+        inside, applied = base, dict(rewrites)
+        if precision == "fp16":
+            inside, applied["operations in float16"] = halved(base)
+        model = inferred(rewrite.with_pixels(inside, io, traced.batch))
+        known = facts.model_copy(update={"io": io, "precision": precision})
+        found.append(Draft(path, model, known, applied, everywhere))
+
+    if config.io == "uint8":
+        draft(out.with_name(f"{out.stem}.float32.onnx"), "float32", "fp32", False)
+    if config.precision in ("fp32", "both"):
+        draft(out, config.io, "fp32")
+    if config.precision in ("fp16", "both"):
+        both = config.precision == "both"
+        draft(out.with_name(f"{out.stem}.fp16.onnx") if both else out, config.io, "fp16")
+    return found
 
 
-def _write(
-    network: Network,
-    path: Path,
-    temporary: Path,
-    facts: ModelFacts,
+def halved(base: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """A copy in float16, and how many of its operations are."""
+    import onnx
+
+    from srtool.export.half import halve
+
+    model = onnx.ModelProto()
+    model.CopyFrom(base)
+    return model, halve(model)
+
+
+def written(
+    files: list[Draft], samples: list[certify.Sample], config: ExportConfig, report: Report
+) -> list[Written]:
+    """Certify drafts and put them and their manifests in their places, as one."""
+    paths = [path for draft in files for path in (draft.path, sidecar(draft.path))]
+    companion = next((each.path.name for each in files if not each.everywhere), None)
+    made: list[Written] = []
+    try:
+        with whole_files(paths) as temporary:
+            cut: certify.Cut | None = None
+            for draft in files:
+                place = temporary[draft.path]
+                item, cut = _certified(draft, place, samples, config, cut, report)
+                if draft.everywhere and companion:
+                    manifest = item.manifest.model_copy(update={"companion": companion})
+                    item = Written(item.path, manifest, item.rewrites, item.seconds)
+                text = item.manifest.model_dump_json(indent=2) + "\n"
+                temporary[sidecar(draft.path)].write_text(text, encoding="utf-8")
+                made.append(item)
+    except OSError as error:
+        raise ExportError(
+            f"{files[-1].path}: cannot be written ({error.strerror or error}); nothing was written",
+            path=files[-1].path,
+        ) from None
+    return made
+
+
+def _certified(
+    draft: Draft,
+    place: Path,
     samples: list[certify.Sample],
-    dataset: str,
-    everywhere: bool,
-    force: bool,
-    report: Callable[[str], None],
-) -> Written:
-    """Write one file under a temporary name and certify it; the manifest is not yet on disk.
-
-    everywhere: compare on every installed backend, not on ONNX Runtime alone. A companion needs
-    no more: it is run by the backend that was chosen for its uint8 file.
-    """
+    config: ExportConfig,
+    cut: certify.Cut | None,
+    report: Report,
+) -> tuple[Written, certify.Cut]:
+    """Write one file under a temporary name and compare it. cut: as measured on another one."""
     import onnx
 
     from srtool.export.mixed.graph import EMULATED, emulated_engine
 
-    report(f"{path.name}: tracing the network")
-    assert facts.precision != "mixed"  # that is what `verify --bisect` makes
-    model, rewrites = onnx_from_network(network, facts.io, facts.precision)
+    path, facts, model = draft.path, draft.facts, draft.model
     report(f"{path.name}: comparing with PyTorch")
-    onnx.save(model, temporary)
-    engine = open_on(temporary, OnnxRuntime(), facts)
-    if facts.halo == 0:
-        facts = facts.model_copy(update={"halo": certify.measured_halo(engine, samples[0].lr)})
+    start = time.perf_counter()
+    onnx.save(model, place)
+    engine = open_on(place, OnnxRuntime(), facts)
+    cut = cut or certify.measured_cut(engine)
+    facts = facts.model_copy(update={"halo": cut.halo, "tile": cut.tile, "seam": cut.seam})
     onnx.helper.set_model_props(
         model, {METADATA_KEY: json.dumps(facts.model_dump(mode="json"), sort_keys=True)}
     )
     onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, temporary)
-    found = {str(OnnxRuntime()): certify.fidelity(engine, samples, dataset)}
+    onnx.save(model, place)
+    found = {str(OnnxRuntime()): certify.fidelity(engine, samples, config.dataset)}
     if facts.precision == "fp16":
-        engine = emulated_engine(path, facts, model)
-        found[str(EMULATED)] = certify.fidelity(engine, samples, dataset)
-        if not force:
+        emulated = emulated_engine(path, facts, model)
+        found[str(EMULATED)] = certify.fidelity(emulated, samples, config.dataset)
+        if not config.force:
             certify.check_emulated(found[str(EMULATED)], path)
-    if not force:
+    if not config.force:
         certify.check(facts.precision, found[str(OnnxRuntime())], path)
-    for backend in installed_backends() if everywhere else ():
+    for backend in installed_backends() if draft.everywhere else ():
         if str(backend) not in found:
-            engine = open_on(temporary, backend, facts)
-            found[str(backend)] = certify.fidelity(engine, samples, dataset)
+            with open_on(place, backend, facts) as other:
+                found[str(backend)] = certify.fidelity(other, samples, config.dataset)
     manifest = Manifest(
         model=facts,
-        sha256=sha256(temporary),
-        opset=OPSET,
+        sha256=sha256(place),
+        opset=next((item.version for item in model.opset_import if not item.domain), OPSET),
         srtool=__version__,
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         fidelity=found,
+        versions=library_versions(),
+        cpu=processor(),
     )
-    return Written(path, manifest, rewrites)
+    return Written(path, manifest, draft.rewrites, time.perf_counter() - start), cut
 
 
-def onnx_from_network(
-    network: Network, io: Io, precision: Precision
-) -> tuple[onnx.ModelProto, dict[str, int]]:
-    """Build the ONNX model of a network: dynamic batch, height and width, shapes inferred."""
-    import onnx
-
-    deployed, rewrites = deployed_from_network(network, io, precision)
-    batch, height, width = EXAMPLE_SIZE
-    example = (
-        torch.zeros(batch, height, width, 3, dtype=torch.uint8)
-        if io == "uint8"
-        else torch.zeros(batch, 3, height, width)
-    )
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter about itself
-            program = torch.onnx.export(
-                deployed,
-                (example,),
-                dynamo=True,
-                dynamic_shapes=(shape_dimensions(network, io),),
-                input_names=["image"],
-                output_names=["upscaled"],
-                opset_version=OPSET,
-                verbose=False,
-            )
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ExportError(
-            f"{network.path}: this {network.architecture} network has no ONNX form "
-            f"({lines[-1][:160] if lines else type(error).__name__})"
-        ) from None
-    finally:
-        quiet.setLevel(level)
-    assert program is not None
-    model = program.model_proto
-    _strip_traces(model)
-    return onnx.shape_inference.infer_shapes(model), rewrites
+def library_versions() -> dict[str, str]:
+    """Of the libraries that export and compare, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
-def _strip_traces(model: onnx.ModelProto) -> None:
-    """Drop the exporter's stack traces: they hold paths of this machine and double the file."""
-    graph = model.graph
-    for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del item.metadata_props[:]
-    del graph.metadata_props[:]
-    del model.metadata_props[:]
-    for node in graph.node:
-        node.doc_string = ""
+def processor() -> str:
+    """The name of this machine's CPU."""
+    if os.path.isfile("/proc/cpuinfo"):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def onnx_from_network(network: Network, io: Io, precision: Precision) -> onnx.ModelProto:
+    """The ONNX model of a network: free height and width, types and shapes inferred."""
+    config = ExportConfig(precision, io)
+    return drafts(network, Path("x.onnx"), config)[-1].model
+
+
+def weights_of(network: Network) -> dict[str, NDArray[np.float32]]:
+    """The float32 values of a network's initialisers by the names that its files have."""
+    from onnx import numpy_helper
+
+    model = onnx_from_network(network, "float32", "fp32")
+    return {
+        item.name: numpy_helper.to_array(item)
+        for item in model.graph.initializer
+        if item.data_type == item.FLOAT
+    }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from srtool.images.formats import HEAD, READABLE, format_of
 
@@ -89,6 +89,28 @@ def images_below(folder: Path, leave_out: Path | None = None) -> Listing:
     walk(folder, False)
     found.files.sort()
     return found
+
+
+def images_among(names: Iterable[str]) -> tuple[list[str], Listing]:
+    """Of names with forward slashes, those that `images_below` would take where they are files, in
+    order; and what was passed over. Without their contents: a name without a suffix is no image."""
+    images, passed = [], Listing()
+    for name in sorted(names):
+        *folders, last = name.split("/")
+        suffix = PurePosixPath(last).suffix.lower()
+        hidden = last.startswith(".") or any(
+            folder.startswith(".") or folder.lower() in _THUMBNAILS for folder in folders
+        )
+        if last.startswith(_OURS) or not last:
+            continue
+        if suffix not in READABLE:
+            passed.passed[suffix] += not hidden
+        elif hidden:
+            passed.hidden += 1
+        else:
+            images.append(name)
+    passed.passed = +passed.passed
+    return images, passed
 
 
 def is_image(path: Path) -> bool:

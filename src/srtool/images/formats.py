@@ -38,7 +38,7 @@ WRITABLE = frozenset(
 
 # Pixels a side, and of all that an encoder holds at a time where it holds the whole picture
 LARGEST_SIDE = {"JPEG": 65500, "WebP": 16383, "AVIF": 16384}
-LARGEST_AREA = {"WebP": 16383**2, "AVIF": 100_000_000}
+LARGEST_AREA = {"WebP": 100_000_000, "AVIF": 100_000_000}
 
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from srtool.images.picture import Metadata, Picture
 from srtool.images.reading import _vips, interpreted, mapped, reason_of
 from srtool.images.rows import TiffOfRows
 from srtool.images.signals import profile_from_signal
+from srtool.images.size import resized_image
 
 _PNG = {"format": "png"}  # what holds everything
 QUALITY = 95  # of the lossy formats, 1 to 100
@@ -57,7 +58,9 @@ def check_writable(path: Path, shape: Shape, metadata: Metadata) -> None:
     largest = LARGEST_SIDE.get(format)
     if largest is not None and max(shape.width, shape.height) > largest:
         raise ImageError(
-            f"{path}: is {size}, {format} holds at most {largest} a side; write PNG or TIFF instead"
+            f"{path}: is {size}, {format} holds at most {largest} a side",
+            path=path,
+            remedy=_PNG,
         )
     area = LARGEST_AREA.get(format)
     if area is not None and shape.width * shape.height > area:
@@ -70,7 +73,9 @@ def check_writable(path: Path, shape: Shape, metadata: Metadata) -> None:
         )
     if metadata.signal is not None and metadata.signal.hdr and format != "PNG":
         raise ImageError(
-            f"{path}: is HDR ({metadata.signal.hdr}), which is kept in PNG only; write PNG instead"
+            f"{path}: is HDR ({metadata.signal.hdr}), which is kept in PNG only",
+            path=path,
+            remedy=_PNG,
         )
 
 
@@ -109,11 +114,19 @@ class RowWriter:
     """
 
     def __init__(
-        self, path: Path, shape: Shape, metadata: Metadata, quality: int | None, most: int
+        self,
+        path: Path,
+        shape: Shape,
+        metadata: Metadata,
+        quality: int | None,
+        most: int,
+        size: tuple[int, int] | None = None,
     ) -> None:
-        """ImageError and UsageError: see `write_image`, and for formats not in STREAMED."""
+        """shape: of the rows that come. size: width and height of the file, where they are not to
+        be those. ImageError and UsageError: see `write_image`, and for formats not in STREAMED."""
         _check_quality(quality)
-        check_writable(path, shape, metadata)
+        self._size = size or (shape.width, shape.height)
+        check_writable(path, replace(shape, width=self._size[0], height=self._size[1]), metadata)
         assert _format(path) in STREAMED
         self._path, self._shape, self._metadata, self._quality = path, shape, metadata, quality
         self._bands = (1 if shape.gray else 3) + shape.has_alpha
@@ -161,6 +174,9 @@ class RowWriter:
                 image = image.copy()
                 for name in image.get_fields():
                     image.remove(name)
+                if self._size != (shape.width, shape.height):
+                    peak = float(np.iinfo(shape.dtype).max)
+                    image = resized_image(image, self._size, peak, shape.has_alpha)
                 # Each more thread has libvips keep more rows, and encoders take but one
                 image.set_type(vips.GValue.gint_type, "concurrency", 1)
                 _save(image, self._metadata, self._path, temporary, self._quality)

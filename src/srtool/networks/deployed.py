@@ -1,19 +1,12 @@
-"""The network as it is deployed: pixels in, pixels out, everything in between rewritten exactly."""
+"""The network as it is deployed: one plain module from image to image, for any network."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from srtool.errors import ExportError
-from srtool.networks import rewrite
 from srtool.networks.generator import Generator, deployed
 from srtool.networks.network import Network
-
-Io = Literal["uint8", "float32"]
-Precision = Literal["fp32", "fp16"]
 
 # Sides 1 and equal sides would be taken for constants by torch.export.
 EXAMPLE_SIZE = (2, 24, 40)
@@ -32,62 +25,27 @@ class ImageOnly(nn.Module):
 
 
 def plain_module(network: Network) -> nn.Module:
-    """(N, 3, H, W) RGB 0..1 -> (N, 3, scale H, scale W), for any network; head folded."""
+    """(N, 3, H, W) RGB 0..1 -> (N, 3, scale H, scale W), for any network; head and scales of our
+    own generators folded."""
     if isinstance(network.module, Generator):
         return ImageOnly(deployed(network.module)).eval()
     return network.module
 
 
-class Deployed(nn.Module):
-    """The rewritten graph between the pixels' formats.
-
-    io "uint8": (N, H, W, 3) uint8 -> (N, sH, sW, 3) uint8. TensorRT accepts uint8 only with a cast
-    as the first and the last node: cast first, transpose after; transpose first, cast last.
-    io "float32": (N, 3, H, W) float32 0..1 -> (N, 3, sH, sW) float32, not clamped.
-    """
-
-    def __init__(self, graph: fx.GraphModule, io: Io) -> None:
-        super().__init__()
-        self.rewritten, self.io = graph, io
-
-    def forward(self, image: Tensor) -> Tensor:
-        if self.io == "float32":
-            colours: Tensor = self.rewritten(image * rewrite.PIXEL_UNIT)
-            return colours * (1 / rewrite.PIXEL_UNIT)
-        units: Tensor = self.rewritten(image.to(torch.float32).permute(0, 3, 1, 2) * (1 / 256))
-        levels = (units * 256).round().clamp(0, 255)
-        return levels.permute(0, 2, 3, 1).to(torch.uint8)
-
-
-def shape_dimensions(network: Network, io: Io) -> dict[int, torch.export.Dim]:
-    """Dynamic batch, height and width of the input, by axis."""
-    height, width = (1, 2) if io == "uint8" else (2, 3)
-    return {0: _dim("batch"), height: _dim("height"), width: _dim("width")}
-
-
-def _dim(name: str) -> torch.export.Dim:
-    return torch.export.Dim(name, min=1)
-
-
-def deployed_from_network(
-    network: Network, io: Io, precision: Precision
-) -> tuple[Deployed, dict[str, int]]:
-    """Trace a network and rewrite its graph; also says how often each rewrite applied."""
-    module = plain_module(network)
+def example_size(network: Network) -> tuple[int, int, int]:
+    """Batch, height and width of an image to trace a network with."""
     batch, height, width = EXAMPLE_SIZE
-    example = torch.rand(batch, 3, height, width)
-    dimensions = shape_dimensions(network, "float32")
-    try:
-        program = torch.export.export(module, (example,), dynamic_shapes=(dimensions,))
-    except Exception as error:
-        raise ExportError(
-            f"{network.path}: this {network.architecture} network cannot be traced with free "
-            f"image sizes ({str(error).strip().splitlines()[0][:160]})"
-        ) from None
-    graph = program.module(check_guards=False)
-    assert isinstance(graph, fx.GraphModule)
-    applied = rewrite.fold_constants(graph)
-    rewrite.change_units(graph)
-    if precision == "fp16":
-        applied["operations in float16"] = rewrite.halve(graph)
-    return Deployed(graph, io), applied
+    tall, wide = network.size.of(height, width)
+    step = network.size.multiple_of
+    return batch, tall, wide if wide != tall or network.size.square else wide + 2 * step
+
+
+def shape_dimensions(network: Network) -> dict[int, object]:
+    """Free batch, height and width of an input of (N, 3, H, W), by axis."""
+    step, least = network.size.multiple_of, network.size.minimum
+    free = {
+        axis: torch.export.Dim(name, min=max(1, -(-least // step)))
+        for axis, name in ((2, "height"), (3, "width"))
+    }
+    sides = {axis: step * dim if step > 1 else dim for axis, dim in free.items()}
+    return {0: torch.export.Dim("batch", min=1), **sides}

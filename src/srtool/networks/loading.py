@@ -23,12 +23,13 @@ FORMAT = 1
 
 def save_generator(path: Path, generator: Generator, facts: Mapping[str, Any]) -> None:
     """Write weights and config as .safetensors; facts are JSON values that describe training."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     about = {"format": FORMAT, "config": generator.config.as_dict(), "facts": dict(facts)}
     tensors = {k: v.detach().cpu().contiguous() for k, v in generator.state_dict().items()}
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={"srtool": json.dumps(about)})
+        # Written by Python: a full disk is an OSError then
+        temporary.write_bytes(save(tensors, {"srtool": json.dumps(about)}))
 
 
 def interpolated(first: Network, second: Network, share: float) -> Generator:

@@ -33,6 +33,16 @@ class Network:
     size: Size = ANY_SIZE
     notes: tuple[str, ...] = ()
 
+    @property
+    def module_names(self) -> list[str]:
+        """Of all modules inside, without what was put around them here."""
+        names = [name for name, _ in self.module.named_modules()]
+        module = self.module
+        while isinstance(module, (Called, Gray)):
+            names = [name.removeprefix("model.") for name in names]
+            module = module.model
+        return names
+
     def upscale(self, x: Tensor) -> Tensor:
         """The reference: (N, 3, H, W) RGB 0..1 of any size -> (N, 3, scale * H, scale * W), not
         clamped."""

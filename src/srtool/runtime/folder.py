@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -21,55 +17,31 @@ from srtool.errors import ImageError, SrtoolError
 from srtool.images.formats import FORMATS
 from srtool.images.picture import Picture
 from srtool.images.reading import ImageFile
+from srtool.images.size import resized
 from srtool.images.writing import STREAMED, RowWriter, Shape, check_writable, write_image
+from srtool.runtime.checks import bytes_of, check_opaque, check_space, notes_of, opaque
 from srtool.runtime.engine import Engine
+from srtool.runtime.events import Event, Kind, Summary
+from srtool.runtime.failures import engine_failure, writing_failure
 from srtool.runtime.guard import Guard
 from srtool.runtime.index import Entry, Index
 from srtool.runtime.inputs import Job
 from srtool.runtime.origin import Origin
-from srtool.runtime.upscaling import Options, Upscaling, bands_of, upscaled_bands
+from srtool.runtime.upscaling import (
+    Options,
+    RowsOf,
+    Upscaling,
+    bands_of,
+    passes,
+    upscale_picture,
+    upscaled_bands,
+)
 
 MANY = 8  # threads that decode, and that encode, for a GPU
 LARGE = 48_000_000  # bytes of a result; what is larger is made and written in bands of rows
-HELD = 104_000_000  # bytes of one that wait for the encoder, or are being made
-_SHARE = {"PNG": 0.2, "TIFF": 0.2}  # of the bytes of its samples that a file takes at least
-_SHARE_OF_LOSSY = 0.02
+HELD = 80_000_000  # bytes of one that wait for the encoder, or are being made
 
-Kind = Literal["done", "skipped", "other", "failed", "note"]
 OnTile = Callable[[Job, int, int], None]
-
-
-@dataclass
-class Summary:
-    """What was done. skipped: exist already; other: exist, but made by another engine or with
-    other options. Seconds of decode and encode are spent in threads beside compute, which on a
-    GPU is the time in which it computed; total is wall time. Pixels are LR and HR pixels of the
-    images done."""
-
-    files: int = 0
-    skipped: int = 0
-    other: int = 0
-    failed: int = 0
-    pixels_in: int = 0
-    pixels_out: int = 0
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("decode", "compute", "encode", "total"), 0.0)
-    )
-
-
-@dataclass(frozen=True)
-class Event:
-    """What the caller may tell the user about one job: it was done, was skipped since its result
-    exists, or exists from another engine ("other"), or failed, or there is a note about it.
-    message: one line that names the file. pixels_in, pixels_out: of an image that is done. error:
-    why it failed."""
-
-    job: Job
-    kind: Kind
-    message: str = ""
-    pixels_in: int = 0
-    pixels_out: int = 0
-    error: SrtoolError | None = None
 
 
 @dataclass
@@ -90,6 +62,7 @@ class _Started:
     upscaling: Upscaling
     guard: Guard
     pixels: int
+    size: tuple[int, int]
 
 
 @dataclass
@@ -118,6 +91,7 @@ def upscale_images(
     so an interrupted run can simply be repeated: what exists is skipped. On an interrupt (Ctrl-C,
     or when the iterator is closed) the images in the encoder are finished first.
 
+    jobs: pulled as they are needed, so that a source may come from elsewhere just before its turn.
     summary: counts along. index: of the output folder; tells results of other engines apart, and
     is kept up to date. on_tile: called with the number of tiles of an image that are done.
     """
@@ -152,7 +126,7 @@ class _Run:
     ) -> None:
         self._engine, self._options, self._summary = engine, options, summary
         self._index, self._on_tile = index, on_tile
-        self._origin = Origin(engine, options)
+        self._origin = Origin(engine.path, engine.facts.weights_sha256, options)
         self._guard = Guard(engine)
         self._events: deque[Event] = deque()
         self._decoding: deque[tuple[Job, Future[_Decoded]]] = deque()
@@ -164,14 +138,16 @@ class _Run:
         threads = min(MANY, os.cpu_count() or 1) if engine.is_deferred else 1
         ahead = threads + 1  # images decoded before their turn, and images waiting to be encoded
         start, busy = time.perf_counter(), engine.busy
-        todo = deque(jobs)
+        todo, is_over = iter(jobs), False
         with ThreadPoolExecutor(threads) as decoder, ThreadPoolExecutor(threads) as encoder:
             self._encoder = encoder
             try:
-                while todo or self._decoding or self._started:
-                    while todo and len(self._decoding) < ahead:
-                        job = todo.popleft()
-                        if self._is_wanted(job):
+                while not is_over or self._decoding or self._started:
+                    while not is_over and len(self._decoding) < ahead:
+                        job = next(todo, None)
+                        if job is None:
+                            is_over = True
+                        elif self._is_wanted(job):
                             self._decoding.append((job, decoder.submit(self._decode, job)))
                         yield from self._drained()
                     if self._decoding:
@@ -246,24 +222,41 @@ class _Run:
         options = self._options
         file = ImageFile(job.source, options.max_pixels)
         try:
-            shape = self._shape(file)
-            check_writable(job.target, replace(shape, has_alpha=False), file.metadata)
-            _check_space(job.target, shape)
-            notes = _notes(job, file)
+            width, height = self._size(file)
+            final = replace(self._shape(file), width=width, height=height)
+            check_writable(job.target, replace(final, has_alpha=False), file.metadata)
+            check_space(job.target, final)
+            notes = notes_of(job, file)
             format = FORMATS[job.target.suffix.lower()]
-            if _bytes(shape) > LARGE and format in STREAMED:
+            shape = self._shape(file)
+            twice = self._passes(file) > 1
+            if twice and bytes_of(shape) > 2 * LARGE:
+                raise ImageError(
+                    f"{job.source}: {width}x{height} pixels take more than the network's "
+                    f"{self._engine.facts.scale} times, which is for smaller pictures",
+                    path=job.source,
+                    found=f"{file.width}x{file.height}",
+                )
+            if not twice and bytes_of(shape) > LARGE and format in STREAMED:
                 return _Decoded(None, file, notes, time.perf_counter() - start)
             picture = file.read()
             file.close()
             if format == "JPEG":
-                picture = _opaque(picture, job)
+                picture = opaque(picture, job)
             return _Decoded(picture, None, notes, time.perf_counter() - start)
         except BaseException:
             file.close()
             raise
 
-    def _shape(self, file: ImageFile) -> Shape:
-        """Of the upscaled picture."""
+    def _size(self, file: ImageFile | RowsOf) -> tuple[int, int]:
+        """Width and height of the result."""
+        return self._options.size_of(file.width, file.height, self._engine.facts.scale)
+
+    def _passes(self, file: ImageFile | RowsOf) -> int:
+        return passes(file.width, self._size(file), self._engine.facts.scale)
+
+    def _shape(self, file: ImageFile | RowsOf) -> Shape:
+        """Of what the network makes of it."""
         scale = self._engine.facts.scale
         dtype = np.dtype(np.uint8) if self._options.depth == 8 else file.dtype
         return Shape(file.width * scale, file.height * scale, dtype, file.gray, file.has_alpha)
@@ -279,28 +272,42 @@ class _Run:
             start = time.perf_counter()
             if decoded.file:
                 with decoded.file as file:
-                    self._stream(job, file, guard)
+                    self._stream(job, file, guard, self._size(file))
             elif decoded.picture:
-                upscaling = Upscaling(
-                    decoded.picture, self._engine, self._options, guard, partial(self._on_tile, job)
-                )
-                area = _area(decoded.picture)
-                self._started.append(_Started(job, upscaling, guard, area))
+                self._start_picture(job, decoded.picture, guard)
                 self._computed(start)
         except Exception as error:  # whatever goes wrong with one image, the others get done
-            self._fail(job, _of_engine(error, job))
+            self._fail(job, engine_failure(error, job))
             self._say_of(job, guard)
 
-    def _stream(self, job: Job, file: ImageFile, guard: Guard) -> None:
+    def _start_picture(self, job: Job, picture: Picture, guard: Guard) -> None:
+        source = RowsOf(picture)
+        size, area = self._size(source), _area(picture)
+        on_tile = partial(self._on_tile, job)
+        if self._passes(source) > 1:
+            once = replace(self._options, size=None)
+            picture = upscale_picture(picture, self._engine, once, guard, on_tile)
+            made = RowsOf(picture)
+            streamed = FORMATS[job.target.suffix.lower()] in STREAMED
+            if streamed and bytes_of(self._shape(made)) > LARGE:
+                self._stream(job, made, guard, size)
+                return
+        upscaling = Upscaling(picture, self._engine, self._options, guard, on_tile)
+        self._started.append(_Started(job, upscaling, guard, area, size))
+
+    def _stream(
+        self, job: Job, file: ImageFile | RowsOf, guard: Guard, size: tuple[int, int]
+    ) -> None:
         """Upscale and write a large image, band by band."""
         shape = self._shape(file)
         if shape.has_alpha and FORMATS[job.target.suffix.lower()] == "JPEG":
-            _check_opaque(file, job)
+            assert isinstance(file, ImageFile), "a picture in memory was made opaque"
+            check_opaque(file, job)
             shape = replace(shape, has_alpha=False)
         height = max(band.last - band.first for band in bands_of(file, self._engine, self._options))
-        being_made = _bytes(replace(shape, height=height * self._engine.facts.scale))
+        being_made = bytes_of(replace(shape, height=height * self._engine.facts.scale))
         behind = max(HELD - being_made, HELD // 8)
-        writer = RowWriter(job.target, shape, file.metadata, self._options.quality, behind)
+        writer = RowWriter(job.target, shape, file.metadata, self._options.quality, behind, size)
         written = self._encoder.submit(_timed, writer.write)
         start = time.perf_counter()
         try:
@@ -319,7 +326,7 @@ class _Run:
             raise
         writer.end()
         area = file.width * file.height
-        self._encoding.append(_Writing(job, written, area, shape.width * shape.height))
+        self._encoding.append(_Writing(job, written, area, size[0] * size[1]))
         self._say_of(job, guard)
 
     def _finish(self, started: _Started) -> None:
@@ -329,15 +336,17 @@ class _Run:
         try:
             upscaled = started.upscaling.result()
         except Exception as error:  # see `_start`
-            self._fail(job, _of_engine(error, job))
+            self._fail(job, engine_failure(error, job))
             return
         finally:
             self._say_of(job, guard)
         self._computed(start)
         written = self._encoder.submit(
-            _timed, lambda: write_image(job.target, upscaled, self._options.quality)
+            _timed,
+            lambda: write_image(job.target, resized(upscaled, started.size), self._options.quality),
         )
-        self._encoding.append(_Writing(job, written, started.pixels, _area(upscaled)))
+        made = started.size[0] * started.size[1]
+        self._encoding.append(_Writing(job, written, started.pixels, made))
 
     def _collect(self) -> None:
         """Wait for the oldest image to be written and count it."""
@@ -347,7 +356,7 @@ class _Run:
         try:
             summary.seconds["encode"] += writing.written.result()
         except Exception as error:  # see `_start`
-            self._fail(job, _of_writing(error, job))
+            self._fail(job, writing_failure(error, job))
             return
         summary.files += 1
         summary.pixels_in += writing.pixels_in
@@ -381,95 +390,9 @@ class _Run:
                 self._index.add(entry)
 
 
-def _notes(job: Job, file: ImageFile) -> list[str]:
-    """What is to be known of a file before it is upscaled."""
-    notes = []
-    if file.pages > 1:
-        notes.append(f"{job.source}: has {file.pages} pages; only the first is upscaled")
-    named = FORMATS.get(job.source.suffix.lower())
-    if named and named != file.format and {named, file.format} != {"AVIF", "HEIF"}:
-        notes.append(
-            f"{job.source}: is a {file.format} file by its content; the result is "
-            f"{FORMATS[job.target.suffix.lower()]}, as {job.target.name} says"
-        )
-    return notes
-
-
-def _opaque(picture: Picture, job: Job) -> Picture:
-    """Without alpha, for JPEG; ImageError where there is something to be seen through."""
-    if picture.alpha is None or (picture.alpha == np.iinfo(picture.alpha.dtype).max).all():
-        return replace(picture, alpha=None)
-    height, width = picture.pixels.shape[:2]
-    shape = Shape(width, height, picture.pixels.dtype, picture.gray, has_alpha=True)
-    check_writable(job.target, shape, picture.metadata)
-    raise AssertionError("JPEG holds no alpha")
-
-
-def _check_opaque(file: ImageFile, job: Job) -> None:
-    """The same of a large file, which is read once more for it."""
-    with ImageFile(job.source, file.width * file.height) as again:
-        rows = again.rows()
-        for top in range(0, again.height, 64):
-            stop = min(again.height, top + 64)
-            colours, alpha = rows.read(top, stop)
-            _opaque(Picture(colours, alpha), job)
-
-
-def _check_space(target: Path, shape: Shape) -> None:
-    """ImageError where the disk is surely too full for a result."""
-    share = _SHARE.get(FORMATS[target.suffix.lower()], _SHARE_OF_LOSSY)
-    needed = _bytes(shape) * share
-    if needed < LARGE / 10:
-        return  # writing it tells soon enough
-    with suppress(OSError):
-        free = shutil.disk_usage(target.parent).free
-        if free < needed:
-            raise ImageError(
-                f"{target}: cannot be written, it needs about {needed / 1e6:.0f} MB and "
-                f"{free / 1e6:.0f} MB are free on the disk"
-            )
-
-
-def _bytes(shape: Shape) -> int:
-    channels = (1 if shape.gray else 3) + shape.has_alpha
-    return int(shape.width * shape.height * channels * shape.dtype.itemsize)
-
-
 def _area(picture: Picture) -> int:
     height, width = picture.pixels.shape[:2]
     return int(height * width)
-
-
-def _of_engine(error: Exception, job: Job) -> SrtoolError:
-    """Why an image failed before it was written."""
-    if isinstance(error, SrtoolError | OSError):
-        return _naming(error, job)
-    text = " ".join(str(error).split())[:160] or type(error).__name__
-    message = f"{job.source}: the engine failed on it ({text})"
-    if isinstance(error, MemoryError) or "alloc" in text.lower():
-        message = f"{job.source}: the engine failed on it (not enough memory: {text})"
-        return ImageError(message, path=job.source, remedy={"tile": 128})
-    return ImageError(message, path=job.source)
-
-
-def _of_writing(error: Exception, job: Job) -> SrtoolError:
-    """Why an image could not be written."""
-    if isinstance(error, OSError):
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
-        return ImageError(f"{job.target}: cannot be written ({reason})", path=job.target)
-    if isinstance(error, MemoryError):
-        return ImageError(f"{job.source}: not enough memory to write it", path=job.source)
-    return _naming(error, job)
-
-
-def _naming(error: Exception, job: Job) -> SrtoolError:
-    """The error, with the image named where it is about something else."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if str(job.source) not in text and str(job.target) not in text:
-        text = f"{job.source}: {text}"
-    if not isinstance(error, SrtoolError):
-        return ImageError(text, path=job.source)
-    return ImageError(text, path=error.path or job.source, remedy=error.remedy)
 
 
 def _timed(work: Callable[[], None]) -> float:

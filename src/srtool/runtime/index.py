@@ -74,7 +74,8 @@ class Index:
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk costs the index, and `add` said so
+                self._file.close()
             self._file = None
 
 
@@ -90,11 +91,16 @@ def results_in(index: Path) -> Iterator[Path]:
             yield Path(os.path.normpath(index.parent / entry.file))
 
 
+def entries_in(content: str) -> Iterator[Entry]:
+    """What the content of an index file says; lines that were cut off say nothing."""
+    for line in content.splitlines():
+        with suppress(ValueError, TypeError, AttributeError, RecursionError):
+            yield Entry(**{key: str(value) for key, value in json.loads(line).items()})
+
+
 def _entries(path: Path) -> Iterator[Entry]:
     try:
         content = path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return
-    for line in content.splitlines():
-        with suppress(ValueError, TypeError, AttributeError, RecursionError):
-            yield Entry(**{key: str(value) for key, value in json.loads(line).items()})
+    yield from entries_in(content)

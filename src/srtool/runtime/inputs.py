@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import takewhile
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from srtool.errors import UsageError
 from srtool.images.folders import Listing, images_below, is_image
@@ -88,7 +88,7 @@ def jobs_from_inputs(
     return Inputs(kept, found.notes, out)
 
 
-def shard_of(relative: Path, count: int) -> int:
+def shard_of(relative: PurePath, count: int) -> int:
     """To which of `count` shards, from 1, an image belongs: by a hash of its path below the input,
     so that it is the same whatever other files there are."""
     digest = hashlib.sha256(os.fsencode(relative.as_posix())).digest()
@@ -117,7 +117,7 @@ def _jobs(
     sources: list[tuple[Path, Path]], out: Path, suffix: str, format: str | None
 ) -> dict[Path, tuple[Job, Path]]:
     found = [
-        (Job(source, _target(source, relative, out, suffix, format)), relative)
+        (Job(source, out / result_name(relative, suffix, format)), relative)
         for source, relative in sources
     ]
     # Where results stand beside their sources, those of an earlier run are no sources.
@@ -138,11 +138,12 @@ def _jobs(
     return jobs
 
 
-def _target(source: Path, relative: Path, out: Path, suffix: str, format: str | None) -> Path:
-    ending = f".{format}" if format else source.suffix
+def result_name(relative: PurePath, suffix: str, format: str | None) -> PurePath:
+    """What the result of an image is called below the output folder, see `jobs_from_inputs`."""
+    ending = f".{format}" if format else relative.suffix
     if ending.lower() not in WRITABLE:
         ending = ".png"
-    return out / relative.parent / f"{relative.stem}{suffix}{ending}"
+    return relative.parent / f"{relative.stem}{suffix}{ending}"
 
 
 def check_writable(jobs: list[Job]) -> None:

@@ -15,7 +15,7 @@ from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
 from srtool.runtime.backends.openvino import OpenVino
 from srtool.runtime.engine import Engine, EngineInfo
-from srtool.runtime.foreign import facts_by_trial
+from srtool.runtime.foreign import NOTHING_KNOWN, Foreign, facts_by_trial
 from srtool.runtime.request import Request
 from srtool.runtime.session import Backend, Session
 
@@ -50,7 +50,14 @@ def open_onnx(request: Request) -> Engine:
             remedy={"backend": "openvino"},
         )
     manifest = read_manifest(path)
-    facts = manifest.model if manifest else facts_from_onnx(path)
+    if manifest and request.foreign != NOTHING_KNOWN:
+        raise UsageError(
+            f"{path}: has a manifest, which says what it takes and makes; leave out "
+            "range and output",
+            path=path,
+            parameter="output" if request.foreign.output else "range",
+        )
+    facts = manifest.model if manifest else facts_from_onnx(path, request.foreign)
     backend, reason = _choose(request, facts, manifest)
     if isinstance(backend, OnnxRuntimeGpu):
         backend = replace(backend, device=request.device)
@@ -133,11 +140,11 @@ def _fp32_file(path: Path) -> Path:
     return path.with_name(f"{stem}.onnx")
 
 
-def facts_from_onnx(path: Path) -> ModelFacts:
+def facts_from_onnx(path: Path, told: Foreign = NOTHING_KNOWN) -> ModelFacts:
     """What an .onnx file without a manifest computes, see `facts_by_trial`."""
     for backend in CPU_FP32:
         if backend.is_available():
-            return facts_by_trial(path, backend)
+            return facts_by_trial(path, backend, told)
     raise _nothing_installed(path)
 
 
@@ -158,8 +165,15 @@ def _choose(request: Request, facts: ModelFacts, manifest: Manifest | None) -> t
     path, asked = request.path, request.backend
     for backend in _ASKED_FOR:
         if backend.library == asked:
+            if backend.on_gpu and not facts.is_plain:
+                raise EngineError(
+                    f"{path}: takes or makes other values than 0..1 in RGB, or one size only, "
+                    "which a GPU is not fed with; export the network with srtool",
+                    path=path,
+                    parameter="backend",
+                )
             return backend, "asked for"
-    installed = installed_backends()
+    installed = [each for each in installed_backends() if facts.is_plain or not each.on_gpu]
     if request.precision == "bf16":
         if BF16 not in installed:
             raise EngineError(

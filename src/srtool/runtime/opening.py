@@ -8,11 +8,14 @@ from pathlib import Path
 
 from srtool.errors import EngineError, UsageError
 from srtool.models import engine_path
+from srtool.runtime.backends.kserve import service_at
 from srtool.runtime.backends.torch import Torch
 from srtool.runtime.engine import Engine, EngineInfo
+from srtool.runtime.foreign import NOTHING_KNOWN, Foreign
 from srtool.runtime.onnx_files import open_onnx
 from srtool.runtime.plan_files import open_plan
 from srtool.runtime.request import CHECKPOINTS, PLAN, BackendName, PrecisionName, Request
+from srtool.runtime.services import open_service
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ def open_engine(
     fallback: str | None = None,
     threads: int | None = None,
     device: int = 0,
+    foreign: Foreign = NOTHING_KNOWN,
 ) -> Engine:
     """Open an engine: an .onnx file, a TensorRT plan, weights as the PyTorch reference, or by name
     one of the networks that come with srtool (default: x4-lite).
@@ -41,11 +45,14 @@ def open_engine(
     insists on bfloat16. fallback: what runs instead of a plan that cannot run here, "onnxruntime"
     for the .onnx file that it was made of, or the path of one. threads: of the CPU, default all
     cores; with PyTorch they are those of the whole process. device: the number of the GPU among
-    those that are visible (CUDA_VISIBLE_DEVICES).
+    those that are visible (CUDA_VISIBLE_DEVICES). foreign: of an .onnx file that srtool did not
+    write, what a trial on a photograph does not tell.
 
     EngineError where there is no such engine or it does not run here, CheckpointError where
     weights are none, UsageError where a choice does not fit the file.
     """
+    if service := service_at(path):
+        return open_service(service, backend, precision)
     path = engine_path(path)
     if threads is not None and threads < 1:
         raise UsageError(
@@ -61,8 +68,9 @@ def open_engine(
             path=path,
             parameter="fallback",
         )
+    request = Request(path, backend, precision, fallback, threads, device, foreign)
     if opener is not None and path.suffix == PLAN:
-        return opener.open(Request(path, backend, precision, fallback, threads, device))
+        return opener.open(request)
     if not path.is_file():
         raise EngineError(
             f"{path}: no such engine; `srtool export model.pth` writes one", path=path
@@ -75,7 +83,7 @@ def open_engine(
             found=path.suffix,
             expected=".onnx, .plan, .pth or .safetensors",
         )
-    return opener.open(Request(path, backend, precision, fallback, threads, device))
+    return opener.open(request)
 
 
 def _open_reference(request: Request) -> Engine:

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from srtool.manifest import sha256
-from srtool.runtime.engine import Engine
 from srtool.runtime.index import Entry, Index
 from srtool.runtime.upscaling import Options
 
@@ -18,8 +17,9 @@ class Origin:
     """Of the results of one run. Engines of the same weights are one: they differ by less than
     is seen."""
 
-    def __init__(self, engine: Engine, options: Options) -> None:
-        self._engine, self._fingerprint = engine, ""
+    def __init__(self, path: Path, weights_sha256: str, options: Options) -> None:
+        """path: of the engine. weights_sha256: of what it was made of, empty where unknown."""
+        self._path, self._fingerprint = path, weights_sha256
         chosen = {
             name: value
             for name, value in asdict(options).items()
@@ -31,16 +31,16 @@ class Origin:
     def fingerprint(self) -> str:
         """Of the weights, else of the engine's file."""
         if not self._fingerprint:
-            self._fingerprint = self._engine.facts.weights_sha256
-        if not self._fingerprint:
-            path = self._engine.path
-            self._fingerprint = sha256(path) if path.is_file() else str(path)
+            self._fingerprint = sha256(self._path) if self._path.is_file() else str(self._path)
         return self._fingerprint
 
     def entry(self, target: Path, index: Index) -> Entry:
         """What the index says of a new result."""
-        name = self._engine.path.name
-        return Entry(index.key(target), self.fingerprint, name, self._options)
+        return self.entry_of(index.key(target))
+
+    def entry_of(self, key: str) -> Entry:
+        """The same, of a result by its name in the index."""
+        return Entry(key, self.fingerprint, self._path.name, self._options)
 
     def difference(self, entry: Entry) -> str:
         """In what an existing result differs from what would be made now; empty where it does

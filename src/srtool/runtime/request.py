@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from srtool.runtime.foreign import NOTHING_KNOWN, Foreign
+
 BackendName = Literal[
     "auto", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch"
 ]
@@ -27,3 +29,4 @@ class Request:
     fallback: str | None = None
     threads: int | None = None
     device: int = 0
+    foreign: Foreign = NOTHING_KNOWN

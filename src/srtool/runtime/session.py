@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from srtool.errors import EngineError
 from srtool.manifest import ModelFacts
 
 # Gets the upscaled tile, (sH, sW, 3), a view that holds until it returns; or what went wrong.
@@ -72,18 +73,40 @@ class DirectSession:
     """A session that computes in the thread that calls."""
 
     is_deferred, busy = False, 0.0
-    tile = (DEFAULT_TILE, DEFAULT_TILE)
 
     def __init__(self, facts: ModelFacts, compute: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
         """compute: a batch in the form of the file, (N, H, W, 3) uint8 or (N, 3, H, W) float32;
         several threads may call it."""
         self.facts, self.compute, self.notes = facts, compute, list[str]()
 
+    @property
+    def tile(self) -> tuple[int, int]:
+        return self.facts.fixed or (DEFAULT_TILE, DEFAULT_TILE)
+
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        if self.facts.io == "uint8":
-            return self.compute(np.ascontiguousarray(batch))
-        planes = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype=np.float32)
-        return self.compute(planes).transpose(0, 2, 3, 1)
+        """As `Session`. EngineError where the result has another size than the facts say."""
+        facts = self.facts
+        if facts.io == "uint8":
+            made = self.compute(np.ascontiguousarray(batch))
+        else:
+            planes = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype=np.float32)
+            if facts.input_range != 1:
+                planes = planes * np.float32(facts.input_range)
+            made = self.compute(planes)
+            if made.ndim == 4:
+                made = made.transpose(0, 2, 3, 1)
+            if facts.output_range != 1:
+                made = made / np.float32(facts.output_range)
+        number, height, width, channels = batch.shape
+        expected = (number, facts.scale * height, facts.scale * width, channels)
+        if made.shape != expected:
+            raise EngineError(
+                f"the network makes {made.shape} of an image of {batch.shape}, expected "
+                f"{expected}; it does not enlarge {facts.scale} times as its manifest says",
+                found=str(made.shape),
+                expected=str(expected),
+            )
+        return made[..., ::-1] if facts.output_bgr else made
 
     def prepare(self, shape: tuple[int, ...], times: int) -> None:
         """Every shape is the same to it."""
@@ -91,7 +114,7 @@ class DirectSession:
     def submit(self, tile: NDArray[Any], callback: Callback) -> None:
         try:
             found = self.run(tile[None])[0]
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, EngineError) as error:
             return callback(error)
         return callback(found)
 

@@ -134,7 +134,7 @@ class Canvas:
         self._halo = engine.facts.halo if tiling.halo is None else tiling.halo
         self._sides = pixels.shape[:2]
         sides = _tile_sides(self._sides, engine, pixels.dtype, tiling.tile, self._halo)
-        self._pixels = padded(pixels, engine.facts, sides if engine.facts.square else (1, 1))
+        self._pixels = padded(pixels, engine.facts, sides if _whole_tiles(engine.facts) else (1, 1))
         self._error: Exception | None = None
         self._missing, self._lock = 0, threading.Lock()
         height, width = self._pixels.shape[:2]
@@ -229,6 +229,8 @@ def _tile_sides(
     """Height and width of the tiles of an image: what suits the engine, unless `tile` is asked
     for, and what its network takes."""
     facts = engine.facts
+    if facts.fixed is not None:
+        return facts.fixed
     step, least = facts.multiple_of, _taken_side(1, facts)
     suits = engine.tile_of(dtype) if tile is None else (tile, tile)
     if tile is None and facts.tile is not None and not engine.is_deferred:
@@ -265,8 +267,15 @@ def padded(
     return pixels
 
 
+def _whole_tiles(facts: ModelFacts) -> bool:
+    """Whether no tile may be smaller than the others, in an image that is smaller than one."""
+    return facts.square or facts.fixed is not None
+
+
 def fits(sides: tuple[int, ...], facts: ModelFacts) -> bool:
     """Whether a network takes an image of this height and width as it is."""
+    if facts.fixed is not None:
+        return sides == facts.fixed
     same = all(_taken_side(side, facts) == side for side in sides)
     return same and (not facts.square or sides[0] == sides[1])
 

@@ -15,7 +15,8 @@ from srtool.images.reading import read_image
 from srtool.images.writing import write_image
 from srtool.models import engine_path
 from srtool.runtime.engine import Engine, Value
-from srtool.runtime.folder import Event, upscale_images
+from srtool.runtime.events import Event
+from srtool.runtime.folder import upscale_images
 from srtool.runtime.index import Index
 from srtool.runtime.inputs import Inputs, check_writable, jobs_from_inputs
 from srtool.runtime.opening import open_engine

@@ -13,6 +13,7 @@ from srtool.images.alpha import bled
 from srtool.images.colour import to_levels
 from srtool.images.picture import Picture
 from srtool.images.reading import MAX_PIXELS, ImageFile
+from srtool.images.size import Size, resized
 from srtool.runtime.guard import Guard
 from srtool.runtime.session import TileEngine
 from srtool.runtime.tiling import Canvas, Progress, Span, Tiling, fitted, spans
@@ -24,7 +25,8 @@ BAND = 80_000_000  # bytes of upscaled rows that are held at a time
 class Options:
     """tile, halo: see `Tiling`. depth: bits per channel of the result, 8 forces 8-bit.
     quality: of lossy formats. overwrite: redo images whose result exists. max_pixels: that an
-    input may claim."""
+    input may claim. size: of the result, default what the network makes: it runs, twice where that
+    is too small, and the result is brought to the size by Lanczos."""
 
     tile: int | None = None
     halo: int | None = None
@@ -32,6 +34,11 @@ class Options:
     quality: int | None = None
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
+    size: Size | None = None
+
+    def size_of(self, width: int, height: int, scale: int) -> tuple[int, int]:
+        """Width and height of the result for an input, on an engine of that scale."""
+        return self.size.of(width, height) if self.size else (width * scale, height * scale)
 
 
 class Upscaling:
@@ -83,14 +90,40 @@ def upscale_picture(
     guard: Guard | None = None,
     progress: Progress | None = None,
 ) -> Picture:
-    """Upscale one picture and wait for it."""
-    upscaling = Upscaling(picture, engine, options, guard, progress)
-    engine.flush()
-    return upscaling.result()
+    """Upscale one picture, to the size that is asked for, and wait for it."""
+    height, width = picture.pixels.shape[:2]
+    size = options.size_of(width, height, engine.facts.scale)
+    for _ in range(passes(width, size, engine.facts.scale)):
+        upscaling = Upscaling(picture, engine, options, guard, progress)
+        engine.flush()
+        picture = upscaling.result()
+    return resized(picture, size)
+
+
+def passes(width: int, size: tuple[int, int], scale: int) -> int:
+    """How often the network runs for a result of that size: twice where once is not enough."""
+    return 2 if scale > 1 and size[0] > width * scale else 1
+
+
+class RowsOf:
+    """A picture in memory, read as an image file is."""
+
+    def __init__(self, picture: Picture) -> None:
+        self.picture, self.metadata = picture, picture.metadata
+        self.height, self.width = picture.pixels.shape[:2]
+        self.dtype, self.gray = picture.pixels.dtype, picture.gray
+        self.has_alpha = picture.alpha is not None
+
+    def rows(self) -> RowsOf:
+        return self
+
+    def read(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        alpha = self.picture.alpha
+        return self.picture.pixels[start:stop], None if alpha is None else alpha[start:stop]
 
 
 def upscaled_bands(
-    file: ImageFile,
+    file: ImageFile | RowsOf,
     engine: TileEngine,
     options: Options,
     guard: Guard,
@@ -99,6 +132,7 @@ def upscaled_bands(
     """Upscale an image file of any size in memory that does not grow with it: the rows of the
     result, from the top to the bottom, a row of tiles at a time; the same pixels as of
     `upscale_picture`. ImageError where the file is cut off or damaged."""
+    options = replace(options, size=None)
     scale, rows = engine.facts.scale, file.rows()
     bands = bands_of(file, engine, options)
     for number, span in enumerate(bands):
@@ -116,7 +150,7 @@ def upscaled_bands(
         del colours, alpha, band, made  # the next band needs the room
 
 
-def bands_of(file: ImageFile, engine: TileEngine, options: Options) -> list[Span]:
+def bands_of(file: ImageFile | RowsOf, engine: TileEngine, options: Options) -> list[Span]:
     """The rows of tiles of an image file, lower ones where it is so wide that they would not fit
     into BAND bytes. The last one may reach below the picture: it is padded there."""
     step = engine.facts.multiple_of

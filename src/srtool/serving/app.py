@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from srtool.errors import SrtoolError
+from srtool.images.size import Size
 from srtool.runtime.engine import Engine
 from srtool.runtime.upscaling import Options
 from srtool.serving.access import Access
@@ -86,8 +87,24 @@ class Parameters(BaseModel, extra="forbid"):
         description="Made up by the caller, to ask for /v1/progress/{id} meanwhile.",
     )
 
+    scale: float | None = Field(None, gt=0, le=64, description="Of the result to the picture.")
+    width: int | None = Field(None, ge=1, description="Of the result, pixels.")
+    height: int | None = Field(None, ge=1, description="Of the result, pixels.")
+    long_side: int | None = Field(None, ge=1, description="Of the result, pixels.")
+    fit: str | None = Field(
+        None, pattern=r"^[1-9]\d{0,6}x[1-9]\d{0,6}$", description="WIDTHxHEIGHT of a box to fill."
+    )
+    megapixels: float | None = Field(None, gt=0, description="Of the result.")
+
     def options(self) -> Options:
-        return Options(depth=self.depth, quality=self.quality)
+        """UsageError where several sizes are given."""
+        box = None
+        if self.fit is not None:
+            width, _, height = self.fit.partition("x")
+            box = int(width), int(height)
+        asked = (self.scale, self.width, self.height, self.long_side, box, self.megapixels)
+        size = None if all(each is None for each in asked) else Size(*asked)
+        return Options(depth=self.depth, quality=self.quality, size=size)
 
 
 class Progress(BaseModel):
@@ -172,9 +189,9 @@ def make_app(served: Served) -> FastAPI:
             source = folder / "source"
             try:
                 await save_body(request, source, served.limits)
-                check_size(source, wanted.name, served.limits)
                 kind = wanted.format or written_format(source)
                 order = Order(engine, source, kind, wanted.options(), wanted.name)
+                check_size(order, served.engines[engine].facts.scale, served.limits)
                 await while_awaited(request, task, partial(queue.upscale, order, task))
             except BaseException as error:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -10,9 +10,9 @@ from starlette.responses import JSONResponse
 
 @dataclass(frozen=True)
 class Limits:
-    """megabytes: of a picture as it is sent. megapixels: of a picture as it comes. waiting:
-    pictures that wait for their turn. seconds: that a picture may take once it is its turn.
-    silence: seconds that a sender may pause."""
+    """megabytes: of a picture as it is sent. megapixels: of a picture as it comes; its result may
+    have 64 times that. waiting: pictures that wait for their turn. seconds: that a picture may
+    take once it is its turn. silence: seconds that a sender may pause."""
 
     megabytes: float = 64
     megapixels: float = 50

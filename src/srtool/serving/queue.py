@@ -17,7 +17,8 @@ from anyio import to_thread
 
 from srtool.images.reading import image_size
 from srtool.runtime.engine import Engine
-from srtool.runtime.folder import Summary, upscale_images
+from srtool.runtime.events import Summary
+from srtool.runtime.folder import upscale_images
 from srtool.runtime.inputs import Job
 from srtool.runtime.upscaling import Options
 from srtool.serving.kinds import Format

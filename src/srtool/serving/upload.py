@@ -11,7 +11,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from srtool.images.reading import image_size
 from srtool.serving.limits import Limits, Refusal
-from srtool.serving.queue import Task
+from srtool.serving.queue import Order, Task
+
+GROWTH = 64  # times the pixels that a picture may have, its result may have
 
 
 async def save_body(request: Request, path: Path, limits: Limits) -> None:
@@ -31,15 +33,21 @@ async def save_body(request: Request, path: Path, limits: Limits) -> None:
         raise Refusal(HTTPStatus.BAD_REQUEST, "the request has no picture: send one as its body")
 
 
-def check_size(path: Path, name: str, limits: Limits) -> None:
-    """Refusal where a picture has more pixels than are taken, by what its head says."""
-    height, width = image_size(path)
-    if width * height > limits.pixels:
-        raise Refusal(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"{name}: is {width}x{height} pixels, more than the {limits.megapixels:g} megapixels "
-            "that this server takes",
-        )
+def check_size(order: Order, scale: int, limits: Limits) -> None:
+    """Refusal where a picture has more pixels than are taken, by what its head says, or would get
+    too many. scale: of the engine."""
+    height, width = image_size(order.source)
+    made = order.options.size_of(width, height, scale)
+    for verb, sides, most in (
+        ("is", (width, height), limits.megapixels),
+        ("would become", made, GROWTH * limits.megapixels),
+    ):
+        if sides[0] * sides[1] > most * 1e6:
+            raise Refusal(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"{order.name}: {verb} {sides[0]}x{sides[1]} pixels, more than the {most:g} "
+                "megapixels that this server allows",
+            )
 
 
 async def discard_body(request: Request, limits: Limits) -> None:

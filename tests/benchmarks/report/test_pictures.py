@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from srtool.benchmarks.report import photographs as photographs_module
 from srtool.benchmarks.report import pictures
 from srtool.benchmarks.report.embedding import colour_scale, difference_map, png_uri
+from srtool.benchmarks.report.photographs import pictures_from_photographs
 from srtool.benchmarks.report.pictures import (
     Box,
     busiest,
+    busiest_within,
     difference_between,
     pictures_from_images,
 )
 from srtool.errors import DataError, EngineError, UsageError
 from srtool.images.colour import psnr_y
 from srtool.images.imresize import imresize, make_lr
+from srtool.images.reading import read_rgb
 
 
 @pytest.fixture(autouse=True)
@@ -92,13 +97,13 @@ def test_bicubic_pytorch_engine_and_hr(
     compact_engine: Path, compact_weights: Path, photographs: Path
 ) -> None:
     lines: list[str] = []
-    found = pictures_from_images(photographs, compact_engine, compact_weights, 2, lines.append)
+    found = pictures_from_images(photographs, [compact_engine], compact_weights, 2, lines.append)
     assert [picture.name for picture in found] == ["0.png", "1.png"]
     assert lines == ["0.png (1 of 2)", "1.png (2 of 2)"]
     first = found[0]
     names = [version.name for version in first.versions]
     assert names == ["bicubic", "PyTorch", "x4.onnx", "HR"]
-    assert (first.view, first.detail) == (Box(0, 0, 64, 48), Box(0, 0, 64, 48))
+    assert (first.view, first.details) == (Box(0, 0, 64, 48), (Box(0, 0, 64, 48),))
     hr = first.versions[-1].whole
     bicubic = np.asarray(imresize(make_lr(hr), 4))
     assert first.versions[0].psnr == pytest.approx(psnr_y(bicubic, hr))
@@ -111,7 +116,7 @@ def test_bicubic_pytorch_engine_and_hr(
 
 
 def test_weights_alone(compact_weights: Path, photographs: Path) -> None:
-    (picture,) = pictures_from_images(photographs, None, compact_weights, 1)
+    (picture,) = pictures_from_images(photographs, [], compact_weights, 1)
     assert [version.name for version in picture.versions] == ["bicubic", "PyTorch", "HR"]
     assert picture.difference is None
 
@@ -121,8 +126,8 @@ def test_the_part_of_a_large_image(
 ) -> None:
     monkeypatch.setattr(pictures, "VIEW", 40)
     monkeypatch.setattr(pictures, "DETAIL", 16)
-    (picture,) = pictures_from_images(photographs, compact_engine, compact_weights, 1)
-    view, detail = picture.view, picture.detail
+    (picture,) = pictures_from_images(photographs, [compact_engine], compact_weights, 1)
+    view, (detail,) = picture.view, picture.details
     assert (view.width, view.height, detail.width, detail.height) == (40, 40, 16, 16)
     assert view.left <= detail.left <= view.left + view.width - detail.width
     assert view.top <= detail.top <= view.top + view.height - detail.height
@@ -131,7 +136,7 @@ def test_the_part_of_a_large_image(
 
 
 def test_shipped_photographs(monkeypatch: Any, compact_weights: Path) -> None:
-    (picture,) = pictures_from_images(None, None, compact_weights, 1)
+    (picture,) = pictures_from_images(None, [], compact_weights, 1)
     assert picture.name == "astronaut.png"
     assert picture.view.width == pictures.VIEW
 
@@ -140,12 +145,12 @@ def test_an_engine_of_other_weights(
     compact_engine: Path, overflowing_weights: Path, photographs: Path, complains: Any
 ) -> None:
     with complains(UsageError, compact_engine, "compact.pth", overflowing_weights, "--model"):
-        pictures_from_images(photographs, compact_engine, overflowing_weights, 1)
+        pictures_from_images(photographs, [compact_engine], overflowing_weights, 1)
 
 
 def test_two_engines(compact_engine: Path, photographs: Path, complains: Any) -> None:
     with complains(UsageError, "no checkpoint", "--engine"):
-        pictures_from_images(photographs, compact_engine, compact_engine, 1)
+        pictures_from_images(photographs, [compact_engine], compact_engine, 1)
 
 
 def test_another_scale(compact_engine: Path, photographs: Path, complains: Any) -> None:
@@ -162,21 +167,69 @@ def test_another_scale(compact_engine: Path, photographs: Path, complains: Any) 
     sidecar.unlink()
     assert manifest["model"]["scale"] == 4
     with complains(UsageError, compact_engine, "x2", "x4"):
-        pictures_from_images(photographs, compact_engine, None, 1)
+        pictures_from_images(photographs, [compact_engine], None, 1)
 
 
 def test_no_images(
     compact_engine: Path, tmp_path: Path, photographs: Path, write_png: Any, complains: Any
 ) -> None:
     with complains(UsageError, photographs, "--engine"):
-        pictures_from_images(photographs, None, None, 1)
+        pictures_from_images(photographs, [], None, 1)
     with complains(DataError, tmp_path / "none", "no such folder"):
-        pictures_from_images(tmp_path / "none", compact_engine, None, 1)
+        pictures_from_images(tmp_path / "none", [compact_engine], None, 1)
     with complains(EngineError, tmp_path / "none.onnx", "no such engine"):
-        pictures_from_images(photographs, tmp_path / "none.onnx", None, 1)
+        pictures_from_images(photographs, [tmp_path / "none.onnx"], None, 1)
     write_png(tmp_path / "lr" / "LRx4" / "a.png", np.zeros((16, 16, 3), np.uint8))
     with complains(DataError, tmp_path / "lr", "no HR/"):
-        pictures_from_images(tmp_path / "lr", compact_engine, None, 1)
+        pictures_from_images(tmp_path / "lr", [compact_engine], None, 1)
     (tmp_path / "lr" / "HR").mkdir()
     with complains(DataError, tmp_path / "lr" / "HR", "holds no images"):
-        pictures_from_images(tmp_path / "lr", compact_engine, None, 1)
+        pictures_from_images(tmp_path / "lr", [compact_engine], None, 1)
+
+
+# Photographs, of which there is no HR
+
+
+def test_details_are_where_the_versions_differ_most() -> None:
+    changes = np.zeros((200, 300))
+    changes[20:30, 40:50] = 1
+    changes[150:160, 250:260] = 3
+    kept = changes.copy()
+    details = busiest_within(changes, Box(0, 0, 300, 200), 3)
+    assert [float(box.of(changes).sum()) for box in details] == [300, 100]  # no third place
+    assert np.array_equal(changes, kept)
+
+
+def test_photographs_before_and_after(
+    compact_engine: Path, photographs: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(compact_engine.parent, tmp_path / "other") / compact_engine.name
+    one = photographs / "0.png"
+    found = pictures_from_photographs([one, photographs], [compact_engine, other], 2)
+    assert [picture.name for picture in found] == ["0.png", "0.png"]
+    names = [version.name for version in found[0].versions]
+    assert names == ["bicubic", f"{compact_engine.parent.name}/x4.onnx", "other/x4.onnx"]
+    height, width = read_rgb(one).shape[:2]
+    assert {version.whole.shape for version in found[0].versions} == {(4 * height, 4 * width, 3)}
+    assert {version.psnr for version in found[0].versions} == {None}
+    assert (found[0].difference, found[0].remark) == (None, "")
+
+
+def test_of_a_large_photograph_the_part_that_differs_is_upscaled(
+    compact_engine: Path, tmp_path: Path, write_png: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(photographs_module, "WHOLE", 100 * 100)
+    monkeypatch.setattr(photographs_module, "REGION", 40)
+    monkeypatch.setattr(photographs_module, "LOOK", 24)
+    image = np.full((160, 200, 3), 90, np.uint8)
+    image[120:130, 150:162] = np.random.default_rng(0).integers(0, 256, (10, 12, 3))
+    write_png(tmp_path / "large.png", image)
+    (picture,) = pictures_from_photographs([tmp_path / "large.png"], [compact_engine], 1)
+    assert {version.whole.shape for version in picture.versions} == {(160, 160, 3)}
+    assert picture.versions[0].whole.std() > 10  # the busy part is in it
+    assert "of 200×160" in picture.remark
+
+
+def test_a_folder_without_photographs(compact_engine: Path, tmp_path: Path, complains: Any) -> None:
+    with complains(DataError, tmp_path, "no images"):
+        pictures_from_photographs([tmp_path], [compact_engine], 1)

@@ -56,6 +56,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "measured_roofline", lambda *rest: Roofline())
 
 
+@pytest.mark.slow
 def test_every_candidate_is_measured_at_every_size_and_batch(measured: Bench) -> None:
     (network,) = measured.networks
     names = [candidate.name for candidate in network.candidates]
@@ -79,6 +80,7 @@ def test_every_candidate_is_measured_at_every_size_and_batch(measured: Bench) ->
     assert {len(candidate.timings[0].seconds) for candidate in network.candidates} != {0}
 
 
+@pytest.mark.slow
 def test_all_candidates_compute_the_same(measured: Bench) -> None:
     for candidate in measured.networks[0].candidates[1:]:
         assert candidate.psnr_between is None or candidate.psnr_between > 60
@@ -86,6 +88,7 @@ def test_all_candidates_compute_the_same(measured: Bench) -> None:
         assert candidate.max_difference <= 1
 
 
+@pytest.mark.slow
 def test_ratios_are_of_the_rounds(measured: Bench) -> None:
     reference, engine = measured.networks[0].candidates
     found = [a / b for a, b in zip(*(s.timings[0].seconds for s in (reference, engine)))]  # noqa: B905
@@ -94,10 +97,12 @@ def test_ratios_are_of_the_rounds(measured: Bench) -> None:
     assert (speed.low, speed.high) == (min(found), max(found))
 
 
+@pytest.mark.slow
 def test_baselines_that_do_not_run_are_named_with_the_reason(measured: Bench) -> None:
     assert measured.networks[0].absent == {"ONNX Runtime CUDA": "takes an NVIDIA GPU"}
 
 
+@pytest.mark.slow
 def test_engines_run_from_file_to_file(measured: Bench) -> None:
     reference, *engines = measured.networks[0].candidates
     assert not reference.end_to_end
@@ -109,6 +114,7 @@ def test_engines_run_from_file_to_file(measured: Bench) -> None:
         assert found.encode > 0
 
 
+@pytest.mark.slow
 def test_the_roofline_is_set_against_the_counted_cost(measured: Bench) -> None:
     network = measured.networks[0]
     assert network.flops
@@ -117,6 +123,7 @@ def test_the_roofline_is_set_against_the_counted_cost(measured: Bench) -> None:
     assert found.peak_share == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_scaling_is_of_the_fastest_engine(measured: Bench) -> None:
     (scaling,) = measured.networks[0].scaling
     assert scaling.axis == "batch"
@@ -129,6 +136,7 @@ def test_scaling_is_of_the_fastest_engine(measured: Bench) -> None:
     assert scaling.flatness >= 1
 
 
+@pytest.mark.slow
 def test_it_survives_its_file(measured: Bench, tmp_path: Path) -> None:
     write_bench(tmp_path / "speed.json", measured)
     assert read_bench(tmp_path / "speed.json") == measured
@@ -137,6 +145,7 @@ def test_it_survives_its_file(measured: Bench, tmp_path: Path) -> None:
     assert found["p50"] == measured.networks[0].candidates[0].timings[0].p50
 
 
+@pytest.mark.slow
 def test_a_candidate_that_would_take_too_long_is_left_out_there(
     compact_export: Path, tmp_path: Path, idle: None
 ) -> None:
@@ -150,6 +159,7 @@ def test_a_candidate_that_would_take_too_long_is_left_out_there(
     assert len(network.absent) > 5
 
 
+@pytest.mark.slow
 def test_an_engine_that_does_not_open_is_one_line(
     compact_engine: Path, tmp_path: Path, idle: None
 ) -> None:
@@ -181,6 +191,7 @@ def test_weights_are_found_beside_the_engine(compact_engine: Path, compact_weigh
     assert network.weights == compact_engine.parent / "compact.pth"
 
 
+@pytest.mark.slow
 def test_weights_are_exported_first(compact_weights: Path, tmp_path: Path) -> None:
     (network,) = networks_from_files([compact_weights], [], [], tmp_path)
     assert network.engines == [tmp_path / "compact.onnx"]

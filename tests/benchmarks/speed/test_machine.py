@@ -62,7 +62,7 @@ def test_instructions_are_those_that_networks_use(
     monkeypatch: pytest.MonkeyPatch, text: str, expected: str
 ) -> None:
     monkeypatch.setattr(machine_module, "_text", lambda path: text)
-    assert machine_module._instructions() == tuple(expected.split())
+    assert machine_module.instructions() == tuple(expected.split())
 
 
 def test_the_gpu_and_tensorrt_are_those_that_plans_see(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
 def test_sensors_give_means_and_how_much_memory_grew(nvml: FakeNvml) -> None:
     with Sensors() as sensors:
         assert sensors.watts is None
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while nvml.reads < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
     assert nvml.reads >= 4

@@ -92,7 +92,7 @@ def test_a_process_that_is_killed_or_hangs() -> None:
     start = time.monotonic()
     with pytest.raises(ProcessError, match="did not answer within 8 s"):
         Process(partial(time.sleep, 600), limit=8)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 300
 
 
 KILL = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"

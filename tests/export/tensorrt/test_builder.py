@@ -3,6 +3,7 @@ weights put into a plan."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -18,66 +19,36 @@ import pytest
 from srtool.errors import ExportError, UsageError
 from srtool.export.tensorrt.builder import Phases, Plan, float32_nodes, plan_from_onnx
 from srtool.export.tensorrt.editions import Generation, generation_of
-from srtool.export.tensorrt.gpus import target_from_text
+from srtool.export.tensorrt.gpus import targets_from_texts
 from srtool.export.tensorrt.refit import refitted
 from srtool.manifest import PlanRecipe, Profile
 from srtool.runtime.gpu.plan import Library, Machine, library_of, load_library
 
+# What the real bindings have, see tools/tensorrt_names.py.
+_NAMES = Path(__file__).parents[2] / "runtime" / "tensorrt_names.json"
+
 
 @dataclass(frozen=True)
 class Api:
-    """What the Python bindings of one release have, of all that differs between releases."""
+    """The Python bindings of one release."""
 
-    version: str
+    name: str
     flavour: Any
-    network_flags: str
-    builder_flags: str
-    config: str
-    layer_precision: bool = False
-    hardware_levels: str = "NONE AMPERE_PLUS"
+
+    @property
+    def version(self) -> str:
+        version: str = NAMES[self.name]["version"]
+        return version
+
+    def names(self, kind: str) -> list[str]:
+        """Of a class or an enumeration, empty where the release has none."""
+        found = NAMES[self.name]["classes"].get(kind, ())
+        return [name for name in found if name not in ("name", "value")]
 
 
-COMMON_FLAGS = "REFIT TF32 VERSION_COMPATIBLE"
-COMMON_CONFIG = (
-    "flags builder_optimization_level hardware_compatibility_level set_flag clear_flag "
-    "set_memory_pool_limit add_optimization_profile create_timing_cache set_timing_cache "
-    "get_timing_cache"
-)
-# Read from the bindings' sources at these releases; of RTX, from the module itself.
-APIS = [
-    Api(
-        "8.6.1",
-        "tensorrt",
-        "EXPLICIT_BATCH EXPLICIT_PRECISION",
-        f"{COMMON_FLAGS} FP16 INT8 OBEY_PRECISION_CONSTRAINTS",
-        f"{COMMON_CONFIG} set_preview_feature",
-        layer_precision=True,
-    ),
-    Api(
-        "10.13.0.35",
-        "tensorrt",
-        "EXPLICIT_BATCH STRONGLY_TYPED",
-        f"{COMMON_FLAGS} FP16 INT8 BF16 OBEY_PRECISION_CONSTRAINTS STRIP_PLAN REFIT_IDENTICAL",
-        f"{COMMON_CONFIG} progress_monitor",
-        layer_precision=True,
-        hardware_levels="NONE AMPERE_PLUS SAME_COMPUTE_CAPABILITY",
-    ),
-    Api(
-        "11.1.0.106",
-        "tensorrt",
-        "STRONGLY_TYPED",
-        f"{COMMON_FLAGS} STRIP_PLAN REFIT_IDENTICAL",
-        f"{COMMON_CONFIG} progress_monitor",
-        hardware_levels="NONE AMPERE_PLUS SAME_COMPUTE_CAPABILITY",
-    ),
-    Api(
-        "1.7.1.116",
-        "tensorrt-rtx",
-        "STRONGLY_TYPED",
-        f"{COMMON_FLAGS} STRIP_PLAN REFIT_IDENTICAL",
-        f"{COMMON_CONFIG} progress_monitor num_compute_capabilities set_compute_capability",
-    ),
-]
+NAMES = json.loads(_NAMES.read_text(encoding="utf-8"))
+APIS = [Api("8.6", "tensorrt"), Api("10.13", "tensorrt"), Api("11", "tensorrt"),
+        Api("rtx", "tensorrt-rtx")]  # fmt: skip
 each_generation = pytest.mark.parametrize("api", APIS, ids=lambda api: api.version)
 V8, V10, V11, RTX = APIS
 
@@ -101,8 +72,11 @@ class Calls:
     missing_weights: list[str] = field(default_factory=list)
 
 
-def enumeration(name: str, members: str) -> Any:
-    return IntEnum(name, members.split(), start=0)
+class Module:
+    """TensorRT as it is imported; a cache can be keyed by it."""
+
+    def __init__(self, **members: Any) -> None:
+        vars(self).update(members)
 
 
 def fake_module(api: Api, calls: Calls) -> Any:
@@ -116,12 +90,12 @@ def fake_module(api: Api, calls: Calls) -> Any:
 
     class Config:
         def __setattr__(self, name: str, value: Any) -> None:
-            if name not in api.config.split():
+            if name not in api.names("IBuilderConfig"):
                 raise AttributeError(name)
             calls.settings[name] = value
 
         def __getattribute__(self, name: str) -> Any:
-            if not name.startswith("_") and name not in api.config.split():
+            if not name.startswith("_") and name not in api.names("IBuilderConfig"):
                 raise AttributeError(name)
             return super().__getattribute__(name)
 
@@ -164,7 +138,7 @@ def fake_module(api: Api, calls: Calls) -> Any:
             object.__setattr__(self, "num_outputs", 1)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            if name != "precision" or not api.layer_precision:
+            if name != "precision" or name not in api.names("ILayer"):
                 raise AttributeError(name)
             assert value == "float32"
             calls.pinned.add(self.name)
@@ -273,28 +247,30 @@ def fake_module(api: Api, calls: Calls) -> Any:
         def get_error(self, number: int) -> Any:
             return SimpleNamespace(desc=lambda: "Failed to refit weight body.0.weight")
 
-    module = SimpleNamespace(
+    module: Any = Module(
         __version__=api.version,
+        __name__="tensorrt",
         ILogger=ILogger,
         Builder=Builder,
         OnnxParser=OnnxParser,
-        NetworkDefinitionCreationFlag=enumeration("Creation", api.network_flags),
-        BuilderFlag=enumeration("BuilderFlag", api.builder_flags),
-        MemoryPoolType=enumeration("MemoryPoolType", "WORKSPACE"),
-        HardwareCompatibilityLevel=enumeration("Level", api.hardware_levels),
         float32="float32",
         Runtime=Runtime,
         Refitter=Refitter,
     )
-    if api is not V8:
-        module.IProgressMonitor = Monitor
-        module.OnnxParserRefitter = OnnxParserRefitter
-        module.SerializationFlag = enumeration("SerializationFlag", "EXCLUDE_WEIGHTS")
-    else:
-        module.PreviewFeature = enumeration("PreviewFeature", "PROFILE_SHARING_0806")
-    if api is RTX:
-        module.ComputeCapability = enumeration("Capability", "NONE SM75 SM80 SM86 SM89 SM120")
+    for kind, fake in (("IProgressMonitor", Monitor), ("OnnxParserRefitter", OnnxParserRefitter)):
+        if api.names(kind):
+            setattr(module, kind, fake)
+    for kind in ENUMERATIONS:
+        if members := api.names(kind):
+            setattr(module, kind, IntEnum(kind, members, start=0))
     return module
+
+
+ENUMERATIONS = (
+    "NetworkDefinitionCreationFlag", "BuilderFlag", "MemoryPoolType", "HardwareCompatibilityLevel",
+    "SerializationFlag", "PreviewFeature", "ComputeCapability", "TilingOptimizationLevel",
+    "RuntimePlatform",
+)  # fmt: skip
 
 
 Build = Callable[..., Plan]
@@ -316,7 +292,7 @@ def build(calls: Calls, generator_export: Any) -> Build:
         )
         how = {key: options.pop(key) for key in ("timing_cache", "report") if key in options}
         recipe = PlanRecipe(flavour=api.flavour, **options)
-        targets = tuple(target_from_text(text, Machine()) for text in options.get("gpus", ["sm89"]))
+        targets = targets_from_texts(options.get("gpus", ["sm89"]), Machine())
         source = generator_export.folder / name
         module = fake_module(api, calls)
         return plan_from_onnx(module, generation(api), source, facts, recipe, targets, **how)
@@ -395,8 +371,53 @@ def test_stripped_plans_take_any_weights(build: Build, calls: Calls, api: Api) -
 def test_classes_are_named_to_rtx(build: Build, calls: Calls, complains: Any) -> None:
     build(RTX, gpus=("sm75", "RTX 5090"))
     assert calls.capabilities == {0: "SM75", 1: "SM120"}
-    with complains(UsageError, "sm121", "1.7.1.116", "sm75, sm80, sm86, sm89, sm120"):
-        build(RTX, gpus=("sm121",))
+    with complains(UsageError, "sm121", "1.4.0.76", "sm75, sm80, sm86, sm89, sm120"):
+        build(Api("rtx-1.4", "tensorrt-rtx"), gpus=("sm121",))
+
+
+def test_a_portable_plan_names_none(build: Build, calls: Calls) -> None:
+    build(RTX, gpus=("portable",))
+    assert calls.capabilities == {}
+    assert "num_compute_capabilities" not in calls.settings
+
+
+@each_generation
+def test_what_makes_plans_faster(build: Build, calls: Calls, api: Api, complains: Any) -> None:
+    build(api, aux_streams=2)
+    assert calls.settings["max_aux_streams"] == 2
+    if api is V8:
+        with complains(UsageError, "--tiling", "8.6.1"):
+            build(api, tiling=3)
+        return
+    build(api, tiling=3)
+    assert calls.settings["tiling_optimization_level"].name == "FULL"
+
+
+@pytest.mark.parametrize("api", [V10, V11, RTX], ids=lambda api: api.version)
+def test_a_plan_for_windows(build: Build, calls: Calls, api: Api) -> None:
+    build(api)
+    assert "runtime_platform" not in calls.settings
+    build(api, platform="windows")
+    assert calls.settings["runtime_platform"].name == "WINDOWS_AMD64"
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "features"),
+    [
+        ("8.6", "sm61", {"PROFILE_SHARING_0806": True,
+                         "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805": False}),
+        ("8.6", "sm89", {"PROFILE_SHARING_0806": True}),
+        ("10.4", "sm89", {}),  # memory shrinks with the shapes by itself
+        ("10.13", "sm89", {"RUNTIME_ACTIVATION_RESIZE_10_10": True}),
+        ("11", "sm89", {"RUNTIME_ACTIVATION_RESIZE_10_10": True}),
+    ],
+)  # fmt: skip
+def test_preview_features(
+    build: Build, calls: Calls, name: str, gpu: str, features: dict[str, bool]
+) -> None:
+    build(Api(name, "tensorrt"), gpus=(gpu,))
+    known = set(Api(name, "tensorrt").names("PreviewFeature"))
+    assert {key: on for key, on in calls.settings.items() if key in known} == features
 
 
 @pytest.mark.parametrize("api", [V8, V10, V11], ids=lambda api: api.version)
@@ -459,7 +480,7 @@ def test_what_cannot_be_built_is_one_line(
     with complains(ExportError, "x4.onnx", generation(api).name, "no tactic for node_conv"):
         build(api)
     calls.takes_profiles = False
-    with complains(UsageError, "--shapes 1x16x16,4x256x256,4x256x256"):
+    with complains(UsageError, "4x256x256,4x256x256,4x256x256", "(--shapes)"):
         build(api)
 
 
@@ -473,7 +494,9 @@ def test_the_fake_has_what_the_real_library_has() -> None:
             assert [
                 member for member in value.__members__ if not hasattr(getattr(real, name), member)
             ] == []
-    assert [name for name in RTX.config.split() if not hasattr(real.IBuilderConfig, name)] == []
+    config = RTX.names("IBuilderConfig")
+    assert config
+    assert [name for name in config if not hasattr(real.IBuilderConfig, name)] == []
 
 
 # Weights for a stripped plan

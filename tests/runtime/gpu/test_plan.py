@@ -21,6 +21,7 @@ from srtool.manifest import (
     uncertified_reason,
     write_manifest,
 )
+from srtool.runtime.gpu import plan
 from srtool.runtime.gpu.plan import (
     Library,
     Machine,
@@ -263,6 +264,28 @@ def test_libraries_are_found_by_their_packages(
     with complains(EngineError, "does not load", "libnvinfer"):
         load_library("tensorrt")
     sys.modules.pop("tensorrt", None)  # for good, where monkeypatch would put it back
+
+
+def test_libraries_for_8_6_are_loaded_out_of_their_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package, library in (("cudnn", "libcudnn.so.8"), ("cublas", "libcublas.so.12")):
+        folder = tmp_path / "nvidia" / package / "lib"
+        folder.mkdir(parents=True)
+        (folder.parent / "__init__.py").touch()
+        (folder / library).touch()
+    (tmp_path / "tensorrt.py").write_text("__version__ = '8.6.1'\n")
+    package_info = tmp_path / "tensorrt-8.6.1.dist-info"
+    package_info.mkdir()
+    (package_info / "METADATA").write_text("Name: tensorrt\nVersion: 8.6.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("nvidia", "tensorrt")]:
+        monkeypatch.delitem(sys.modules, name)
+    loaded: list[str] = []
+    monkeypatch.setattr(plan.ctypes, "CDLL", lambda name, mode: loaded.append(Path(name).name))
+    assert load_library("tensorrt").__version__ == "8.6.1"
+    assert {"libcublas.so.12", "libcudnn.so.8"} <= set(loaded)
+    sys.modules.pop("tensorrt", None)
 
 
 def test_nothing_heavy_is_loaded() -> None:

@@ -297,7 +297,7 @@ def test_free_memory_decides_how_much_at_a_time(
 
 def test_no_memory_at_all(make_plan: Any, complains: Any) -> None:
     made = make_plan(capacity=300)
-    with complains(EngineError, made.path.name, "0.0 GiB", "--shapes"):
+    with complains(EngineError, made.path.name, "0.0 GiB", "smaller shapes"):
         backend_of(made).open(made.path, made.facts)
     assert made.gpu.used == 0
     assert made.gpu.host == {}
@@ -408,7 +408,7 @@ def test_a_gpu_that_falls_over_on_the_way(opened: Opened) -> None:
 
 def test_sides_that_it_was_not_built_for(opened: Opened, complains: Any) -> None:
     scheduler, _ = opened()
-    with complains(UsageError, "--tile 33", "4 to 32"):
+    with complains(UsageError, "33", "--tile", "4 to 32"):
         scheduler.use_tile(33)
     assert scheduler.tile == SIDES
     scheduler.use_tile(32)

@@ -18,6 +18,7 @@ from srtool.benchmarks.scores import METRICS
 from srtool.benchmarks.speed.result import Measured, Place
 from srtool.tables.table import figure, percent, size_text
 
+FEWEST = 3  # networks in a plot of quality against speed; fewer are a table
 PLOTTED = ("psnr", "pi", "niqe")  # against speed: PSNR, and the first of the others there is
 
 
@@ -39,12 +40,13 @@ def plots_of_network(network: Measured, slugs: Slugs) -> Iterator[Plot]:
     place = common_place(network)
     if place is not None:
         batch = places[0][1]
-        yield Plot(
-            slugs(network.network, "throughput"),
-            "Throughput by image size",
-            _throughput_alt(network, batch),
-            plots.throughput_by_size(network, batch),
-        )
+        if len({size for size, many in places if many == batch}) > 1:  # else there is no line
+            yield Plot(
+                slugs(network.network, "throughput"),
+                "Throughput by image size",
+                _throughput_alt(network, batch),
+                plots.throughput_by_size(network, batch),
+            )
         yield Plot(
             slugs(network.network, "latency"),
             "Distribution of latency",
@@ -121,7 +123,8 @@ def quality_plots(sources: Sources, slugs: Slugs) -> Iterator[Plot]:
             standings = {}
             for metric in _metrics(networks, evaluations, dataset):
                 unit = ", dB (higher is better)" if metric == "psnr" else " (lower is better)"
-                if found := list(_standings(networks, evaluations, dataset, metric)):
+                found = list(_standings(networks, evaluations, dataset, metric))
+                if len(found) >= FEWEST:
                     standings[METRICS[metric].title + unit] = found
             if standings:
                 slug = slugs("quality against speed", dataset)

@@ -20,7 +20,8 @@ from srtool.benchmarks.report.embedding import colour_scale, difference_map, png
 from srtool.benchmarks.report.pictures import Box, Picture, Version
 from srtool.benchmarks.report.quality import quality_tables, verification_table
 from srtool.benchmarks.report.sources import Sources
-from srtool.benchmarks.report.summary import headlines, not_run, origins
+from srtool.benchmarks.report.standings import fastest_table
+from srtool.benchmarks.report.summary import answers, not_run, origins
 from srtool.benchmarks.report.timings import network_line, speed_tables
 from srtool.benchmarks.speed.result import Bench, Measured
 from srtool.errors import DataError
@@ -61,7 +62,10 @@ def page_from_sources(sources: Sources, pictures: Sequence[Picture], made: str) 
         css=Markup(_beside("style.css")),
         script=Markup(script),
         script_hash=_hash(f"\n{script}"),
-        headlines=headlines(sources),
+        answers=answers(sources),
+        standings=_written([fastest_table(bench for _, bench in sources.benches)])
+        if len(sources.networks) > 1
+        else [],
         origins=origins(sources),
         quality=_written(quality_tables(sources.evaluations)),
         parity=_written([verification_table(it, name) for name, it in sources.parities]),
@@ -125,18 +129,23 @@ def _network(bench: Bench, network: Measured, plots: list[Plot]) -> dict[str, An
 
 
 def _shown(picture: Picture) -> dict[str, Any]:
-    view, detail = picture.view, picture.detail
+    view = picture.view
     height, width = picture.versions[-1].whole.shape[:2]
     whole = (view.width, view.height) == (width, height)
-    place = "the whole image" if whole else f"{_place(view)} of {width}×{height}"
+    place = "the whole" if whole else f"{_place(view)} of {width}×{height}"
+    has_hr = picture.versions[-1].name == "HR"
     return {
         "name": picture.name,
+        "has_hr": has_hr,
         "width": view.width,
         "height": view.height,
-        "detail_width": ZOOM * detail.width,
-        "detail_height": ZOOM * detail.height,
-        "about_view": f"{place}, HR pixels; below: {_place(detail)}, enlarged {ZOOM}×.",
-        "versions": [_version(version, view, detail) for version in picture.versions],
+        "about_view": f"{place}, upscaled pixels.",
+        "versions": [
+            {"name": version.name, "view": png_uri(view.of(version.whole))}
+            for version in picture.versions
+        ],
+        "chosen": len(picture.versions) - (2 if has_hr else 1),
+        "details": [_detail(picture, box) for box in picture.details],
         "difference": _difference(picture),
         "remark": picture.remark,
     }
@@ -146,20 +155,27 @@ def _place(box: Box) -> str:
     return f"{box.width}×{box.height} at {box.left},{box.top}"
 
 
-def _version(version: Version, view: Box, detail: Box) -> dict[str, str]:
-    figures = []
-    if version.psnr is not None:
-        figures.append(f"PSNR-Y {_decibel(version.psnr)}")
-    if version.detail_psnr is not None:
-        figures.append(f"detail {_decibel(version.detail_psnr)}")
-    if version.niqe is not None:
-        figures.append(f"NIQE {fixed(version.niqe, 2)}")
+def _detail(picture: Picture, box: Box) -> dict[str, Any]:
+    """A part of every version, enlarged."""
     return {
-        "name": version.name,
-        "view": png_uri(view.of(version.whole)),
-        "detail": png_uri(detail.of(version.whole)),
-        "figures": ", ".join(figures) or "original",
+        "about": f"{_place(box)}, enlarged {ZOOM}×",
+        "width": ZOOM * box.width,
+        "height": ZOOM * box.height,
+        "versions": [
+            {
+                "name": version.name,
+                "image": png_uri(box.of(version.whole)),
+                "figures": _figures(version),
+            }
+            for version in picture.versions
+        ],
     }
+
+
+def _figures(version: Version) -> str:
+    figures = [] if version.psnr is None else [f"PSNR-Y {_decibel(version.psnr)}"]
+    figures += [] if version.niqe is None else [f"NIQE {fixed(version.niqe, 2)}"]
+    return ", ".join(figures) or ("original" if version.name == "HR" else "")
 
 
 def _decibel(value: float) -> str:

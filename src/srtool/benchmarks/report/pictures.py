@@ -1,9 +1,10 @@
-"""The pictures of the report: what an engine makes of images, beside bicubic, PyTorch and HR."""
+"""The pictures of the report: what engines make of images, beside bicubic, PyTorch and HR, or of
+photographs, of which there is no HR."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from srtool.benchmarks.scores import assets_of, score
 from srtool.errors import EngineError, UsageError
-from srtool.images.colour import luma, psnr
+from srtool.images.colour import luma
 from srtool.images.datasets import (
     BORDER,
     SCALE,
@@ -54,15 +55,13 @@ class Box:
 
 @dataclass(frozen=True)
 class Version:
-    """One way to see an image. whole: (4 H, 4 W, 3) uint8. psnr: of Y against HR, dB, detail_psnr
-    the same of the detail alone; inf where equal, None for HR itself. niqe: None where it was not
-    taken."""
+    """One way to see an image. whole: (4 H, 4 W, 3) uint8. psnr: of Y against HR, dB; inf where
+    equal, None for HR itself and without one. niqe: None where it was not taken."""
 
     name: str
     whole: Image
-    psnr: float | None
-    detail_psnr: float | None
-    niqe: float | None
+    psnr: float | None = None
+    niqe: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,21 +79,21 @@ class Difference:
 
 @dataclass(frozen=True)
 class Picture:
-    """versions: bicubic first and HR last. view: the part that is shown, detail: the part of it
-    that is enlarged. difference: None without both engine and PyTorch. remark: why there is no
-    NIQE, empty where there is."""
+    """versions: bicubic first, HR last where there is one. view: the part that is shown, details:
+    the parts of it that are enlarged. difference: None without both engine and PyTorch. remark:
+    what is to be known of it, such as why there is no NIQE; may be empty."""
 
     name: str
     versions: tuple[Version, ...]
     view: Box
-    detail: Box
-    difference: Difference | None
-    remark: str
+    details: tuple[Box, ...]
+    difference: Difference | None = None
+    remark: str = ""
 
 
 def pictures_from_images(
     images: Path | None,
-    engine: Path | None,
+    engines: Sequence[Path],
     model: Path | None,
     count: int,
     report: Callable[[str], None] = lambda line: None,
@@ -102,29 +101,37 @@ def pictures_from_images(
     """Upscale the first `count` images of a data set, see `dataset_from_folder`; None: of the
     photographs that srtool ships.
 
-    engine: any engine file; model: weights, which PyTorch runs. UsageError where there is neither,
+    engines: any engine files; model: weights, which PyTorch runs. UsageError where there is none,
     or they do not fit each other or the scale; EngineError, CheckpointError, DataError and
     ImageError where one cannot be used.
     """
-    if engine is None and model is None:
+    if not engines and model is None:
         raise UsageError(
             f"--images {images}: nothing upscales them; name an engine with --engine, weights "
             "with --model, or both"
         )
-    if engine and model:
-        _check_fit(engine, model)
+    if model:
+        for engine in engines:
+            _check_fit(engine, model)
     samples = dataset_from_folder(_folder(images)).samples[:count]
-    with ExitStack() as stack:
-        opened = {}
-        if model:
-            opened["PyTorch"] = stack.enter_context(_opened(model))
-        if engine:
-            opened[engine.name] = stack.enter_context(_opened(engine))
+    with opened_engines(engines, model) as opened:
         pictures = []
         for number, sample in enumerate(samples):
             report(f"{sample.name} ({number + 1} of {len(samples)})")
             pictures.append(_picture(sample, opened))
     return pictures
+
+
+@contextmanager
+def opened_engines(engines: Sequence[Path], model: Path | None) -> Iterator[dict[str, Engine]]:
+    """By the names that the page calls them, PyTorch's first."""
+    names = [path.name for path in engines]
+    with ExitStack() as stack:
+        opened = {"PyTorch": stack.enter_context(_opened(model))} if model else {}
+        for path in engines:
+            name = path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}"
+            opened[name] = stack.enter_context(_opened(path))
+        yield opened
 
 
 def _folder(images: Path | None) -> Path:
@@ -164,42 +171,47 @@ def _opened(path: Path) -> Engine:
 
 def _picture(sample: Sample, engines: dict[str, Engine]) -> Picture:
     pair = load_pair(sample, BORDER)
-    made = {"bicubic": np.asarray(imresize(pair.lr, SCALE, "clamp"))}
-    made |= {name: _upscaled(pair.lr, engine, sample) for name, engine in engines.items()}
-    last = made[list(made)[-1]]
-    changes = np.abs(luma(last, rounded=False) - luma(made["bicubic"], rounded=False))
+    made = upscaled_by_all(pair.lr, engines, sample.name)
+    changes = changes_between(made)
     view = busiest(changes, VIEW)
-    inner = busiest(view.of(changes), DETAIL)
-    detail = Box(view.left + inner.left, view.top + inner.top, inner.width, inner.height)
     assets, unavailable = assets_of(METRICS)
     metrics = tuple(name for name in METRICS if name not in unavailable)
     versions = []
-    remark = unavailable.get("niqe", "")
+    remark = f"No NIQE: {unavailable['niqe']}" if "niqe" in unavailable else ""
     for name, image in (*made.items(), ("HR", pair.hr)):
         found = score(image, pair.hr, BORDER, metrics, True, assets)
         niqe = found.get("niqe")
         if isinstance(niqe, str):
-            remark, niqe = niqe, None
-        is_hr = name == "HR"
-        near = psnr(luma(detail.of(image)), luma(detail.of(pair.hr)))
+            remark, niqe = f"No NIQE: {niqe}", None
         whole = found["psnr"]
         assert isinstance(whole, float)
-        versions.append(
-            Version(name, image, None if is_hr else whole, None if is_hr else near, niqe)
-        )
+        versions.append(Version(name, image, None if name == "HR" else whole, niqe))
     difference = None
-    if len(engines) == 2:
-        torch, other = (made[name] for name in engines)
+    if "PyTorch" in engines and len(engines) > 1:
+        torch, other = (made[name] for name in list(engines)[:2])
         difference = difference_between(torch, other, view)
-    return Picture(sample.name, tuple(versions), view, detail, difference, remark)
+    details = busiest_within(changes, view, 1)
+    return Picture(sample.name, tuple(versions), view, details, difference, remark)
 
 
-def _upscaled(lr: Image, engine: Engine, sample: Sample) -> Image:
+def upscaled_by_all(lr: Image, engines: dict[str, Engine], name: str) -> dict[str, Image]:
+    """Bicubic first. EngineError where an engine fails, with the name of the image."""
+    made = {"bicubic": np.asarray(imresize(lr, SCALE, "clamp"))}
+    return made | {key: _upscaled(lr, engine, name) for key, engine in engines.items()}
+
+
+def changes_between(made: dict[str, Image]) -> NDArray[np.float64]:
+    """(H, W): how far the last two are apart in Y: two engines, or an engine and bicubic."""
+    one, other = (luma(made[name], rounded=False) for name in list(made)[-2:])
+    return np.abs(one - other)
+
+
+def _upscaled(lr: Image, engine: Engine, name: str) -> Image:
     try:
         return np.asarray(upscale_tiled(lr, engine))
     except (RuntimeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise EngineError(f"{engine.path}: fails on {sample.name} ({reason})") from None
+        raise EngineError(f"{engine.path}: fails on {name} ({reason})") from None
 
 
 def busiest(changes: NDArray[np.float64], side: int) -> Box:
@@ -213,6 +225,20 @@ def busiest(changes: NDArray[np.float64], side: int) -> Box:
     inside = inside[::SCALE, ::SCALE]
     row, column = np.unravel_index(int(inside.argmax()), inside.shape)
     return Box(int(column) * SCALE, int(row) * SCALE, width, height)
+
+
+def busiest_within(changes: NDArray[np.float64], view: Box, count: int) -> tuple[Box, ...]:
+    """So many details of a view, the busiest first; none covers much of another, and where the view
+    is too small for that there are fewer."""
+    left = view.of(changes).copy()
+    found: list[Box] = []
+    while len(found) < count:
+        inner = busiest(left, DETAIL)
+        if found and not inner.of(left).any():
+            break
+        found.append(Box(view.left + inner.left, view.top + inner.top, inner.width, inner.height))
+        inner.of(left)[:] = 0
+    return tuple(found)
 
 
 def difference_between(reference: Image, image: Image, view: Box) -> Difference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 from srtool.benchmarks.evaluation import JSON, Evaluation
 from srtool.benchmarks.speed.result import Bench, Measured, read_bench
 from srtool.errors import DataError, UsageError
+from srtool.images.folders import images_below
+from srtool.images.formats import READABLE
 
 if TYPE_CHECKING:
     from srtool.benchmarks.verify import Verification
@@ -32,6 +35,17 @@ class Sources:
     @property
     def networks(self) -> list[tuple[Bench, Measured]]:
         return [(bench, network) for _, bench in self.benches for network in bench.networks]
+
+
+def results_and_photographs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """What `sources_from_paths` takes, and pictures: files, and folders without any JSON file."""
+    photographs = [
+        path
+        for path in paths
+        if path.suffix.lower() in READABLE
+        or (path.is_dir() and not any(path.glob("*.json")) and images_below(path).files)
+    ]
+    return [path for path in paths if path not in photographs], photographs
 
 
 def sources_from_paths(paths: list[Path]) -> Sources:

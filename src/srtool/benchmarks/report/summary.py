@@ -1,15 +1,17 @@
-"""The beginning of the report: the figures to remember, where they were measured, and the end of
-it: what was not run."""
+"""The beginning of the report: what to use, and its end: where all of it was measured, and what was
+not run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from srtool.benchmarks.evaluation import Evaluation
+from srtool.benchmarks.report.charts import evaluated_as
+from srtool.benchmarks.report.quality import merged
 from srtool.benchmarks.report.sources import Sources
-from srtool.benchmarks.report.standings import by_machine, fastest
+from srtool.benchmarks.report.standings import by_machine, fastest, networks_of
 from srtool.benchmarks.scores import METRICS
 from srtool.benchmarks.speed.result import Bench, Measured
 from srtool.tables.table import bytes_text, date_text, figure, fixed, size_text
@@ -18,13 +20,16 @@ if TYPE_CHECKING:
     from srtool.benchmarks.verify import Verification
 
 BASELINE = "bicubic"
+SHOWN = ("psnr", "ssim_wang", "lpips", "niqe")
 
 
 @dataclass(frozen=True)
-class Headline:
+class Answer:
+    """value: the figure to remember. label: of what, or what to use."""
+
     value: str
     label: str
-    detail: str
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,80 +48,94 @@ class NotRun:
     reasons: dict[str, str]
 
 
-def headlines(sources: Sources) -> list[Headline]:
-    """Speed of each network's fastest engine, quality on each data set, parity of each check."""
-    several = len(by_machine(bench for _, bench in sources.benches)) > 1
+def answers(sources: Sources) -> list[Answer]:
+    """What to use, for each network that was timed on the machine that was measured last: how fast
+    it is, how good, and whether it is certified. Without timings, the best engine of each data
+    set."""
+    groups = by_machine(bench for _, bench in sources.benches)
+    evaluations = [evaluation for _, evaluation in sources.evaluations]
     found = [
-        _speed(network, bench.machine.title if several else "")
-        for bench, network in sources.networks
+        _of_network(groups[0], network, evaluations)
+        for network in (networks_of(groups[0]) if groups else ())
     ]
-    found += [
-        _quality(evaluation, dataset)
-        for _, evaluation in sources.evaluations
-        for dataset in evaluation.datasets
-    ]
-    found += [_parity(parity) for _, parity in sources.parities]
-    return [headline for headline in found if headline is not None]
+    known = [answer for answer in found if answer is not None]
+    if not known and evaluations:
+        whole = merged(sources.evaluations)
+        qualities = (_quality(whole, dataset) for dataset in whole.datasets)
+        known = [answer for answer in qualities if answer is not None]
+    checks = (_verification(parity) for _, parity in sources.parities)
+    return [*known, *(answer for answer in checks if answer is not None)]
 
 
-def _speed(network: Measured, machine: str) -> Headline | None:
-    """machine: where that has to be said."""
-    best = fastest(network)
+def _of_network(
+    benches: Sequence[Bench], network: Measured, evaluations: Sequence[Evaluation]
+) -> Answer | None:
+    best = fastest(network, benches)
     if best is None:
         return None
-    place, candidate, timing = best.place, best.engine, best.timing
-    rate = f"{figure(timing.lr_megapixels_per_second)} LR MP/s"
-    at = f"{network.network}, {candidate.name}, {size_text(*place)}"
-    where = f"; {machine}" if machine else ""
-    if timing.speed is None:
-        return Headline(rate, at, f"{figure(1e3 * timing.p50)} ms a run{where}")
-    low, high = timing.speed.low, timing.speed.high
-    return Headline(
-        f"{timing.speed.median:.2f}×",
-        f"as fast as {network.reference}: {at}",
-        f"{low:.2f} to {high:.2f} run by run; {rate}{where}",
+    rate, speed = best.timing.lr_megapixels_per_second, best.timing.speed
+    details = [
+        f"{figure(1 / rate)} s a LR megapixel ({figure(rate)} LR MP/s) at "
+        f"{size_text(*best.place)}, {benches[0].machine.title}"
+    ]
+    if best.ahead and best.other:
+        details.append(
+            f"{best.ahead.median:.2f}× ({best.ahead.low:.2f} to {best.ahead.high:.2f}) as fast as "
+            f"the fastest other, {best.other.name}"
+        )
+    details += [line for it in evaluations for line in _quality_lines(network, it)]
+    value = f"{speed.median:.2f}×" if speed else f"{figure(rate)} LR MP/s"
+    return Answer(
+        value=value,
+        label=f"{network.network}: use {best.engine.name}",
+        details=tuple(details),
     )
 
 
-def _quality(found: Evaluation, dataset: str) -> Headline | None:
-    """The best engine by PI, or by PSNR where that is not known."""
+def _quality_lines(network: Measured, evaluation: Evaluation) -> Iterator[str]:
+    engine = evaluated_as(network, evaluation)
+    for dataset, engines in evaluation.mean.items():
+        means = engines.get(engine or "")
+        if means:
+            yield f"{dataset}: {_others(means)}"
+
+
+def _quality(found: Evaluation, dataset: str) -> Answer | None:
+    """The best engine by the first of these metrics that is known."""
     means = {
         engine: figures
         for engine, figures in found.mean.get(dataset, {}).items()
         if not engine.startswith(BASELINE)
     }
-    for metric, sign in (("pi", 1), ("psnr", -1)):
+    for metric in (METRICS["pi"], METRICS["psnr"]):
         known = {
             engine: value
             for engine, figures in means.items()
-            if (value := figures.get(metric)) is not None
+            if (value := figures.get(metric.name)) is not None
         }
         if not known:
             continue
-        best = min(known, key=lambda engine: sign * known[engine])
-        unit = " dB" if metric == "psnr" else ""
-        title = {"psnr": "PSNR-Y", "pi": "PI, lower is better"}[metric]
-        before = found.mean[dataset].get(BASELINE, {}).get(metric)
-        change = (
-            "" if before is None else f"{fixed(known[best] - before, 2, True)}{unit} to bicubic"
-        )
-        return Headline(
-            f"{fixed(known[best], 2)}{unit}",
-            f"{title}: {best} on {dataset}",
-            "; ".join(part for part in (change, _others(means[best], metric)) if part),
+        best = min(known, key=lambda name: known[name] if metric.lower else -known[name])
+        before = found.mean[dataset].get(BASELINE, {}).get(metric.name)
+        change = "" if before is None else f"{fixed(known[best] - before, 2, True)} to bicubic"
+        return Answer(
+            value=f"{fixed(known[best], 2)}{'' if metric.lower else ' dB'}",
+            label=f"{dataset}: {best} has the best {metric.title}",
+            details=tuple(part for part in (change, _others(means[best])) if part),
         )
     return None
 
 
-def _others(figures: dict[str, float | None], left_out: str) -> str:
-    shown = [name for name in ("psnr", "ssim_wang", "niqe") if name != left_out]
-    known = [(METRICS[name], figures.get(name)) for name in shown]
+def _others(figures: dict[str, float | None]) -> str:
+    known = [(METRICS[name], figures.get(name)) for name in SHOWN]
     return ", ".join(
-        f"{metric.title} {figure(value)}" for metric, value in known if value is not None
+        f"{metric.title} {fixed(value, 2 if metric.name == 'psnr' else 3)}"
+        for metric, value in known
+        if value is not None
     )
 
 
-def _parity(found: Verification) -> Headline | None:
+def _verification(found: Verification) -> Answer | None:
     if not found.rows:
         return None
     passed = sum(not row.missed for row in found.rows)
@@ -125,8 +144,10 @@ def _parity(found: Verification) -> Headline | None:
     if known:
         most = max(fidelity.max_difference for fidelity in known)
         detail = f"at most {most} of 255 levels apart" if most else "equal in every value"
-    return Headline(
-        f"{passed} of {len(found.rows)}", f"within the gates on {found.dataset}", detail
+    return Answer(
+        value=f"{passed} of {len(found.rows)}",
+        label=f"engines do what PyTorch does on {found.dataset}",
+        details=(detail,) if detail else (),
     )
 
 

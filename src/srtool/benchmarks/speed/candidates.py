@@ -13,6 +13,7 @@ from srtool.benchmarks.speed.engine_side import open_engine_candidate
 from srtool.benchmarks.speed.networks import Network
 from srtool.benchmarks.speed.opened import Opened
 from srtool.errors import UsageError
+from srtool.runtime.backends.kserve import service_at
 from srtool.runtime.onnx_files import installed_backends
 from srtool.runtime.request import PLAN, BackendName
 from srtool.runtime.session import Backend
@@ -89,7 +90,7 @@ def chosen_baselines(device: Device, wanted: Sequence[str] | None) -> list[Basel
 
 def _backends(path: Path, wanted: Sequence[str]) -> list[Backend | BackendName]:
     """What to run a file on, as `open_engine_candidate` takes it."""
-    if path.suffix == PLAN:
+    if path.suffix == PLAN or service_at(path):
         return ["auto"]
     if "all" in wanted:
         return list(installed_backends())

@@ -24,6 +24,7 @@ _PACKAGES = {
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx"),
     "tensorrt": ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt"),
     "torch": ("torch",),
+    "kserve": ("tritonclient",),
 }
 
 

@@ -62,7 +62,7 @@ def this_machine() -> Machine:
         threads=len(cpus),
         memory=psutil.virtual_memory().total,
         platform=f"{platform.system()} {platform.machine()}",
-        instructions=_instructions(),
+        instructions=instructions(),
         gpu=here.gpu,
         driver=here.driver,
         gpu_memory=here.memory,
@@ -203,7 +203,7 @@ def _cpu_name() -> str:
     return " ".join(name.split()) or platform.processor() or platform.machine()
 
 
-def _instructions() -> tuple[str, ...]:
+def instructions() -> tuple[str, ...]:
     """Those of INSTRUCTIONS that the CPU has, as far as the system tells."""
     if sys.platform == "win32":
         import ctypes

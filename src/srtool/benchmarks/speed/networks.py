@@ -10,8 +10,10 @@ from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.flops import Cost, cost_from_file
 from srtool.manifest import ModelFacts, read_manifest, sha256
 from srtool.networks.generator import PRESETS
+from srtool.runtime.backends.kserve import service_at
 from srtool.runtime.onnx_files import facts_from_onnx
 from srtool.runtime.request import CHECKPOINTS, PLAN
+from srtool.runtime.services import service_manifest
 
 
 @dataclass
@@ -46,7 +48,7 @@ def networks_from_files(
         files.append(random_weights(preset, folder))
     found: dict[str, Network] = {}
     for file in files:
-        if not file.is_file():
+        if not file.is_file() and not service_at(file):
             raise UsageError(f"{file}: no such file; expected an engine (.onnx, .plan) or weights")
         if file.suffix.lower() in CHECKPOINTS:
             models.append(file)
@@ -91,11 +93,13 @@ def random_weights(preset: str, folder: Path) -> Path:
 
 
 def _exported(weights: Path, folder: Path, report: Callable[[str], None]) -> Path:
-    from srtool.export.onnx import export
+    from srtool.export.onnx import ExportConfig, export
     from srtool.networks.loading import load_network
 
     report(f"{weights.name}: exporting and certifying")
-    written = export(load_network(weights), folder / f"{weights.stem}.onnx", force=True)
+    written = export(
+        load_network(weights), folder / f"{weights.stem}.onnx", ExportConfig(force=True)
+    )
     return written[-1].path
 
 
@@ -106,6 +110,8 @@ def _existing(model: Path) -> Path:
 
 
 def _facts(engine: Path) -> ModelFacts:
+    if service := service_at(engine):
+        return service_manifest(service).model
     if engine.suffix not in (".onnx", PLAN):
         raise UsageError(f"{engine}: is no engine; expected .onnx, .plan, .pth or .safetensors")
     manifest = read_manifest(engine)

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.benchmarks.speed.opened import Opened, one_line
+from srtool.benchmarks.workers import end_with_parent
 from srtool.errors import EngineError, SrtoolError
 
 MANY = 1_000_000
@@ -199,6 +200,7 @@ def _serve(
 ) -> None:
     """The process: open, then answer until the parent is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it is over
+    end_with_parent()
     _quiet(log)
     limit_threads(threads)
     start = time.perf_counter()

@@ -16,7 +16,7 @@ import numpy as np
 from srtool.benchmarks.speed.baselines.pytorch import Device, has_half
 from srtool.benchmarks.speed.process import launch, limit_threads
 from srtool.benchmarks.speed.result import Roofline
-from srtool.benchmarks.workers import cores
+from srtool.benchmarks.workers import cores, end_with_parent
 from srtool.errors import EngineError
 
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}  # of the matrices multiplied
@@ -50,6 +50,7 @@ def measured_roofline(device: Device = "cpu", threads: int | None = None) -> Roo
 
 def _send_peaks(sender: Connection, device: Device, threads: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it is over
+    end_with_parent()
     limit_threads(threads)
     sender.send(_measure(device))
 

@@ -86,15 +86,15 @@ def plan_from_onnx(
         shaped = builder.create_optimization_profile()
         shaped.set_shape(image, *shapes)
         if config.add_optimization_profile(shaped) < 0:
-            raise UsageError(f"--shapes {profile}: {last_line(log.lines)}")
+            raise UsageError(f"{profile}: {last_line(log.lines)}", parameter="shapes")
     cache = None
     if timing_cache is not None:
         cache = config.create_timing_cache(timing_cache)
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             raise UsageError(
-                f"--timing-cache: is not of {generation.name} and this GPU "
-                f"({last_line(log.lines)}); "
-                "delete the file, or name another"
+                f"the timing cache is not of {generation.name} and this GPU "
+                f"({last_line(log.lines)}); delete the file, or name another",
+                parameter="timing_cache",
             )
     start = time.perf_counter()
     with _interrupts_kept() as interrupted:
@@ -136,7 +136,7 @@ def _configure(
     if recipe.opt_level is not None:
         config.builder_optimization_level = recipe.opt_level
     if recipe.tiling is not None:
-        levels = _levels(module, "TilingOptimizationLevel", "--tiling")
+        levels = _levels(module, "TilingOptimizationLevel", "tiling")
         config.tiling_optimization_level = getattr(
             levels, ("NONE", "FAST", "MODERATE", "FULL")[recipe.tiling]
         )
@@ -152,7 +152,9 @@ def _configure(
 def _levels(module: Any, name: str, option: str) -> Any:
     """An enumeration of newer versions. UsageError where this one has none."""
     if not hasattr(module, name):
-        raise UsageError(f"{option}: {module.__name__} {module.__version__} has no such setting")
+        raise UsageError(
+            f"{module.__name__} {module.__version__} has no such setting", parameter=option
+        )
     return getattr(module, name)
 
 
@@ -167,8 +169,9 @@ def _aim(module: Any, generation: Generation, config: Any, targets: tuple[Target
             names = (name[2:] for name in dir(module.ComputeCapability) if name[:2] == "SM")
             known = [f"sm{number}" for number in sorted(names, key=int)]
             raise UsageError(
-                f"--gpu {target.name}: {generation.name} {module.__version__} builds for "
-                f"{', '.join(known)}, and not for {target.support.sm}"
+                f"{target.name}: {generation.name} {module.__version__} builds for "
+                f"{', '.join(known)}, and not for {target.support.sm}",
+                parameter="gpu",
             )
         config.set_compute_capability(capability, number)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from srtool.export.flops import GENERATORS, Cost, megapixels_per_second, memory_of
-from srtool.export.tensorrt.editions import install, precision_for, serves
+from srtool.export.tensorrt.editions import precision_for, serves
 from srtool.export.tensorrt.gpus import SUPPORT, Gpu, Support, Target, support_of
 from srtool.export.tensorrt.installing import (
     constraints_text,
@@ -16,6 +16,7 @@ from srtool.export.tensorrt.installing import (
     pinned_for,
     readme_text,
 )
+from srtool.export.tensorrt.recipe import install
 from srtool.files import whole_file
 from srtool.manifest import DEFAULT_PROFILE, Profile
 from srtool.runtime.gpu.plan import NAMES, OLDEST_DRIVER, Machine, this_machine

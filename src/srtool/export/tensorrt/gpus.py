@@ -142,7 +142,12 @@ def target_from_text(text: str, here: Machine) -> Target:
             if support.compute == compute:
                 return Target(support, support.sm)
         known = ", ".join(support.sm for support in SUPPORT)
-        raise UsageError(f"--gpu {text}: no such class of GPU; expected one of {known}")
+        raise UsageError(
+            f"{text}: no such class of GPU; expected one of {known}",
+            parameter="gpu",
+            found=text,
+            expected=known,
+        )
     if gpu := gpu_named(words):
         return Target(support_of(gpu.compute), gpu.name, gpu)
     names = [gpu.name for gpu in GPUS]
@@ -150,8 +155,10 @@ def target_from_text(text: str, here: Machine) -> Target:
     near = difflib.get_close_matches(_folded(words), folded, 3, 0.5)
     meant = f"; did you mean {' or '.join(folded[name] for name in near)}?" if near else ";"
     raise UsageError(
-        f"--gpu {text}: no such GPU in srtool's table{meant} its class does as well: "
-        f"{', '.join(support.sm for support in SUPPORT)}"
+        f"{text}: no such GPU in srtool's table{meant} its class does as well: "
+        f"{', '.join(support.sm for support in SUPPORT)}",
+        parameter="gpu",
+        found=text,
     )
 
 
@@ -159,7 +166,7 @@ def targets_from_texts(texts: Sequence[str], here: Machine) -> tuple[Target, ...
     """What several `--gpu` name. "portable" is every class for which TensorRT-RTX has one plan."""
     if PORTABLE in texts and len(texts) > 1:
         raise UsageError(
-            f"--gpu {PORTABLE}: is a plan for all of them; name no other GPU beside it"
+            f"{PORTABLE}: is a plan for all of them; name no other GPU beside it", parameter="gpu"
         )
     if PORTABLE in texts:
         return tuple(Target(support_of(compute), support_of(compute).sm) for compute in _PORTABLE)
@@ -170,14 +177,17 @@ def local_target(here: Machine) -> Target:
     """The GPU of this machine. UsageError where it has none, or one that is too old."""
     if not here.gpu:
         raise UsageError(
-            f"--gpu local: {here.no_gpu}; name the GPU that the plan is for: --gpu sm89, "
-            '--gpu "RTX 4090"'
+            f'local: {here.no_gpu}; name the GPU that is meant: sm89, or "RTX 4090"',
+            parameter="gpu",
+            remedy={"gpu": "sm89"},
         )
     support = support_of(here.compute)
     if float(here.compute) < float(SUPPORT[0].compute):
         raise UsageError(
-            f"--gpu local: the {here.gpu} has compute capability {here.compute}; expected "
-            f"{SUPPORT[0].compute} or newer"
+            f"local: the {here.gpu} has compute capability {here.compute}; expected "
+            f"{SUPPORT[0].compute} or newer",
+            parameter="gpu",
+            found=here.compute,
         )
     return Target(support, here.gpu, gpu_of_device(here.gpu))
 

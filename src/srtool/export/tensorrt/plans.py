@@ -6,26 +6,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.tensorrt.builder import Report, flags_of, plan_from_onnx
-from srtool.export.tensorrt.editions import (
-    check_precision,
-    check_recipe,
-    generation_of,
-    library_for,
-)
-from srtool.export.tensorrt.gpus import Target, targets_from_texts
-from srtool.files import whole_file
+from srtool.export.tensorrt.editions import generation_of
+from srtool.export.tensorrt.recipe import prepared
+from srtool.files import locked, whole_file
 from srtool.manifest import (
     Manifest,
     ModelFacts,
@@ -38,7 +31,7 @@ from srtool.manifest import (
 )
 from srtool.parity import Fidelity
 from srtool.runtime.engine import Engine, EngineInfo
-from srtool.runtime.gpu.plan import Library, Machine, load_library, unrunnable
+from srtool.runtime.gpu.plan import Machine, load_library, unrunnable
 from srtool.runtime.onnx_files import facts_from_onnx
 from srtool.runtime.plan_files import plan_backend
 from srtool.version import __version__
@@ -109,8 +102,9 @@ def export_plan(
         sides = (*profile.min[1:], *profile.opt[1:], *profile.max[1:])
         if any(side % facts.multiple_of for side in sides):
             raise UsageError(
-                f"--shapes {profile}: {source.path.name} takes sides that are "
-                f"multiples of {facts.multiple_of}"
+                f"{profile}: {source.path.name} takes sides that are "
+                f"multiples of {facts.multiple_of}",
+                parameter="shapes",
             )
     on_gpu = not generation.cross_builds  # kernels are chosen by running them
     plan = PlanFacts(
@@ -145,19 +139,6 @@ def export_plan(
             with whole_file(timing_cache) as temporary:
                 temporary.write_bytes(made.timing_cache)
     return WrittenPlan(out, manifest)
-
-
-def prepared(
-    recipe: PlanRecipe, here: Machine, precision: str, timing_cache: bool, force: bool
-) -> tuple[Library, tuple[Target, ...]]:
-    """The library that builds a recipe here and what it builds it for; UsageError where nothing
-    does, or where the precision is the wrong choice for the GPU. Takes no time."""
-    targets = targets_from_texts(recipe.gpus, here)
-    library = library_for(recipe.flavour, targets, here)
-    check_recipe(generation_of(library), library, recipe, targets, here, timing_cache)
-    if not force:
-        check_precision(precision, targets)
-    return library, targets
 
 
 def rebuild(path: Path, here: Machine, gpus: tuple[str, ...] = (), **options: Any) -> WrittenPlan:
@@ -254,7 +235,9 @@ def _certified(
     if missed and not force:
         raise ExportError(
             f"{out}: the plan does not do what the network does: {', '.join(missed)}; nothing was "
-            "written (--force writes it all the same)"
+            "written",
+            path=out,
+            remedy={"force": ""},
         )
     return {str(backend): found}
 
@@ -285,20 +268,3 @@ def _up_to_date(out: Path, key: str) -> Manifest | None:
     except EngineError:  # one of the two is damaged
         return None
     return manifest if manifest and manifest.plan and manifest.plan.key == key else None
-
-
-@contextmanager
-def locked(out: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-    """Keep other processes from writing a file. The system takes the lock back from a process
-    that dies; the file that stands for it says nothing by being there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.with_name(f".srtool-{out.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another process writes {out}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -9,7 +9,8 @@ from typing import Any
 
 from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.tensorrt.builder import last_line
-from srtool.export.tensorrt.plans import Certify, Source, WrittenPlan, key_of, locked, write_plan
+from srtool.export.tensorrt.plans import Certify, Source, WrittenPlan, key_of, write_plan
+from srtool.files import locked
 from srtool.manifest import ModelFacts, PlanFacts, sha256
 from srtool.runtime.gpu.plan import Machine, load_library, log_of, plan_facts, unrunnable
 
@@ -55,8 +56,8 @@ def check_refittable(stripped: Path, plan: PlanFacts, here: Machine) -> None:
     """UsageError where a plan has weights, EngineError where it is not for this machine."""
     if not plan.stripped:
         raise UsageError(
-            f"{stripped}: has its weights for good; expected a plan that was built with "
-            "--strip-weights"
+            f"{stripped}: has its weights for good; expected a plan that was built without",
+            path=stripped,
         )
     if reason := unrunnable(plan.model_copy(update={"stripped": False}), here):
         raise EngineError(f"{stripped}: cannot be refitted here: {reason}")

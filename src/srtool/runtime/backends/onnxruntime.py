@@ -32,7 +32,8 @@ class OnnxRuntime:
 
     def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> DirectSession:
         file = OnnxRuntimeFile(_opened(path, threads))
-        return DirectSession(facts, lambda batch: file.run(batch)[0])
+        wanted = file.index_of(facts.output_name)
+        return DirectSession(facts, lambda batch: file.run(batch, (wanted,))[0])
 
     def inspect(self, path: Path) -> OnnxRuntimeFile:
         return OnnxRuntimeFile(_opened(path))
@@ -50,9 +51,14 @@ class OnnxRuntimeFile:
         self.input = given.name
         self._session = session
 
-    def run(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+    def index_of(self, output: str) -> int:
+        """Of an output, the first where none has that name."""
+        return self.outputs.index(output) if output in self.outputs else 0
+
+    def run(self, batch: NDArray[Any], wanted: tuple[int, ...] | None = None) -> list[NDArray[Any]]:
+        names = self.outputs if wanted is None else [self.outputs[index] for index in wanted]
         try:
-            found: list[NDArray[Any]] = self._session.run(None, {self.input: batch})
+            found: list[NDArray[Any]] = self._session.run(names, {self.input: batch})
         except Exception as error:  # its exception classes have no common root of their own
             raise RuntimeError(_reason(error)) from None
         return found
@@ -66,7 +72,7 @@ def _opened(path: Path, threads: int | None = None) -> Any:
             f"{path}: ONNX Runtime is not installed; pip install 'srtool[cpu]'", path=path
         ) from None
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: they come as exceptions
+    options.log_severity_level = 4  # errors come as exceptions, and need not be printed as well
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

@@ -49,10 +49,12 @@ _NO_MEMORY = re.compile(r"out of memory|failed to allocate|bfc_?arena", re.IGNOR
 class OnnxRuntimeGpu:
     """The CUDA or the TensorRT provider; the precision is that of the file. The latter builds an
     engine first, which takes minutes, and keeps it in the user's cache folder. device: number of
-    the GPU among those that are visible."""
+    the GPU among those that are visible. tuning: options of the CUDA provider to switch on,
+    prefer_nhwc or fuse_conv_bias; what they are worth depends on the GPU (tools/gpu_choices.py)."""
 
     provider: Provider
     device: int = 0
+    tuning: tuple[str, ...] = ()
     precision: ClassVar = ""
     on_gpu: ClassVar = True
 
@@ -93,7 +95,7 @@ class OnnxRuntimeGpu:
             )
         try:
             with cuda.current():
-                return Scheduler(cuda, OnnxNetwork(cuda, path, facts, self.provider))
+                return Scheduler(cuda, OnnxNetwork(cuda, path, facts, self))
         except EngineError as error:
             raise EngineError(f"{path}: {error}", path=path) from None
         except RuntimeError as error:
@@ -107,9 +109,11 @@ class OnnxRuntimeGpu:
 class OnnxNetwork:
     """An .onnx file on one provider: the scheduler's `Network`."""
 
-    def __init__(self, cuda: Cuda, path: Path, facts: ModelFacts, provider: Provider) -> None:
+    def __init__(self, cuda: Cuda, path: Path, facts: ModelFacts, backend: OnnxRuntimeGpu) -> None:
+        provider = backend.provider
         self.facts, self.profiles, self.most_slots = facts, (_PROFILES[provider],), FEWEST_SLOTS
         self._cuda, self._path, self._provider = cuda, path, provider
+        self._tuning = dict.fromkeys(backend.tuning, "1")
         self._key = engine_key(path, facts, cuda) if provider == "tensorrt" else ""
 
     def scratch(self, shape: Shape) -> int:
@@ -155,6 +159,7 @@ class OnnxNetwork:
                 "use_tf32": "0",
                 # The exhaustive search takes seconds for each new size of an image.
                 "cudnn_conv_algo_search": "HEURISTIC",
+                **self._tuning,
             }
         folder = cache_folder() / "onnxruntime-tensorrt" / self._key
         folder.mkdir(parents=True, exist_ok=True)

@@ -85,9 +85,11 @@ class OpenVinoSession(DirectSession):
     def __init__(self, model: Any, facts: ModelFacts, settings: dict[str, Any]) -> None:
         """model: openvino.Model. RuntimeError where it cannot be compiled."""
         super().__init__(facts, self._compute)
-        self._for_any = self._running = _Compiled(model, settings)
+        names = [output.get_any_name() for output in model.outputs]
+        index = names.index(facts.output_name) if facts.output_name in names else 0
+        self._for_any = self._running = _Compiled(model, settings, index)
         self._running_for: Shape | None = None  # None: any
-        self._for_one = lru_cache(KEPT)(partial(_compiled_for, model, settings))
+        self._for_one = lru_cache(KEPT)(partial(_compiled_for, model, settings, index))
         self._choosing = threading.Lock()
         self._row = _Row()
 
@@ -123,7 +125,9 @@ class _Row(threading.local):
 class _Compiled:
     """A compiled network with as many requests as there are threads that use it at once."""
 
-    def __init__(self, model: Any, settings: dict[str, Any]) -> None:
+    def __init__(self, model: Any, settings: dict[str, Any], output: int = 0) -> None:
+        """output: which of the results is wanted."""
+        self._output = output
         self._network = process_core().compile_model(model, "CPU", settings)
         self._idle: list[Any] = [self._network.create_infer_request()]
         self._using = 0
@@ -137,7 +141,7 @@ class _Compiled:
             request = self._idle.pop() if self._idle else self._network.create_infer_request()
         try:
             # The request owns its output buffer and reuses it: copy.
-            result: NDArray[Any] = request.infer([batch], share_inputs=True)[0].copy()
+            result: NDArray[Any] = request.infer([batch], share_inputs=True)[self._output].copy()
         finally:
             with self._lock:
                 self._using -= 1
@@ -171,18 +175,21 @@ class OpenVinoFile:
         self.metadata: str | None
         self.metadata = model.get_rt_info(where).value if model.has_rt_info(where) else None
         self._model = model
+        self._request: Any = None
 
     def run(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
-        settings = {"INFERENCE_PRECISION_HINT": "f32"}
-        request = process_core().compile_model(self._model, "CPU", settings).create_infer_request()
-        found = request.infer([batch])
+        if self._request is None:
+            settings = {"INFERENCE_PRECISION_HINT": "f32"}
+            compiled = process_core().compile_model(self._model, "CPU", settings)
+            self._request = compiled.create_infer_request()
+        found = self._request.infer([batch])
         return [found[index].copy() for index in range(len(self.outputs))]
 
 
-def _compiled_for(model: Any, settings: dict[str, Any], shape: Shape) -> _Compiled:
+def _compiled_for(model: Any, settings: dict[str, Any], output: int, shape: Shape) -> _Compiled:
     fixed = model.clone()
     fixed.reshape(list(shape))
-    return _Compiled(fixed, settings)
+    return _Compiled(fixed, settings, output)
 
 
 def _read(path: Path) -> Any:

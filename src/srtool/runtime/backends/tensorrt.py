@@ -215,7 +215,7 @@ class Plan:
         config.dynamic_shapes_kernel_specialization_strategy = (
             kernels.EAGER if main else kernels.LAZY
         )
-        if main and hasattr(self.module, "CudaGraphStrategy"):  # from RTX 1.2
+        if main:
             config.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         if self._cache is None:
             self._cache = config.create_runtime_cache()

@@ -3,11 +3,13 @@ installed packages, before TensorRT, CUDA or an image is touched."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import os
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -134,6 +136,8 @@ def load_library(flavour: Flavour) -> Any:
 
 
 def _loaded(flavour: Flavour, names: tuple[str, ...]) -> Any:
+    if (version := _version_of("tensorrt")) and version.startswith("8."):
+        _preload()
     try:
         return [importlib.import_module(name) for name in names][-1]
     except (ImportError, OSError, RuntimeError) as error:
@@ -142,6 +146,21 @@ def _loaded(flavour: Flavour, names: tuple[str, ...]) -> Any:
             f"{NAMES[flavour]} is installed and does not load ({reason}); {INSTALL[flavour]} in a "
             "new environment"
         ) from None
+
+
+def _preload() -> None:
+    """CUDA and cuDNN out of their pip packages, where TensorRT 8.6 does not look for them."""
+    for package, pattern in (
+        ("nvidia.cuda_runtime", "libcudart.so.*"),
+        ("nvidia.cublas", "libcublasLt.so.*"),
+        ("nvidia.cublas", "libcublas.so.*"),
+        ("nvidia.cudnn", "libcudnn.so.8"),
+    ):
+        with suppress(ImportError, OSError):
+            found = importlib.util.find_spec(package)
+            for place in found.submodule_search_locations or () if found else ():
+                for library in Path(place).glob(f"lib/{pattern}"):
+                    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
 @cache
@@ -197,7 +216,8 @@ def unrunnable(plan: PlanFacts, here: Machine) -> str | None:
     if not _serves(plan, here.compute):
         made = " and ".join(plan.compute)
         return f"it is for compute capability {made}, and the {here.gpu} has {here.compute}"
-    if plan.recipe.flavour == "tensorrt" and plan.platform != here.platform:
+    bound = plan.recipe.flavour == "tensorrt" or plan.recipe.platform
+    if bound and plan.platform != here.platform:
         return f"it is for {plan.platform}, and this is {here.platform}"
     if library is None:
         return f"{name} is not installed; {INSTALL[plan.recipe.flavour]}"

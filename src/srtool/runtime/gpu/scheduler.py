@@ -71,7 +71,12 @@ class Scheduler:
                 f"{max(profile.min[1:])} to {min(profile.max[1:])}"
                 for profile in self._network.profiles
             )
-            raise UsageError(f"--tile {side}: the engine was built for tiles of {ranges} pixels")
+            raise UsageError(
+                f"tiles of {side} pixels: the engine was built for {ranges}",
+                parameter="tile",
+                found=str(side),
+                expected=ranges,
+            )
         with self._lock:
             self.flush()
             with self._cuda.current():
@@ -253,7 +258,7 @@ class Scheduler:
                 free = self._cuda.free_memory() / 2**30
                 raise EngineError(
                     f"the GPU has {free:.1f} GiB of free memory, too little for {layout}; end "
-                    "other programs on it, or build the plan for smaller --shapes"
+                    "other programs on it, or build the plan for smaller shapes"
                 )
             layout = smaller
 

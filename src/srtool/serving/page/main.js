@@ -41,7 +41,7 @@ function expected([width, height]) {
     height: amount / height,
     megapixels: Math.sqrt((amount * 1e6) / (width * height)),
   }[kind];
-  return [width, height].map((side) => Math.max(1, Math.round(side * factor)));
+  return [width, height].map((side) => Math.max(1, Math.floor(side * factor + 0.5)));
 }
 
 function showSettings() {

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -153,8 +155,13 @@ def _size(sample: Sample) -> tuple[int, int]:
 
 
 def _check_space(out: Path, needed: int) -> None:
+    """OSError where a file of that size does not fit: the HDF5 library crashes when it finds out
+    by itself."""
     if shutil.disk_usage(out.parent).free < needed:
         raise OSError(errno.ENOSPC, "the disk is full")
+    if hasattr(os, "posix_fallocate"):  # quotas and limits count as well
+        with tempfile.TemporaryFile(dir=out.parent) as file:
+            os.posix_fallocate(file.fileno(), 0, needed)
 
 
 def _write_head(

@@ -100,11 +100,18 @@ def images() -> NDArray[np.uint8]:
 def test_all_that_can_be_compared_are_listed() -> None:
     on_cpu, on_gpu = ([side.name for side in baselines(device)] for device in ("cpu", "cuda"))
     assert on_cpu[0] == on_gpu[0] == REFERENCE
-    assert set(on_cpu) >= {"ncnn", "spandrel + PyTorch tiles", *ONNX_SIDES, *OF_GPUS}
+    assert set(on_cpu) >= {
+        "ncnn",
+        "vs-mlrt, OpenVINO",
+        "spandrel + PyTorch tiles",
+        *ONNX_SIDES,
+        *OF_GPUS,
+    }
     assert set(on_gpu) >= {"torch.compile fp16 channels_last", *OF_GPUS}
     assert len(set(on_cpu)) == len(on_cpu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "least"),
     [
@@ -112,6 +119,8 @@ def test_all_that_can_be_compared_are_listed() -> None:
         ("spandrel + PyTorch tiles", 60),
         ("ONNX Runtime", 60),
         ("OpenVINO", 40),
+        ("vs-mlrt, OpenVINO", 40),
+        ("vs-mlrt, ONNX Runtime", 60),
         ("ncnn", 50),
     ],
 )
@@ -122,6 +131,8 @@ def test_a_baseline_makes_the_image_of_the_reference(
     written: dict[Path, Path],
     images: NDArray[np.uint8],
 ) -> None:
+    if name.startswith("vs-mlrt"):
+        pytest.importorskip("vapoursynth")
     for weights, folder in written.items():
         expected = open_side(REFERENCE, weights).upscale(images)
         side = named(name).open(weights, folder)
@@ -179,6 +190,7 @@ def test_float16_computes_the_gradient_map_in_float32(generator_weights: Path) -
     assert (found - expected).abs().max() < 4e-3
 
 
+@pytest.mark.slow
 def test_the_float16_file_takes_and_makes_float32(
     generator_weights: Path, tmp_path: Path, images: NDArray[np.uint8], open_side: Open
 ) -> None:
@@ -267,8 +279,10 @@ def test_tensorrt_gets_the_float16_file_and_its_plan_is_run(
         ("ONNX Runtime", "onnxruntime", "cpu"),
         ("OpenVINO", "openvino", "cpu"),
         ("spandrel + PyTorch tiles", "spandrel", "export"),
-        ("ncnn", "ncnn", "bench"),
-        ("ncnn", "pnnx", "bench"),
+        ("ncnn", "ncnn", "baselines"),
+        ("ncnn", "pnnx", "baselines"),
+        ("vs-mlrt, OpenVINO", "vapoursynth", "baselines"),
+        ("vs-mlrt, ONNX Runtime", "vapoursynth", "baselines"),
     ],
 )
 def test_what_is_not_installed_says_how_to_get_it(

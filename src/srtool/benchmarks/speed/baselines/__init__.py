@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from srtool.benchmarks.speed.baselines import ncnn, pytorch, tensorrt
+from srtool.benchmarks.speed.baselines import mlrt, ncnn, pytorch, tensorrt
 from srtool.benchmarks.speed.baselines.plain_onnx import (
     Provider,
     open_onnxruntime,
@@ -54,6 +54,8 @@ def baselines(device: Device) -> tuple[Baseline, ...]:
     on_cpu = (
         _onnxruntime("ONNX Runtime", "cpu"),
         Baseline("OpenVINO", open_openvino, prepare_openvino),
+        _mlrt("vs-mlrt, OpenVINO", "ov"),
+        _mlrt("vs-mlrt, ONNX Runtime", "ort"),
         Baseline("ncnn", ncnn.open_ncnn, ncnn.convert),
     )
     on_gpu = (
@@ -68,3 +70,7 @@ def _onnxruntime(name: str, provider: Provider) -> Baseline:
     return Baseline(
         name, partial(open_onnxruntime, provider), partial(prepare_onnxruntime, provider)
     )
+
+
+def _mlrt(name: str, plugin: mlrt.Plugin) -> Baseline:
+    return Baseline(name, partial(mlrt.open_mlrt, plugin), partial(mlrt.prepare_mlrt, plugin))

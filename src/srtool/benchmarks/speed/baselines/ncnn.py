@@ -42,7 +42,7 @@ def convert(weights: Path, folder: Path) -> None:
     that makes another image than PyTorch does.
     """
     if not importlib.util.find_spec("ncnn"):
-        raise missing("ncnn", "bench")
+        raise missing("ncnn", "baselines")
     if (folder / WEIGHTS).is_file():
         return
     program = _converter()
@@ -147,7 +147,7 @@ def _converter() -> Path:
     """pnnx's program. Its Python module would run it through a shell, and print."""
     spec = importlib.util.find_spec("pnnx")
     if spec is None or spec.origin is None:
-        raise missing("pnnx, ncnn's converter,", "bench")
+        raise missing("pnnx, ncnn's converter,", "baselines")
     for name in ("pnnx", "pnnx.exe"):
         program = Path(spec.origin).with_name(name)
         if program.is_file():

@@ -45,13 +45,13 @@ def write_plain_onnx(weights: Path, folder: Path, half: bool = False) -> Path:
         import torch
 
         from srtool.benchmarks.speed.baselines.half import FloatEnds, half_module
-        from srtool.networks.deployed import EXAMPLE_SIZE, plain_module, shape_dimensions
+        from srtool.networks.deployed import example_size, plain_module, shape_dimensions
         from srtool.networks.loading import load_network
     except ImportError:
         raise missing("PyTorch, which makes the ONNX file,", "export") from None
     network = load_network(weights)
     module = FloatEnds(half_module(network)).eval() if half else plain_module(network)
-    batch, height, width = EXAMPLE_SIZE
+    batch, height, width = example_size(network)
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -62,7 +62,7 @@ def write_plain_onnx(weights: Path, folder: Path, half: bool = False) -> Path:
                 module,
                 (torch.rand(batch, 3, height, width),),
                 dynamo=True,
-                dynamic_shapes=(shape_dimensions(network, "float32"),),
+                dynamic_shapes=(shape_dimensions(network),),
                 verbose=False,
             )
     except Exception as error:

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 
 from srtool.errors import UsageError
-from srtool.export.tensorrt.choice import (
+from srtool.export.tensorrt.editions import generation_of
+from srtool.export.tensorrt.gpus import targets_from_texts
+from srtool.export.tensorrt.recipe import (
     PlanOptions,
+    check_recipe,
     plans_of,
     precision_from_recipe,
     profile_from_text,
     recipe_from_options,
 )
-from srtool.export.tensorrt.editions import check_recipe, generation_of
-from srtool.export.tensorrt.gpus import targets_from_texts
 from srtool.manifest import DEFAULT_PROFILE, DEFAULT_PROFILES, PlanRecipe, Profile
 from srtool.runtime.gpu.plan import Library, Machine
 
@@ -76,17 +77,17 @@ def test_which_flavour(options: PlanOptions, here: Machine, flavour: str | None)
             machine(),
             ["not installed", "tensorrt==8.6.1.post1"],
         ),
-        (PlanOptions("tensorrt-rtx"), machine((), RTX), ["--gpu local", "sm89"]),
-        (PlanOptions(gpu=("local",)), machine((), RTX), ["--gpu local", "no NVIDIA GPU"]),
-        (PlanOptions(gpu=("sm89",)), machine(), ["--gpu sm89", "pip install 'srtool[rtx]'"]),
+        (PlanOptions("tensorrt-rtx"), machine((), RTX), ["local", "--gpu sm89"]),
+        (PlanOptions(gpu=("local",)), machine((), RTX), ["local", "(--gpu)", "no NVIDIA GPU"]),
+        (PlanOptions(gpu=("sm89",)), machine(), ["sm89", "(--gpu)", "pip install 'srtool[rtx]'"]),
         (PlanOptions(gpu=("sm90",)), machine((), RTX), ["sm90", "pip install 'srtool[gpu]'"]),
-        (PlanOptions(shapes=("8x8,8x8,8x8",)), machine((), RTX), ["--shapes", "--gpu sm89"]),
-        (PlanOptions(shapes=("8x8",)), machine(ADA, RTX), ["--shapes 8x8", "MIN,OPT,MAX"]),
+        (PlanOptions(shapes=("8x8,8x8,8x8",)), machine((), RTX), ["shapes", "--gpu sm89"]),
+        (PlanOptions(shapes=("8x8",)), machine(ADA, RTX), ["8x8", "(--shapes)", "MIN,OPT,MAX"]),
         (PlanOptions(workspace=64), machine(ADA), ["no library", "srtool[rtx]"]),
         (
             PlanOptions("none", opt_level=0, strip_weights=True),
             machine(),
-            ["--opt-level, --strip-weights", "--flavour none"],
+            ["opt level, strip weights", "(--flavour)"],
         ),
         (PlanOptions(gpu=("RTX 4900",)), machine((), RTX), ["RTX 4090"]),
     ],
@@ -121,13 +122,13 @@ def test_shapes() -> None:
     "text", ["", "64", "64x64", "64x64,64x64", "axb,1x1,1x1", "1x1x1x1,1x1,1x1", "-1x1,1x1,1x1"]
 )
 def test_what_are_no_shapes(text: str, complains: Any) -> None:
-    with complains(UsageError, f"--shapes {text}: expected MIN,OPT,MAX", str(DEFAULT_PROFILE)):
+    with complains(UsageError, f"{text}: expected MIN,OPT,MAX", "(--shapes)", str(DEFAULT_PROFILE)):
         profile_from_text(text)
 
 
 @pytest.mark.parametrize("text", ["64x64,32x32,64x64", "0x8,8x8,8x8", "2x8x8,8x8,2x8x8"])
 def test_shapes_that_do_not_grow(text: str, complains: Any) -> None:
-    with complains(UsageError, f"--shapes {text}", "MIN <= OPT <= MAX"):
+    with complains(UsageError, text, "(--shapes)", "MIN <= OPT <= MAX"):
         profile_from_text(text)
 
 
@@ -143,7 +144,9 @@ def test_precision(complains: Any) -> None:
     assert "1/64" in said[1]
     assert precision_from_recipe("fp32", local, pascal, False, False) == "fp32"
     for asked in ("fp16", "both"):
-        with complains(UsageError, f"--precision {asked}", "1/64", "GTX 1080 Ti", "--force"):
+        with complains(
+            UsageError, f"{asked} for the", "(--precision)", "1/64", "GTX 1080 Ti", "--force"
+        ):
             precision_from_recipe(asked, local, pascal, False, False)  # type: ignore[arg-type]
         assert precision_from_recipe(asked, local, pascal, False, True) == asked  # type: ignore[arg-type]
 
@@ -213,13 +216,12 @@ def test_what_each_library_builds() -> None:
         ),
         (RTX, "sm75,sm89", machine(), {}, ["sm75 and sm89", "one for each"]),
         (TRT, "portable", machine(ADA, TRT), {}, ["--gpu", "the machine that it runs on"]),
-        (RTX, "sm89", machine(), {"platform": "windows"}, ["--platform windows", "10.3"]),
         (
             Library("tensorrt", "10.2.0"),
             "local",
             machine(ADA),
             {"platform": "windows"},
-            ["--platform windows", "10.2.0", "10.3"],
+            ["windows", "(--platform)", "10.2.0", "10.3"],
         ),
         (Library("tensorrt", "9.2.0"), "local", machine(ADA), {}, ["9.2.0", "TensorRT 10"]),
         (Library("tensorrt-rtx", "2.0"), "sm89", machine(), {}, ["RTX 2.0", "TensorRT-RTX"]),

@@ -1,0 +1,150 @@
+"""What is to be upscaled where pictures or results lie elsewhere: names, few bytes for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from srtool.cluster.storage import Folder, is_url, open_folder
+from srtool.errors import UsageError
+from srtool.images.folders import INDEX, images_among
+from srtool.runtime.index import Entry, Index, Shard, entries_in
+from srtool.runtime.inputs import jobs_from_inputs, result_name, shard_of
+from srtool.runtime.origin import Origin
+
+Verdict = Literal["wanted", "skipped", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture and its result, each by its name below a stored folder or by its whole path.
+    bytes: of the picture's file, 0 where not known."""
+
+    source: str
+    target: str
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """items: each result once, in order. notes: what was left out, a line each. sources, results:
+    the stored folders, None where names are paths. lying: what is in `results` already, bytes by
+    name."""
+
+    items: list[Item]
+    notes: list[str]
+    sources: Folder | None = None
+    results: Folder | None = None
+    lying: dict[str, int] = field(default_factory=dict, repr=False)
+
+
+def items_from_inputs(
+    inputs: list[str],
+    out: str,
+    suffix: str = "",
+    format: str | None = None,
+    shard: Shard | None = None,
+) -> Asked:
+    """As `jobs_from_inputs`, where inputs may be one URL and `out` another.
+
+    Each stored folder is listed once. UsageError where nothing is found, StorageError where a
+    store cannot be reached.
+    """
+    results = open_folder(out) if is_url(out) else None
+    lying = results.sizes() if results else {}
+    if not any(is_url(text) for text in inputs):
+        top = Path("out") if results else Path(out)  # not looked at where results go elsewhere
+        found = jobs_from_inputs(inputs, top, suffix, format, shard)
+        items = [
+            Item(
+                str(job.source.absolute()),
+                job.target.relative_to(top).as_posix() if results else str(job.target.absolute()),
+                job.source.stat().st_size,
+            )
+            for job in found.jobs
+        ]
+        return Asked(items, found.notes, None, results, lying)
+    if len(inputs) > 1:
+        raise UsageError(
+            f"{', '.join(inputs)}: expected one URL, or files and folders of this disk"
+        )
+    sources, sizes = _listed(inputs[0])
+    names, passed = images_among(sizes)
+    made = _made(sources, results, lying)
+    targets = {name: result_name(PurePosixPath(name), suffix, format).as_posix() for name in names}
+    if results and results.root == sources.root and suffix:
+        made |= set(targets.values())
+    items, takers = [], dict[str, str]()
+    for name, target in targets.items():
+        if name in made:
+            continue
+        if (other := takers.setdefault(target, name)) != name:
+            raise UsageError(
+                f"{sources.url}: {other} and {name} would both be written to {target}",
+                path=sources.url,
+                parameter="out",
+            )
+        if shard is None or shard_of(PurePosixPath(name), shard.count) == shard.number:
+            whole = target if results else str(Path(out).absolute() / target)
+            items.append(Item(name, whole, sizes[name]))
+    if not takers:
+        raise UsageError(
+            "; ".join([f"{inputs[0]}: no images found", *passed.notes]), path=inputs[0]
+        )
+    return Asked(items, passed.notes, sources, results, lying)
+
+
+def _listed(url: str) -> tuple[Folder, dict[str, int]]:
+    """A stored folder and its objects; of a URL that names one object, that alone."""
+    folder = open_folder(url)
+    sizes = folder.sizes()
+    if list(sizes) != [""]:
+        return folder, sizes
+    address, _, name = url.rpartition("/")
+    return open_folder(address), {name: sizes[""]}
+
+
+def _made(sources: Folder, results: Folder | None, lying: dict[str, int]) -> set[str]:
+    """The results of earlier runs that lie among the sources."""
+    if results is None or results.root != sources.root:
+        return set()
+    return {entry.file for entry in _entries(results, lying)}
+
+
+def _entries(results: Folder, lying: dict[str, int]) -> Iterator[Entry]:
+    for name in lying:
+        if name.startswith(INDEX):
+            yield from entries_in(results.read(name).decode("utf-8", "surrogateescape"))
+
+
+def fetch_indexes(asked: Asked, folder: Path) -> None:
+    """Bring the index files of the stored results into a local folder, where `Index` reads them."""
+    if asked.results is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in asked.lying:
+        if name.startswith(INDEX) and "/" not in name:
+            (folder / name).write_bytes(asked.results.read(name))
+
+
+def sorted_out(
+    asked: Asked, origin: Origin, index: Index, overwrite: bool
+) -> Iterator[tuple[Item, Verdict, str]]:
+    """Each item, whether its result is wanted, lies there already, or is another engine's, and
+    then how it differs. Where results are paths, the worker looks whether one lies there."""
+    for item in asked.items:
+        key = item.target if asked.results else index.key(Path(item.target))
+        entry = index.entries.get(key)
+        difference = origin.difference(entry) if entry and not entry.failed else ""
+        if asked.results:
+            lies = bool(asked.lying.get(item.target))
+        else:
+            lies = bool(difference) and Path(item.target).is_file()
+        if overwrite or not lies:
+            yield item, "wanted", ""
+        elif difference:
+            yield item, "other", f"{item.target}: exists, {difference}"
+        else:
+            yield item, "skipped", ""

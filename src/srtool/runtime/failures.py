@@ -1,0 +1,40 @@
+"""Why an image failed, in one line that names it, whatever was raised."""
+
+from __future__ import annotations
+
+import errno
+
+from srtool.errors import ImageError, SrtoolError
+from srtool.runtime.inputs import Job
+
+
+def engine_failure(error: Exception, job: Job) -> SrtoolError:
+    """Why an image failed before it was written."""
+    if isinstance(error, SrtoolError | OSError):
+        return _naming(error, job)
+    text = " ".join(str(error).split())[:160] or type(error).__name__
+    message = f"{job.source}: the engine failed on it ({text})"
+    if isinstance(error, MemoryError) or "alloc" in text.lower():
+        message = f"{job.source}: the engine failed on it (not enough memory: {text})"
+        return ImageError(message, path=job.source, remedy={"tile": 128})
+    return ImageError(message, path=job.source)
+
+
+def writing_failure(error: Exception, job: Job) -> SrtoolError:
+    """Why an image could not be written."""
+    if isinstance(error, OSError):
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+        return ImageError(f"{job.target}: cannot be written ({reason})", path=job.target)
+    if isinstance(error, MemoryError):
+        return ImageError(f"{job.source}: not enough memory to write it", path=job.source)
+    return _naming(error, job)
+
+
+def _naming(error: Exception, job: Job) -> SrtoolError:
+    """The error, with the image named where it is about something else."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if str(job.source) not in text and str(job.target) not in text:
+        text = f"{job.source}: {text}"
+    if not isinstance(error, SrtoolError):
+        return ImageError(text, path=job.source)
+    return ImageError(text, path=error.path or job.source, remedy=error.remedy)

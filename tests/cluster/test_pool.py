@@ -1,0 +1,175 @@
+"""Pictures over a Ray cluster of two nodes on this machine: each is done once, whoever dies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from srtool.cluster.items import Item
+from srtool.cluster.pool import BATCH_BYTES, BATCH_FILES, Cluster, batches_of
+from srtool.errors import UsageError
+
+# Ray warns of its own ways
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+# In a worker's process: opening a file called "killer" ends it; "once" does so the first time.
+DEATH = """
+import os, sys
+if sys.argv[:1] and "default_worker" in sys.argv[0]:
+    def watch(event, arguments):
+        if event != "open" or not isinstance(arguments[0], str):
+            return
+        name = os.path.basename(arguments[0])
+        if name == "killer.png":
+            os._exit(9)
+        if name == "once.png" and not os.path.exists(arguments[0] + ".died"):
+            os.close(os.open(arguments[0] + ".died", os.O_CREAT | os.O_WRONLY))
+            os._exit(9)
+    sys.addaudithook(watch)
+"""
+
+
+def test_batches_hold_many_small_pictures_and_one_large() -> None:
+    items = [Item(f"{n}", f"{n}", 1000) for n in range(BATCH_FILES + 3)]
+    items.insert(5, Item("large", "large", BATCH_BYTES + 1))
+    batches = batches_of(items)
+    assert [item for batch in batches for item in batch] == items
+    assert max(map(len, batches)) <= BATCH_FILES
+    assert [item.source for item in next(b for b in batches if b[0].source == "large")] == ["large"]
+    assert batches_of([]) == []
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two raylets of one CPU each, whose workers obey `DEATH`."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster as Nodes
+
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text(DEATH)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{folder}:{':'.join(path for path in sys.path if path)}")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("SRTOOL_ASSETS", str(tmp_path_factory.mktemp("cache")))
+        found = Nodes(initialize_head=True, head_node_args={"num_cpus": 1})
+        found.add_node(num_cpus=1)
+        yield found
+        found.shutdown()
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    from srtool.images.picture import Picture
+    from srtool.images.writing import write_image
+
+    folder, random = tmp_path / "in", np.random.default_rng(3)
+    for number in range(9):
+        pixels = random.integers(0, 256, (20 + number, 30, 3), np.uint8)
+        write_image(folder / f"{number % 2}" / f"{number}.png", Picture(pixels))
+    return folder
+
+
+@pytest.fixture
+def infer(run: Callable[..., Any], nodes: Any) -> Callable[..., Any]:
+    """`srtool infer` over the two nodes."""
+
+    def command(source: Path | str, out: Path | str, *more: str) -> Any:
+        options = ("--cluster", nodes.address, "--workers", "2", "--threads", "1", *more)
+        return run("infer", source, "-o", out, *options)
+
+    return command
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")
+    }
+
+
+@pytest.mark.slow
+def test_the_bytes_are_those_of_a_plain_run(
+    infer: Callable[..., Any], run: Callable[..., Any], photographs: Path, tmp_path: Path
+) -> None:
+    (photographs / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    assert infer(photographs, tmp_path / "there").code == 1
+    assert run("infer", photographs, "-o", tmp_path / "here", "--threads", "1").code == 1
+    there = files_in(tmp_path / "there")
+    assert len(there) == 9
+    assert there == files_in(tmp_path / "here")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "there").rglob("*.png")}
+    again = infer(photographs, tmp_path / "there", "--json")
+    assert '"skipped": 9' in again.out
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_costs_no_picture(
+    infer: Callable[..., Any], photographs: Path, tmp_path: Path
+) -> None:
+    (photographs / "once.png").write_bytes((photographs / "0" / "0.png").read_bytes())
+    result = infer(photographs, tmp_path / "out")
+    assert (photographs / "once.png.died").exists()
+    assert result.code == 0
+    assert len(files_in(tmp_path / "out")) == 10
+
+
+@pytest.mark.slow
+def test_a_picture_that_ends_every_worker_costs_no_other(
+    infer: Callable[..., Any], photographs: Path, tmp_path: Path
+) -> None:
+    (photographs / "killer.png").write_bytes((photographs / "0" / "0.png").read_bytes())
+    result = infer(photographs, tmp_path / "out", "--json")
+    assert result.code == 1
+    assert '"failed": 1' in result.out
+    assert "killer.png" in result.err
+    assert len(files_in(tmp_path / "out")) == 9
+
+
+@pytest.mark.slow
+def test_a_node_that_goes_costs_no_picture(
+    nodes: Any, infer: Callable[..., Any], photographs: Path, tmp_path: Path
+) -> None:
+    import threading
+    import time
+
+    lost = nodes.add_node(num_cpus=1)
+
+    def remove() -> None:
+        while not files_in(tmp_path / "out"):
+            time.sleep(0.1)
+        nodes.remove_node(lost, allow_graceful=False)
+
+    removal = threading.Thread(target=remove)
+    removal.start()
+    result = infer(photographs, tmp_path / "out", "--workers", "3")
+    removal.join()
+    assert result.code == 0
+    assert len(files_in(tmp_path / "out")) == 9
+
+
+@pytest.mark.slow
+def test_no_cluster_is_joined_by_accident(
+    run: Callable[..., Any], photographs: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    result = run("infer", photographs, "-o", tmp_path / "out", "--cluster", "127.0.0.1:1")
+    assert result.code == 2
+    assert "127.0.0.1:1" in result.err
+
+
+def test_a_cluster_needs_room_for_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from srtool.cluster import pool
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(UsageError):
+        pool._workers(Cluster("local", gpus=1))
