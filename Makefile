@@ -52,7 +52,7 @@ OTHERS ?=
 results: .venv/dev.stamp
 	$(BIN)/srtool bench --preset full --backend all --sizes 96x96,192x192 --seconds 15 \
 		--files 6 --out $(SPEED)-full-$(MACHINE).json
-	$(BIN)/srtool bench weights/x4-lite.safetensors --backend all --seconds 15 \
+	$(BIN)/srtool bench weights/x4-fast.safetensors --backend all --seconds 15 \
 		--sizes 64x64,128x128,256x256 --scaling size,files,tile,batch,threads \
 		--out $(SPEED)-lite-$(MACHINE).json
 	for weights in $(OTHERS); do $(BIN)/srtool bench $$weights --backend all --seconds 9 \
@@ -72,7 +72,7 @@ gpu-check:
 	.venv-gpu/bin/pip install --quiet --editable ".[export,bench]" pytest packaging
 	.venv-gpu/bin/python tools/gpu_install.py
 	.venv-gpu/bin/python tools/gpu_check.py weights/*.safetensors
-	.venv-gpu/bin/python tools/gpu_choices.py src/srtool/models/x4-lite.onnx
+	.venv-gpu/bin/python tools/gpu_choices.py src/srtool/models/x4-fast.onnx
 	.venv-gpu/bin/pytest -m gpu tests/runtime
 
 ## check: lint, format, types and import directions

@@ -26,16 +26,6 @@ def test_the_file_appears_only_at_the_end(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_everybody_may_read_what_a_writer_made_for_its_owner(tmp_path: Path) -> None:
-    """safetensors, for one, puts a file of mode 0600 in place of the temporary one."""
-    with whole_file(tmp_path / "x.bin") as temporary:
-        temporary.write_bytes(b"whole")
-        temporary.chmod(0o600)
-    plain = tmp_path / "plain"
-    plain.touch()
-    assert (tmp_path / "x.bin").stat().st_mode == plain.stat().st_mode
-
-
 def write_half_of(path: Path, error: type[BaseException]) -> None:
     path.write_bytes(b"half")
     raise error

@@ -1,6 +1,6 @@
 """The picture of the README: details of the sample photographs by every means, side by side.
 
-python tools/comparison.py docs/comparison.png weights/x4-lite.safetensors ...
+python tools/comparison.py docs/comparison.png weights/x4-fast.safetensors ...
 """
 
 from __future__ import annotations

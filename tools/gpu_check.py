@@ -1,6 +1,6 @@
 """`make gpu-check`: what this machine's NVIDIA GPU can run of a network, certified and measured.
 
-    python tools/gpu_check.py weights/x4-lite.safetensors -o gpu-check/
+    python tools/gpu_check.py weights/x4-fast.safetensors -o gpu-check/
 
 Three commands that one can type as well: `srtool export` with a plan of each library that serves
 the GPU, `srtool verify` on the sample photographs, `srtool bench` against PyTorch in the same run.

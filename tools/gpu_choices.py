@@ -1,6 +1,6 @@
 """What each way of building and running an engine is worth on the GPU at hand.
 
-    python tools/gpu_choices.py x4-lite.onnx -o gpu-check/ [--seconds 4]
+    python tools/gpu_choices.py x4-fast.onnx -o gpu-check/ [--seconds 4]
 
 Tiles, kernels and streams: a plan of TensorRT for each choice (minutes each), and ONNX Runtime's
 CUDA provider with each of its layouts, all timed in turn on the same noise, round by round. The

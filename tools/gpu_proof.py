@@ -1,6 +1,6 @@
 """Proof on hardware without TensorRT: srtool's way to the GPU, with PyTorch as the network.
 
-    python tools/gpu_proof.py OUT.json [--weights x4-lite.safetensors] [--seconds 80]
+    python tools/gpu_proof.py OUT.json [--weights x4-fast.safetensors] [--seconds 80]
 
 CUDA through cuda-python, the scheduler with its slots, CUDA graphs, shortage of memory, threads,
 and the choice of a GPU are each tried and compared with the CPU, pixel by pixel. Then PyTorch in
@@ -290,14 +290,14 @@ class Run:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     def all(self) -> None:
-        children = {name: self._compiling(name) for name in ("x4-lite", "full")}
+        children = {name: self._compiling(name) for name in ("x4-fast", "full")}
         proof, weights = Proof(open_cuda()), self.weights
         self.prove("many images, uint8", proof.exact)
         self.prove("many images, float32", lambda: proof.exact("float32", 12, 300))
         self.prove("CUDA graphs", proof.graphs)
         self.prove("threads", proof.threads)
         self.prove("which GPU", identity)
-        for name, side in (("x4-lite", 96), ("full", 48)):
+        for name, side in (("x4-fast", 96), ("full", 48)):
             for precision in ("fp32", "fp16"):
 
                 def compared(name: str = name, side: int = side, to: str = precision) -> Found:
@@ -380,7 +380,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path("weights/x4-lite.safetensors"))
+    parser.add_argument("--weights", type=Path, default=Path("weights/x4-fast.safetensors"))
     parser.add_argument("--seconds", type=float, default=80.0, help="for all of it")
     options = parser.parse_args()
     try:

@@ -29,7 +29,7 @@ from srtool.networks.loading import load_network
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASETS = ("Set5", "Set14")
-METRICS = ("psnr", "ssim_wang", "niqe", "lpips")
+METRICS = ("psnr", "ssim_wang", "niqe", "lpips", "lpips_vgg")
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class Shipped:
 # The first is the default of `--engine`.
 NETWORKS = (
     Shipped(
-        "x4-lite",
+        "x4-fast",
         "clean edges and lines, smooth texture; nothing is invented",
         "quality-set5-set14.json",
-        "lite-torch",
+        "x4-fast",
     ),
     Shipped(
-        "x4-lite-perceptual",
+        "x4-fast-perceptual",
         "fine texture and sharper detail, some of it invented",
         "quality-set5-set14.json",
-        "perceptual-torch",
+        "x4-fast-perceptual",
     ),
 )
 

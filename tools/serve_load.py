@@ -171,7 +171,7 @@ def main() -> None:
     import tempfile
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", default="x4-lite")
+    parser.add_argument("--engine", default="x4-fast")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--kill-after", type=int)

@@ -105,10 +105,10 @@ def test_pictures(compact_engine: Path, tmp_path: Path) -> None:
 
 def test_a_shipped_network(tmp_path: Path) -> None:
     """Its companion takes its weights from the file beside it."""
-    write_repository(["x4-lite"], tmp_path / "models")
-    folder = tmp_path / "models/x4-lite_pictures/1"
+    write_repository(["x4-fast"], tmp_path / "models")
+    folder = tmp_path / "models/x4-fast_pictures/1"
     names = {path.name for path in folder.iterdir()}
-    assert {path.name for path in model_path("x4-lite").parent.glob("x4-lite.*")} <= names
+    assert {path.name for path in model_path("x4-fast").parent.glob("x4-fast.*")} <= names
 
 
 def test_plans_of_two_gpus(compact_engine: Path, plan: Any, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_wrong_arguments(compact_engine: Path, tmp_path: Path) -> None:
         ([compact_engine], "", 1),
         ([compact_engine], "sr", 0),
         ([], "sr", 1),
-        ([compact_engine, "x4-lite"], "sr", 1),
+        ([compact_engine, "x4-fast"], "sr", 1),
         ([compact_engine.with_name("x4.onnx"), compact_engine.with_name("copy.onnx")], "sr", 1),
     ):
         shutil.copy(compact_engine, compact_engine.with_name("copy.onnx"))
