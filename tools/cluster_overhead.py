@@ -3,9 +3,9 @@
     python tools/cluster_overhead.py [--rounds 3] [--few 40] [--many 200] [--side 64]
 
 Two workers of one CPU against two `srtool infer --shard` processes of one CPU, in turn, on a few
-and on many pictures of one size. Start-up is what the few take less their share of the slope; steady is
-the slope: seconds a picture. Prints both, and the ratio of the
-slopes, 1 where Ray costs nothing, as JSON.
+and on many pictures of one size. Start-up is what the few take less their share of the slope;
+steady is the slope: seconds a picture. Prints both, and the ratio of the slopes, 1 where Ray costs
+nothing, as JSON.
 """
 
 from __future__ import annotations
@@ -83,8 +83,9 @@ def main() -> None:
         for shards, ray in zip(taken["shards"], taken["ray"], strict=True)
     ]
     steady = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
-    found = {"asked": vars(asked), "seconds": middle, "shards over ray": steady}
-    print(json.dumps(found, indent=1))  # noqa: T201
+    result: dict[str, object] = {"asked": vars(asked), "seconds": middle}
+    result["shards over ray"] = steady
+    print(json.dumps(result, indent=1))  # noqa: T201
 
 
 if __name__ == "__main__":
