@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,9 +142,6 @@ def test_a_picture_that_ends_every_worker_costs_no_other(
 def test_a_node_that_goes_costs_no_picture(
     nodes: Any, infer: Callable[..., Any], photographs: Path, tmp_path: Path
 ) -> None:
-    import threading
-    import time
-
     lost = nodes.add_node(num_cpus=1)
 
     def remove() -> None:
@@ -154,6 +155,34 @@ def test_a_node_that_goes_costs_no_picture(
     removal.join()
     assert result.code == 0
     assert len(files_in(tmp_path / "out")) == 9
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_job_and_leaves_the_cluster_clean(
+    nodes: Any, photographs: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "srtool", "infer", str(photographs), "-o", str(tmp_path / "o")]
+    command += ["--cluster", nodes.address, "--workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not files_in(tmp_path / "o") and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, complaints = process.communicate(timeout=120)
+    assert process.returncode in (0, 130)  # it may have been done
+    assert "Traceback" not in complaints
+    left = [path.name for path in tmp_path.rglob(".srtool-*") if "index" not in path.name]
+    assert not left
+    # Every CPU is free again, so another job runs at once
+    import ray
+
+    ray.init(address=nodes.address, logging_level="ERROR", log_to_driver=False)
+    try:
+        end = time.monotonic() + 60
+        while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+            assert time.monotonic() < end
+            time.sleep(0.5)
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.slow

@@ -26,7 +26,8 @@ ARM = {**LINUX, "platform_machine": "aarch64"}
 WINDOWS = {"sys_platform": "win32", "platform_machine": "AMD64", "os_name": "nt",
            "platform_system": "Windows"}  # fmt: skip
 WHEELS = {
-    "x86_64": [f"manylinux_2_{n}_x86_64" for n in (35, 34, 31, 28, 27, 24, 17, 12)],
+    "x86_64": [f"manylinux_2_{n}_x86_64" for n in (35, 34, 31, 28, 27, 24, 17, 12)]
+    + ["manylinux2014_x86_64", "manylinux1_x86_64"],
     "aarch64": [f"manylinux_2_{n}_aarch64" for n in (35, 34, 31, 28, 27, 17)],
     "AMD64": ["win_amd64"],
 }  # fmt: skip
