@@ -174,8 +174,12 @@ class Recipe(Strict):
                     f"{name} is set, but the generator has no taps and so no gradient branch; "
                     "set it to 0"
                 )
-        for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
-            if stage and stage.augment and self.generator.head == "plain":
+        augmented = {
+            "stage1": self.stage1 and self.stage1.augment,
+            "stage2": self.stage2 and self.stage2.augment,
+        }
+        for name, mixture in augmented.items():
+            if mixture and self.generator.head == "plain":
                 raise ValueError(
                     f"{name}.augment mixes pixels of LR and HR, which a plain head cannot take; "
                     "set it to null, or generator.head to unshuffle"

@@ -55,8 +55,10 @@ def phase_loss(sr: Tensor, hr: Tensor) -> Tensor:
     """
     error = F.pixel_unshuffle(sr.float() - hr.float(), SCALE)
     window = min(8, *error.shape[2:])
-    places = F.avg_pool2d(error, window, stride=4).unflatten(1, (-1, SCALE**2))
-    return (places - places.mean(2, keepdim=True)).abs().mean()
+    pooled = F.avg_pool2d(error, window, stride=4)
+    places = pooled.reshape(pooled.shape[0], -1, SCALE**2, *pooled.shape[2:])
+    deviation: Tensor = places - places.mean(2, keepdim=True)
+    return deviation.abs().mean()
 
 
 def gradient_pixel_loss(sr_map: Tensor, hr_map: Tensor) -> Tensor:
