@@ -339,7 +339,7 @@ def test_importing_srtool_loads_none_of_it() -> None:
         (["--flavour", "tensorrt-rtx", "--gpu", "sm89"], ["pip install 'srtool[rtx]'"]),
         (["--flavour", "tensorrt"], ["TensorRT", "pip install 'srtool[gpu]'"]),
         (["--gpu", "RTX 3060"], ["pip install 'srtool[rtx]'"]),
-        ([], ["pip install 'srtool[export]'"]),
+        ([], ["pip install 'srtool[cpu,export]'"]),
     ],
     ids=lambda value: " ".join(value),
 )
