@@ -10,9 +10,9 @@ demo: .venv/demo.stamp
 	$(BIN)/srtool evaluate src/srtool/samples --engine bicubic --engine demo/upscaled --metrics psnr
 	@echo "The upscaled photographs are in demo/upscaled, the originals in src/srtool/samples/HR."
 
-## test: the fast tests
+## test: the fast tests, in two processes, a file of tests in one of them
 test: .venv/dev.stamp
-	$(BIN)/pytest -m "not slow and not gpu and not network"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu and not network"
 
 ## slow-test: the tests that take minutes
 slow-test: .venv/dev.stamp

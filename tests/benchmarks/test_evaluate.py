@@ -228,8 +228,7 @@ def test_broken_images_are_named_and_left_out(
     assert "(of 2)" in result.stdout
     assert "(of 3)" in result.stdout
     rows = [line.split() for line in result.stdout.splitlines()]
-    assert rows[1][:3] == ["photographs", "(5)", "PSNR"]
-    assert rows[1][4:] == ["(3)"]
+    assert rows[1][:3] == ["photographs,", "5", "images"]
     record = evaluate([photographs], ["bicubic"], FAST).record
     assert sorted(record.failures["photographs"]["bicubic"]) == ["1.png", "3.png"]
     kept = record.images["photographs"]["bicubic"]["psnr"]
