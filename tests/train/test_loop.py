@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +359,16 @@ def write_recipe(recipe: Recipe, folder: Path) -> None:
     (folder / "recipe.yaml").write_text(recipe.model_dump_json())  # JSON is YAML
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch with as many threads as in `ENVIRONMENT`: sums of another order round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_kill_in_the_middle_of_a_save_loses_nothing(
     tiny_recipe: Recipe, photographs: Path, tmp_path: Path
 ) -> None:
