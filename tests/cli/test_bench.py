@@ -130,7 +130,7 @@ def test_files_that_are_no_results(result: Path, run: Run, tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("until", "kept"),
-    [("round 1", False), ("process 2 of 2: opening", True)],
+    [("round 1", False), ("process 2 of 50: opening", True)],
 )
 def test_an_interrupt_ends_every_process_and_keeps_what_is_done(
     compact_engine: Path, tmp_path: Path, until: str, kept: bool
@@ -144,7 +144,8 @@ def test_an_interrupt_ends_every_process_and_keeps_what_is_done(
         "from srtool.cli.main import main; main()"
     )
     out = tmp_path / "speed.json"
-    options = ["--sizes", "24x16", "--baselines", "none", "--processes", "2", "--out", str(out)]
+    # So many that it is not over before the interrupt arrives
+    options = ["--sizes", "24x16", "--baselines", "none", "--processes", "50", "--out", str(out)]
     options += ["--seconds", "0.01" if kept else "1000"]
     command = [sys.executable, "-c", launch, "bench", str(compact_engine), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -165,4 +166,4 @@ def test_an_interrupt_ends_every_process_and_keeps_what_is_done(
         assert "interrupted: the result has what was measured until then" in err
         result = read_bench(out)
         assert result.interrupted
-        assert len(result.networks[0].candidates[0].timings[0].seconds) >= 3
+        assert result.networks[0].candidates[0].timings[0].seconds
