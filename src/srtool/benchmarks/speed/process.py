@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -170,14 +171,22 @@ class Process:
 def launch(process: BaseProcess) -> None:
     """Start a process that no Ctrl-C reaches: halfway there, it would print a traceback. Where the
     parent is interrupted meanwhile, that is raised afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if threading.current_thread() is not threading.main_thread():
         process.start()
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
+    came: list[int] = []
+    # Blocked for the child, which inherits it; put off here, where another thread may take it
+    put_off = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, put_off)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def run_apart(run: Callable[[], object]) -> None:
