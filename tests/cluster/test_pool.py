@@ -192,6 +192,7 @@ def test_no_cluster_is_joined_by_accident(
     pytest.importorskip("ray")
     result = run("infer", photographs, "-o", tmp_path / "out", "--cluster", "127.0.0.1:1")
     assert result.code == 2
+    assert "127.0.0.1:1" in result.err
     assert not files_in(tmp_path / "out")
 
 

@@ -29,7 +29,6 @@ class Status:
     """How many results lie there, and why the failed ones of the rest failed."""
 
     done: int
-    missing: int
     failures: tuple[str, ...]
 
 
@@ -64,7 +63,7 @@ def status_of(asked: Asked, out: str) -> Status:
             done += 1
         elif entry and entry.failed:
             failures.append(entry.failed)
-    return Status(done, len(asked.items) - done - len(failures), tuple(failures))
+    return Status(done, tuple(failures))
 
 
 def upscale_stored(
