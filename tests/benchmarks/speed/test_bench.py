@@ -12,10 +12,10 @@ import pytest
 from srtool.benchmarks.speed import bench as module
 from srtool.benchmarks.speed import timing
 from srtool.benchmarks.speed.bench import Config, bench
+from srtool.benchmarks.speed.candidates import Runner
 from srtool.benchmarks.speed.networks import networks_from_files, random_weights
-from srtool.benchmarks.speed.process import Folder, Process, ProcessError
+from srtool.benchmarks.speed.process import Process, ProcessError
 from srtool.benchmarks.speed.result import Bench, Roofline, read_bench, write_bench
-from srtool.benchmarks.speed.runner import Runner
 from srtool.errors import EngineError, UsageError
 from srtool.manifest import sha256
 from srtool.networks.loading import load_network
@@ -130,7 +130,7 @@ def test_scaling_is_of_the_fastest_engine(measured: Bench) -> None:
     assert scaling.candidate.startswith("srtool, ")
     assert [point.value for point in scaling.points] == [1, 2, 4, 8, 16]
     smallest, largest = scaling.points[0], scaling.points[-1]
-    assert len(smallest.seconds) == 3 * (1 + 3 * 4)  # 3 rounds, before each larger one, and after
+    assert len(smallest.seconds) == 3 * 8  # 3 rounds; a sixteenth of the largest point
     assert len(largest.seconds) == 3
     assert largest.megapixels == 16 * smallest.megapixels
     assert scaling.flatness >= 1
@@ -154,7 +154,7 @@ def test_a_candidate_that_would_take_too_long_is_left_out_there(
     (network,) = bench(networks, config, "").networks
     (candidate,) = network.candidates
     assert [t.size for t in candidate.timings] == [(16, 16)]
-    assert "more than --seconds 0.001" in candidate.skipped["800x800 x1"]
+    assert "more than the 0.001 s" in candidate.skipped["800x800 x1"]
     assert all("needs compact.pth" in why for why in network.absent.values())
     assert len(network.absent) > 5
 
@@ -228,7 +228,10 @@ def test_random_weights_are_repeatable_and_make_an_image(tmp_path: Path) -> None
 def test_a_folder_of_which_an_image_fails_is_no_measure(
     compact_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idle: None
 ) -> None:
-    monkeypatch.setattr(Process, "folder", lambda *rest: Folder(1, 1, 1, 1, failed=2))
+    def failing(*rest: Any) -> None:
+        raise ProcessError("2 of 3 images failed")
+
+    monkeypatch.setattr(Process, "folder", failing)
     networks = networks_from_files([compact_export / "x4.onnx"], [], [], tmp_path)
     config = Config(sizes=((16, 16),), seconds=0.001, files=3, backends=("onnxruntime",))
     (candidate,) = bench(networks, config, "").networks[0].candidates

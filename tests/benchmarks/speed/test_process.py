@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from srtool.benchmarks.speed.engine_side import open_engine_candidate
-from srtool.benchmarks.speed.process import Process, ProcessError, _Served
+from srtool.benchmarks.speed.opened import open_engine_candidate
+from srtool.benchmarks.speed.process import Process, ProcessError, _Served, run_apart
 
 # What a process opens is pickled by name, and pickle does not know this file's: builtins do.
 NEAREST = partial(
@@ -58,8 +58,12 @@ def test_an_engine_upscales_pixels_and_files(compact_engine: Path, tmp_path: Pat
         process.run(image)
         tiled = process.result()
         assert tiled.shape == whole.shape == (1, 96, 160, 3)
-        found = process.folder(write_files(tmp_path / "in", 3, 20, 12), tmp_path / "out")
-    assert found.failed == 0
+        sources = write_files(tmp_path / "in", 3, 20, 12)
+        found = process.folder(sources, (20, 12), tmp_path / "out")
+        sources[1].write_bytes(b"no image")
+        with pytest.raises(ProcessError, match="1 of 3 images failed"):
+            process.folder(sources, (20, 12), tmp_path / "out")
+    assert (found.files, found.size) == (3, (20, 12))
     assert 0 < found.compute < found.seconds
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -96,6 +100,12 @@ def test_a_process_that_is_killed_or_hangs() -> None:
 
 
 KILL = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def test_what_runs_apart_gives_its_result() -> None:
+    assert run_apart(partial(pow, 2, 10)) == 1024
+    with pytest.raises(ProcessError, match="base 10"):
+        run_apart(partial(int, "x"))
 
 
 def test_a_failing_image_leaves_the_process_alive(images: Path, tmp_path: Path) -> None:
@@ -167,8 +177,8 @@ def test_an_engine_is_told_how_many_images_come(
 def test_an_engine_s_process_holds_no_more_than_infer_does(compact_engine: Path) -> None:
     loaded = (
         "import sys; from pathlib import Path; "
-        "from srtool.benchmarks.speed import engine_side, process; "
-        f"engine_side.open_engine_candidate(Path({str(compact_engine)!r}), 'onnxruntime'); "
+        "from srtool.benchmarks.speed import opened, process; "
+        f"opened.open_engine_candidate(Path({str(compact_engine)!r}), 'onnxruntime'); "
         "assert not {'torch', 'onnx', 'scipy', 'matplotlib'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True)

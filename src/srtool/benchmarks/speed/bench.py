@@ -11,6 +11,7 @@ others go on.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,25 +19,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import psutil
 
 from srtool.benchmarks.speed.baselines import Device
-from srtool.benchmarks.speed.candidates import Entry, chosen_baselines, entries
+from srtool.benchmarks.speed.candidates import Runner, chosen_baselines, entries, pixels_of
+from srtool.benchmarks.speed.images import images_file, write_files
 from srtool.benchmarks.speed.machine import Sensors, busy_cores, this_machine
 from srtool.benchmarks.speed.networks import Network
 from srtool.benchmarks.speed.process import ProcessError, run_apart
 from srtool.benchmarks.speed.result import Axis, Bench, Measured, Place, Roofline, Scaling, place_of
 from srtool.benchmarks.speed.roofline import measured_roofline
-from srtool.benchmarks.speed.runner import (
-    Runner,
-    Size,
-    candidate_of,
-    end_to_end,
-    images_file,
-    pixels_of,
-)
 from srtool.benchmarks.speed.scaling import scaling_of
 from srtool.benchmarks.speed.timing import FEWEST, interleaved, warm_up
 from srtool.errors import EngineError
@@ -44,19 +39,19 @@ from srtool.export.flops import BYTES
 
 Report = Callable[[str], None]
 
-DEFAULT_SIZES: tuple[Size, ...] = ((256, 256), (480, 270), (960, 540), (1920, 1080))
+DEFAULT_SIZES = ((256, 256), (480, 270), (960, 540), (1920, 1080))
 _SENSED = 2.0  # seconds: a GPU's power is the mean of the last one
 _MEMORY = 0.6  # of what is free: more than that is not tried
 
 
 @dataclass(frozen=True)
 class Config:
-    """seconds: of measuring per candidate, size and batch; a candidate that would take longer for
-    one run is left out there. processes: of each candidate, one after the other, that share these
-    seconds. files: of the end-to-end run, 0 for none. threads: CPUs that every candidate may use,
-    None for all. backends, compared: see `entries`."""
+    """sizes: width and height in LR pixels. seconds: of measuring per candidate, size and batch; a
+    candidate that would take longer for one run is left out there. processes: of each candidate,
+    one after the other, that share these seconds. files: of the end-to-end run, 0 for none.
+    threads: CPUs that every candidate may use, None for all. backends, compared: see `entries`."""
 
-    sizes: tuple[Size, ...] = DEFAULT_SIZES
+    sizes: tuple[tuple[int, int], ...] = DEFAULT_SIZES
     batches: tuple[int, ...] = (1,)
     seconds: float = 20.0
     processes: int = 3
@@ -70,8 +65,6 @@ class Config:
 
 def device_here() -> Device:
     """Where PyTorch's baselines run: on a GPU that PyTorch sees, else on the CPU."""
-    import importlib.util
-
     if importlib.util.find_spec("torch"):
         import torch
 
@@ -95,8 +88,14 @@ def bench(
     found: list[Measured] = []
     interrupted = False
     for network in networks:
-        measured, interrupted = _measured(network, config, roofline, report)
-        found += [measured] if measured else []
+        with tempfile.TemporaryDirectory(prefix="srtool-bench-") as folder:
+            trial = _Trial(network, config, Path(folder), report)
+            try:
+                trial.run()
+            except KeyboardInterrupt:
+                interrupted = True
+        if not interrupted or any(runner.runs for runner in trial.runners):
+            found.append(trial.result(roofline))
         if interrupted:
             break
     if interrupted and not found:
@@ -112,187 +111,137 @@ def bench(
     )
 
 
-def _measured(
-    network: Network, config: Config, roofline: Roofline, report: Report
-) -> tuple[Measured | None, bool]:
-    """What was measured, None where nothing was, and whether there was an interrupt."""
+class _Trial:
+    """The candidates of a network while they are measured. absent: who is not -> why."""
 
-    def say(line: str) -> None:
-        report(f"{network.name}: {line}")
+    def __init__(self, network: Network, config: Config, folder: Path, report: Report) -> None:
+        self.network, self.config, self.folder = network, config, folder
+        self.report: Report = lambda line: report(f"{network.name}: {line}")
+        self.runners: list[Runner] = []
+        self.absent: dict[str, str] = {}
+        self.scaling: list[Scaling] = []
 
-    runners: list[Runner] = []
-    absent: dict[str, str] = {}
-    scaling: list[Scaling] = []
-    interrupted = False
-    with tempfile.TemporaryDirectory(prefix="srtool-bench-") as name:
-        folder = Path(name)
-        try:
-            found, absent = _prepared(network, config, folder, say)
-            for number in range(config.processes):
-                with ExitStack() as processes:
-                    if number:
-                        _open_again(runners, number, config, folder, processes, say)
-                    else:
-                        runners += _opened(found, absent, network, config, folder, processes, say)
-                    for size in config.sizes:
-                        for batch in config.batches:
-                            _time(runners, network, (size, batch), config, folder, say)
-                    if number == config.processes - 1 and config.files:
-                        _run_folders(runners, config.sizes[0], config.files, folder, say)
-            engines = [runner for runner in runners if runner.entry.kind == "engine"]
-            best = min(engines, key=lambda runner: runner.rate)  # soon the only one in memory
-            for axis in config.scaling:
-                curve = scaling_of(axis, best.name, best.entry.open, folder, say)
-                scaling.append(curve)
-        except KeyboardInterrupt:
-            interrupted = True
-    if interrupted and not any(runner.runs for runner in runners):
-        return None, True
-    cost = network.cost
-    measured = Measured(
-        network=network.name,
-        architecture=network.facts.architecture,
-        scale=network.facts.scale,
-        flops=cost.flops if cost else None,
-        moved=cost.moved if cost else None,
-        parameters=cost.parameters if cost else None,
-        sha256=network.facts.weights_sha256,
-        reference=runners[0].name,
-        candidates=tuple(candidate_of(runner, runners[0], network, roofline) for runner in runners),
-        absent=absent,
-        scaling=tuple(scaling),
-    )
-    return measured, interrupted
+    def run(self) -> None:
+        config = self.config
+        self._prepare()
+        for number in range(config.processes):
+            with ExitStack() as processes:
+                self._open(number, processes)
+                for place in product(config.sizes, config.batches):
+                    self._time(place)
+                if number == config.processes - 1 and config.files:
+                    self._run_folders()
+        best = min(self._engines(), key=lambda runner: runner.rate)  # now the only one in memory
+        for axis in config.scaling:
+            curve = scaling_of(axis, best.name, best.entry.open, self.folder, self._saying(axis))
+            self.scaling.append(curve)
 
+    def result(self, roofline: Roofline) -> Measured:
+        network, cost, reference = self.network, self.network.cost, self.runners[0]
+        return Measured(
+            network=network.name,
+            architecture=network.facts.architecture,
+            scale=network.facts.scale,
+            flops=cost.flops if cost else None,
+            moved=cost.moved if cost else None,
+            parameters=cost.parameters if cost else None,
+            sha256=network.facts.weights_sha256,
+            reference=reference.name,
+            candidates=tuple(runner.result(reference, roofline) for runner in self.runners),
+            absent=self.absent,
+            scaling=tuple(self.scaling),
+        )
 
-def _prepared(
-    network: Network, config: Config, folder: Path, report: Report
-) -> tuple[list[Entry], dict[str, str]]:
-    """Who takes part, with their files written; the others -> why not. All of that before any
-    candidate is open and holds its memory."""
-    taking_part, absent = entries(
-        network, config.backends, config.compared, config.device, folder / "baselines"
-    )
-    for entry in list(taking_part):
-        if entry.prepare is None:
-            continue
-        report(f"preparing {entry.label}")
-        try:
-            run_apart(entry.prepare)
-        except ProcessError as error:
-            absent[entry.label] = str(error)
-            taking_part.remove(entry)
-    return taking_part, absent
+    def _saying(self, what: str) -> Report:
+        return lambda line: self.report(f"{what}: {line}")
 
+    def _engines(self) -> list[Runner]:
+        return [runner for runner in self.runners if runner.entry.kind == "engine"]
 
-def _opened(
-    taking_part: Sequence[Entry],
-    absent: dict[str, str],
-    network: Network,
-    config: Config,
-    folder: Path,
-    processes: ExitStack,
-    report: Report,
-) -> list[Runner]:
-    """Every candidate that opens and makes an image; the others become absent."""
-    image = images_file(folder, config.sizes[0], 1)
-    runners: list[Runner] = []
-    for entry in taking_part:
-        report(f"opening {entry.label}")
-        try:
-            runners.append(Runner(entry, network, image, config.threads, processes))
-        except ProcessError as error:
-            absent[entry.label] = str(error)
-    if not any(runner.entry.kind == "engine" for runner in runners):
-        engines = [entry.label for entry in taking_part if entry.kind == "engine"]
-        raise EngineError("; ".join(f"{label}: {absent[label]}" for label in engines))
-    return runners
+    def _prepare(self) -> None:
+        """Write the files of all, before any is open and holds its memory."""
+        config = self.config
+        taking_part, self.absent = entries(
+            self.network, config.backends, config.compared, config.device, self.folder / "baselines"
+        )
+        for entry in taking_part:
+            if entry.prepare is not None:
+                self.report(f"preparing {entry.label}")
+                try:
+                    run_apart(entry.prepare)
+                except ProcessError as error:
+                    self.absent[entry.label] = str(error)
+                    continue
+            self.runners.append(Runner(entry, self.network))
 
+    def _open(self, number: int, processes: ExitStack) -> None:
+        """Fresh processes for all. Who does not open in the first one is absent, and who does not
+        later on keeps what was measured before."""
+        name, engines = f"process {number + 1} of {self.config.processes}", self._engines()
+        for runner in list(self.runners):
+            self.report(f"{name}: opening {runner.name}")
+            try:
+                runner.open((self.config.sizes[0], 1), self.folder, self.config.threads, processes)
+            except ProcessError as error:
+                if number:
+                    runner.skipped[name] = str(error)
+                else:
+                    self.absent[runner.name] = str(error)
+                    self.runners.remove(runner)
+        if not self._engines():
+            raise EngineError("; ".join(f"{it.name}: {self.absent[it.name]}" for it in engines))
 
-def _open_again(
-    runners: Sequence[Runner],
-    number: int,
-    config: Config,
-    folder: Path,
-    processes: ExitStack,
-    report: Report,
-) -> None:
-    """Fresh processes for all candidates. One that does not open keeps what was measured before."""
-    image = images_file(folder, config.sizes[0], 1)
-    place = f"process {number + 1} of {config.processes}"
-    for runner in runners:
-        report(f"{place}: opening {runner.name}")
-        try:
-            runner.open(image, config.threads, processes)
-        except ProcessError as error:
-            runner.skipped[place] = str(error)
+    def _time(self, place: Place) -> None:
+        """One size and batch on all candidates that can, in the processes that are open now."""
+        config, name, images = self.config, place_of(*place), images_file(self.folder, *place)
+        budget = config.seconds / config.processes
+        warm_ups: dict[str, int] = {}
+        for runner in self.runners:
+            if not runner.is_open or name in runner.skipped:
+                continue
+            if place not in runner.runs and (why := self._too_much(runner, pixels_of(place))):
+                runner.skipped[name] = why
+                continue
+            self.report(f"{name}: warming up {runner.name}")
+            try:
+                with Sensors() as runner.sensors:
+                    least = _SENSED if config.device == "cuda" else 0.0
+                    run = partial(runner.process.run, images)
+                    warm_ups[runner.name] = warm_up(run, budget, least)
+            except ProcessError as error:
+                runner.leave(place, str(error))
+                continue
+            runner.device_memory += runner.sensors.device_memory or 0
+            runner.process.peak_memory()  # counted anew from here
+        active = {runner.name: runner for runner in self.runners if runner.name in warm_ups}
+        runs = {name: partial(runner.process.run, images) for name, runner in active.items()}
+        fewest = math.ceil(FEWEST / config.processes)
+        seconds, failed = interleaved(runs, budget, fewest, self._saying(name))
+        for label, why in failed.items():
+            active[label].leave(place, why)
+        for label, found in seconds.items():
+            active[label].add(place, found, warm_ups[label])
 
+    def _too_much(self, runner: Runner, pixels: int) -> str:
+        """Why a candidate is not run on so many LR pixels, in words; empty where it is."""
+        seconds, most, cost = runner.rate * pixels, self.config.seconds, self.network.cost
+        if seconds > most and runner.runs:
+            return f"a run would take about {seconds:.0f} s, more than the {most:g} s for all runs"
+        if runner.entry.kind == "baseline" and cost and self.config.device == "cpu":
+            needed = cost.live * pixels * BYTES["fp32"]
+            free = psutil.virtual_memory().available
+            if needed > _MEMORY * free:
+                return f"takes about {needed / 1e9:.0f} GB as a whole, {free / 1e9:.0f} are free"
+        return ""
 
-def _run_folders(
-    runners: Sequence[Runner], size: Size, files: int, folder: Path, report: Report
-) -> None:
-    """Engines from file to file."""
-    for runner in runners:
-        if runner.entry.kind != "engine":
-            continue
-        report(f"a folder of {files} files by {runner.name}")
-        try:
-            runner.end_to_end.append(end_to_end(runner, size, files, folder))
-        except ProcessError as error:
-            runner.skipped[f"{size[0]}x{size[1]}, {files} files"] = str(error)
-
-
-def _time(
-    runners: Sequence[Runner],
-    network: Network,
-    place: Place,
-    config: Config,
-    folder: Path,
-    report: Report,
-) -> None:
-    """One size and batch on all candidates that can, in the processes that are open now."""
-    name = place_of(*place)
-    images, pixels = images_file(folder, *place), pixels_of(place)
-    budget = config.seconds / config.processes
-    warm_ups: dict[str, int] = {}
-    for runner in runners:
-        if not runner.is_open or name in runner.skipped:
-            continue
-        why = "" if place in runner.runs else _too_much(runner, network, pixels, config)
-        if why:
-            runner.skipped[name] = why
-            continue
-        report(f"{name}: warming up {runner.name}")
-        try:
-            with Sensors() as sensors:
-                least = _SENSED if config.device == "cuda" else 0.0
-                warm_ups[runner.name] = warm_up(partial(runner.process.run, images), budget, least)
-        except ProcessError as error:
-            runner.leave(place, str(error))
-            continue
-        runner.sensors = sensors
-        runner.device_memory += sensors.device_memory or 0
-    active = {runner.name: runner for runner in runners if runner.name in warm_ups}
-    for runner in active.values():
-        runner.process.peak_memory()  # counted anew from here
-    runs = {name: partial(runner.process.run, images) for name, runner in active.items()}
-    seconds, failed = interleaved(
-        runs, budget, math.ceil(FEWEST / config.processes), lambda line: report(f"{name}: {line}")
-    )
-    for label, why in failed.items():
-        active[label].leave(place, why)
-    for label, found in seconds.items():
-        active[label].add(place, found, warm_ups[label])
-
-
-def _too_much(runner: Runner, network: Network, pixels: int, config: Config) -> str:
-    """Why a candidate is not run on so many LR pixels, in words; empty where it is."""
-    seconds = runner.rate * pixels
-    if seconds > config.seconds and runner.runs:
-        return f"a run would take about {seconds:.0f} s, more than --seconds {config.seconds:g}"
-    if runner.entry.kind == "baseline" and network.cost and config.device == "cpu":
-        needed = network.cost.live * pixels * BYTES["fp32"]
-        free = psutil.virtual_memory().available
-        if needed > _MEMORY * free:
-            return f"takes about {needed / 1e9:.0f} GB as a whole, and {free / 1e9:.0f} GB are free"
-    return ""
+    def _run_folders(self) -> None:
+        """Engines from file to file."""
+        size, count = self.config.sizes[0], self.config.files
+        sources = write_files(self.folder / "files", count, *size)
+        for runner in self._engines():
+            self.report(f"a folder of {count} files by {runner.name}")
+            try:
+                found = runner.process.folder(sources, size, self.folder / "out")
+                runner.end_to_end.append(found)
+            except ProcessError as error:
+                runner.skipped[f"{size[0]}x{size[1]}, {count} files"] = str(error)

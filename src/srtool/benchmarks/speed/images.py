@@ -53,3 +53,11 @@ def write_files(folder: Path, count: int, width: int, height: int) -> list[Path]
             path.write_bytes(paths[number % len(images)].read_bytes())
         paths.append(path)
     return paths
+
+
+def images_file(folder: Path, size: tuple[int, int], batch: int) -> Path:
+    """A batch of images of that width and height as a file, made when it is first asked for."""
+    path = folder / f"{size[0]}x{size[1]}x{batch}.npy"
+    if not path.exists():
+        np.save(path, pieces(batch, *size))
+    return path

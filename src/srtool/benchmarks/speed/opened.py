@@ -1,9 +1,15 @@
-"""A network that is ready to be measured, whatever runs it."""
+"""A network that is ready to be measured, whatever runs it.
+
+What runs it is imported when it is opened: that counts as its load time, and its memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +19,23 @@ from srtool.errors import EngineError
 
 if TYPE_CHECKING:
     from srtool.runtime.engine import Engine
+    from srtool.runtime.request import BackendName
+    from srtool.runtime.session import Backend
 
 # (N, H, W, 3) uint8 -> (N, sH, sW, 3) uint8, with all that a script does around the network.
 Upscale = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+# The libraries of backends, and the packages that each comes in.
+_PACKAGES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "onnxruntime-cuda": ("onnxruntime-gpu",),
+    "onnxruntime-tensorrt": ("onnxruntime-gpu",),
+    "openvino": ("openvino",),
+    "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx"),
+    "tensorrt": ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt"),
+    "torch": ("torch",),
+    "kserve": ("tritonclient",),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +48,26 @@ class Opened:
     software: str
     precision: str
     engine: Engine | None = None
+
+
+def open_engine_candidate(path: Path, backend: Backend | BackendName) -> Opened:
+    """An engine as `srtool infer` opens it, where it chooses itself or is told the library; or on
+    one backend."""
+    from srtool.runtime.onnx_files import open_on
+    from srtool.runtime.opening import open_engine
+
+    engine = open_engine(path, backend) if isinstance(backend, str) else open_on(path, backend)
+    library = engine.backend.library
+    software = f"{library.removesuffix('-cuda')} {_version(_PACKAGES[library])}"
+    precision = engine.backend.precision or engine.facts.precision
+    return Opened(engine.upscale_batch, software, precision, engine)
+
+
+def _version(packages: Sequence[str]) -> str:
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return ""
 
 
 def planes_from_levels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.benchmarks.speed.opened import Opened, one_line
+from srtool.benchmarks.speed.result import EndToEnd
 from srtool.benchmarks.workers import end_with_parent
 from srtool.errors import EngineError, SrtoolError
 
@@ -48,29 +48,16 @@ class Ready:
     backend: str
 
 
-@dataclass(frozen=True)
-class Folder:
-    """Seconds of a folder of files, as `EndToEnd` has them. failed: images that were not made."""
-
-    seconds: float
-    decode: float
-    compute: float
-    encode: float
-    failed: int
-
-
 class Process:
     """A process with one candidate in it. To be closed; ProcessError for whatever goes wrong
     inside."""
 
     def __init__(
-        self,
-        open_candidate: Callable[[], Opened],
-        threads: int | None = None,
-        limit: float = 3600.0,
+        self, open_candidate: Callable[[], Any], threads: int | None = None, limit: float = 3600.0
     ) -> None:
-        """open_candidate: can be pickled. threads: CPUs that it may use, all where None. limit:
-        seconds after which a request is given up."""
+        """open_candidate: gives what is `Opened`, and can be pickled; or anything else, and then
+        that is `ready`. threads: CPUs that it may use, all where None. limit: seconds after which
+        a request is given up."""
         context = multiprocessing.get_context("spawn")
         self._limit = limit
         self._connection, theirs = context.Pipe()
@@ -80,10 +67,10 @@ class Process:
         self._process = context.Process(
             target=_serve, args=(theirs, open_candidate, threads, name), daemon=True
         )
-        launch(self._process)
+        _launch(self._process)
         theirs.close()
         try:
-            self.ready: Ready = self._answer()
+            self.ready: Any = self._answer()
         except BaseException:
             self.close()
             raise
@@ -103,9 +90,10 @@ class Process:
         """Cut images into tiles of this side; None for the engine's own choice. Engines only."""
         self._ask("tile", side)
 
-    def folder(self, sources: Sequence[Path], out: Path) -> Folder:
-        """Upscale files to files. Engines only."""
-        found: Folder = self._ask("folder", list(sources), out)
+    def folder(self, sources: Sequence[Path], size: tuple[int, int], out: Path) -> EndToEnd:
+        """Upscale files of that size to files. Engines only; ProcessError where one fails: seconds
+        without it are no measure."""
+        found: EndToEnd = self._ask("folder", list(sources), size, out)
         return found
 
     def peak_memory(self) -> int | None:
@@ -153,8 +141,8 @@ class Process:
             found = self._connection.recv()
         except (EOFError, ConnectionError):
             raise ProcessError(self._end()) from None
-        if isinstance(found, _Failed):
-            raise ProcessError(found.reason)
+        if isinstance(found, ProcessError):
+            raise found
         return found
 
     def _end(self) -> str:
@@ -168,7 +156,7 @@ class Process:
         return f"its process ended with code {code}" + (f" ({last[:160]})" if last else "")
 
 
-def launch(process: BaseProcess) -> None:
+def _launch(process: BaseProcess) -> None:
     """Start a process that no Ctrl-C reaches: halfway there, it would print a traceback. Where the
     parent is interrupted meanwhile, that is raised afterwards."""
     if threading.current_thread() is not threading.main_thread():
@@ -189,36 +177,31 @@ def launch(process: BaseProcess) -> None:
             signal.raise_signal(signal.SIGINT)
 
 
-def run_apart(run: Callable[[], object]) -> None:
-    """Run what leaves files behind in a process of its own. ProcessError where it fails."""
-    Process(partial(_opened_after, run)).close()
-
-
-def _opened_after(run: Callable[[], object]) -> Opened:
-    run()
-    return Opened(lambda images: images, "", "")
-
-
-@dataclass(frozen=True)
-class _Failed:
-    reason: str
+def run_apart(run: Callable[[], Any], threads: int | None = None) -> Any:
+    """What a function gives, in a process of its own that leaves nothing behind. ProcessError where
+    it fails."""
+    with Process(run, threads) as process:
+        return process.ready
 
 
 def _serve(
-    connection: Connection, open_candidate: Callable[[], Opened], threads: int | None, log: str
+    connection: Connection, open_candidate: Callable[[], Any], threads: int | None, log: str
 ) -> None:
     """The process: open, then answer until the parent is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it is over
     end_with_parent()
     _quiet(log)
-    limit_threads(threads)
+    _limit_threads(threads)
     start = time.perf_counter()
     try:
         opened = open_candidate()
     except _NOT_MINE as error:
-        connection.send(_Failed(_reason(error)))
+        connection.send(_failure(error))
         return
     seconds = time.perf_counter() - start
+    if not isinstance(opened, Opened):
+        connection.send(opened)
+        return
     backend = str(opened.engine.backend) if opened.engine else ""
     connection.send(Ready(seconds, opened.software, opened.precision, backend))
     served = _Served(opened)
@@ -232,7 +215,7 @@ def _serve(
         try:
             answer = getattr(served, what)(*arguments)
         except _NOT_MINE as error:
-            answer = _Failed(_reason(error))
+            answer = _failure(error)
         connection.send(answer)
 
 
@@ -276,26 +259,42 @@ class _Served:
     def tile(self, side: int | None) -> None:
         self._tile = side
 
-    def folder(self, sources: list[Path], out: Path) -> Folder:
+    def folder(self, sources: list[Path], size: tuple[int, int], out: Path) -> EndToEnd:
         from srtool.runtime.folder import run
         from srtool.runtime.inputs import Job
 
         assert self._opened.engine is not None
         jobs = [Job(source, out / source.name) for source in sources]
+        self.memory()
         summary = run(jobs, self._opened.engine)
         for job in jobs:
             job.target.unlink(missing_ok=True)
+        if summary.failed:
+            raise EngineError(f"{summary.failed} of {len(jobs)} images failed")
         seconds = summary.seconds
-        return Folder(
-            seconds["total"],
-            seconds["decode"],
-            seconds["compute"],
-            seconds["encode"],
-            summary.failed,
+        return EndToEnd(
+            files=len(jobs),
+            size=size,
+            seconds=seconds["total"],
+            decode=seconds["decode"],
+            compute=seconds["compute"],
+            encode=seconds["encode"],
+            peak_memory=self.memory(),
         )
 
     def memory(self) -> int | None:
-        return _peak_memory()
+        """Linux starts its count anew when asked to; elsewhere it is since the process began."""
+        status = Path("/proc/self/status")
+        if status.is_file():
+            lines = status.read_text(encoding="utf-8").splitlines()
+            held = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+            return int(held) * 1024 if held else None
+        import psutil
+
+        peak: int | None = getattr(psutil.Process().memory_info(), "peak_wset", None)
+        return peak
 
 
 def _quiet(log: str) -> None:
@@ -306,7 +305,7 @@ def _quiet(log: str) -> None:
     os.close(descriptor)
 
 
-def limit_threads(threads: int | None) -> None:
+def _limit_threads(threads: int | None) -> None:
     """Every library counts the CPUs that a process may use, or reads OMP_NUM_THREADS."""
     if threads is None:
         return
@@ -315,22 +314,5 @@ def limit_threads(threads: int | None) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def _peak_memory() -> int | None:
-    """Linux starts its count anew when asked to; elsewhere it is since the process began."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        lines = status.read_text(encoding="utf-8").splitlines()
-        held = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-        return int(held) * 1024 if held else None
-    import psutil
-
-    peak: int | None = getattr(psutil.Process().memory_info(), "peak_wset", None)
-    return peak
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return "not enough memory"
-    return one_line(error)
+def _failure(error: BaseException) -> ProcessError:
+    return ProcessError("not enough memory" if isinstance(error, MemoryError) else one_line(error))

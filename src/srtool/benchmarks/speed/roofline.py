@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
 from srtool.benchmarks.speed.baselines.pytorch import Device, has_half
-from srtool.benchmarks.speed.process import launch, limit_threads
+from srtool.benchmarks.speed.process import run_apart
 from srtool.benchmarks.speed.result import Roofline
-from srtool.benchmarks.workers import cores, end_with_parent
-from srtool.errors import EngineError
+from srtool.benchmarks.workers import cores
 
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}  # of the matrices multiplied
 CHANNELS = (64, 128, 256)  # of the 3x3 convolutions: products with reuse in the caches
@@ -27,32 +23,14 @@ _COPIED = 256 << 20  # bytes, many times the caches
 
 
 def measured_roofline(device: Device = "cpu", threads: int | None = None) -> Roofline:
-    """Measure in a process of its own, that leaves nothing behind: some seconds.
+    """Measure in a process of its own, that leaves nothing behind: some seconds. ProcessError
+    where it fails.
 
     matrix: the best of matrix products and convolutions of several sizes, by NumPy and, where it
     is installed, PyTorch; half precision only where the hardware has instructions for it.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_peaks, args=(sender, device, threads), daemon=True)
-    launch(process)
-    sender.close()
-    try:
-        found: Roofline = receiver.recv()
-    except EOFError:
-        raise EngineError("the peaks of this machine cannot be measured: out of memory?") from None
-    finally:
-        process.kill()
-        process.join()
-        receiver.close()
+    found: Roofline = run_apart(partial(_measure, device), threads)
     return found
-
-
-def _send_peaks(sender: Connection, device: Device, threads: int | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it is over
-    end_with_parent()
-    limit_threads(threads)
-    sender.send(_measure(device))
 
 
 def _measure(device: Device) -> Roofline:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from srtool.errors import SrtoolError
 
+Item = TypeVar("Item")
 Run = Callable[[], float]  # runs once, and gives the seconds
 
 STABLE = 0.05  # warm when the last three runs lie within this share of each other
@@ -70,10 +72,10 @@ def interleaved(
     return {name: tuple(found) for name, found in seconds.items()}, failed
 
 
-def rotated(names: Sequence[str], by: int) -> list[str]:
+def rotated(items: Sequence[Item], by: int) -> list[Item]:
     """The same in a circle, beginning elsewhere."""
-    start = by % len(names) if names else 0
-    return [*names[start:], *names[:start]]
+    start = by % len(items) if items else 0
+    return [*items[start:], *items[:start]]
 
 
 def ratios(own: Sequence[float], reference: Sequence[float]) -> list[float]:
