@@ -21,15 +21,26 @@ from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.report.quality import merged, quality_table
 from srtool.benchmarks.report.standings import (
     by_machine,
-    candidates_table,
+    by_speed,
+    common_place,
     fastest_table,
     networks_of,
 )
-from srtool.benchmarks.report.timings import machine_line, scaling_table
-from srtool.benchmarks.speed.result import Bench, Measured, read_bench
+from srtool.benchmarks.report.timings import between, machine_line, scaling_table, speed_cell
+from srtool.benchmarks.speed.result import Bench, Candidate, Measured, read_bench
 from srtool.errors import DataError
 from srtool.files import whole_file
-from srtool.tables.table import Cell, Group, Table, table_of_texts
+from srtool.tables.table import (
+    Cell,
+    Group,
+    Table,
+    figure,
+    fixed,
+    percent,
+    size_text,
+    table_of,
+    table_of_texts,
+)
 from srtool.tables.text import markdown
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -66,7 +77,35 @@ def weights(results: Path) -> str:
 
 def speed(results: Path) -> str:
     """Every candidate of every network on the machine that was measured last."""
-    return _text(candidates_table(_networks(results)))
+    return _text(_candidates(_networks(results)))
+
+
+def _candidates(networks: list[Measured]) -> Table:
+    """A block per network: each candidate where most of them were timed, the fastest first."""
+    rows = {}
+    for network in networks:
+        if place := common_place(network):
+            title = f"{network.network}, {size_text(*place)}"
+            rows[title] = [(network, *timed) for timed in by_speed(network, place)]
+
+    def name(candidate: Candidate) -> Cell:
+        precision = "" if candidate.precision in candidate.name else candidate.precision
+        return Cell(candidate.name, best=candidate.kind == "engine", note=precision)
+
+    return table_of(
+        "",
+        {
+            "run by": lambda row: name(row[1]),
+            "speed": lambda row: speed_cell(*row),
+            "LR MP/s": lambda row: figure(row[2].lr_megapixels_per_second),
+            "of the peak": lambda row: percent(row[2].peak_share),
+            "end to end": lambda row: (
+                fixed(row[1].end_to_end[0].share, 3) if row[1].end_to_end else None
+            ),
+            "PSNR between, dB": lambda row: between(row[0], row[1]),
+        },
+        rows,
+    )
 
 
 def machines(results: Path) -> str:
@@ -82,7 +121,7 @@ def machine(results: Path) -> str:
 def scaling(results: Path) -> str:
     """What does not change the cost per megapixel, and what does."""
     found = (scaling_table(network) for network in _networks(results) if network.scaling)
-    return "\n\n".join(_text(table) for table in found if table is not None)
+    return "\n\n".join(map(_text, found))
 
 
 def extras(results: Path) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from typing import Any
 
 EMPTY = "–"
 
@@ -33,13 +34,12 @@ class Group:
 @dataclass(frozen=True)
 class Table:
     """columns: titles; the first `words` of them hold words and stand on the left, the others
-    figures. spans: titles over several columns, with how many."""
+    figures."""
 
     caption: str
     columns: tuple[str, ...]
     groups: tuple[Group, ...]
     words: int = 1
-    spans: tuple[tuple[str, int], ...] = ()
     remarks: tuple[str, ...] = field(default=())
 
     @property
@@ -47,17 +47,16 @@ class Table:
         return [row for group in self.groups for row in group.rows]
 
     def with_columns(self, kept: Sequence[int]) -> Table:
-        """Some of the columns, those of words among them, without spans."""
+        """Some of the columns, those of words among them."""
         groups = tuple(
             Group(group.title, tuple(tuple(row[at] for at in kept) for row in group.rows))
             for group in self.groups
         )
         columns = tuple(self.columns[at] for at in kept)
-        return replace(self, columns=columns, groups=groups, spans=())
+        return replace(self, columns=columns, groups=groups)
 
     def without_empty_columns(self) -> Table:
-        """Less the columns of figures in which nothing was measured. Spans stay only where all
-        columns do."""
+        """Less the columns of figures in which nothing was measured."""
         kept = [
             at
             for at in range(len(self.columns))
@@ -72,6 +71,27 @@ def table_of_texts(
     """A plain table without groups."""
     cells = tuple(tuple(Cell(text) for text in row) for row in rows)
     return Table(caption, tuple(columns), (Group("", cells),), words)
+
+
+def table_of(
+    caption: str,
+    columns: Mapping[str, Callable[[Any], Cell | str | None]],
+    groups: Mapping[str, Iterable[Any]],
+    words: int = 1,
+    remarks: Sequence[str] = (),
+) -> Table:
+    """A row per item, in groups by their titles, and a column per function of an item, None where
+    it has none; less those that are empty."""
+    made = tuple(
+        Group(title, tuple(tuple(map(_cell, (f(it) for f in columns.values()))) for it in items))
+        for title, items in groups.items()
+    )
+    table = Table(caption, tuple(columns), made, words, tuple(remarks))
+    return table.without_empty_columns()
+
+
+def _cell(made: Cell | str | None) -> Cell:
+    return made if isinstance(made, Cell) else Cell(EMPTY if made is None else made)
 
 
 def best_of(texts: Sequence[str], lower: bool) -> list[bool]:

@@ -73,9 +73,7 @@ def _with_titles(table: Table) -> Table:
         )
         for group in table.groups
     )
-    spans = (("", 1), *table.spans) if table.spans else ()
-    columns, words = ("", *table.columns), table.words + 1
-    return replace(table, columns=columns, groups=groups, words=words, spans=spans)
+    return replace(table, columns=("", *table.columns), groups=groups, words=table.words + 1)
 
 
 def _width(table: Table, at: int) -> int:

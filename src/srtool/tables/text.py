@@ -76,8 +76,6 @@ def latex(table: Table) -> str:
     lines = [r"\begin{table}", r"\centering"]
     lines += [rf"\caption{{{_escaped(table.caption)}}}"] if table.caption else []
     lines += [rf"\begin{{tabular}}{{{form}}}", r"\toprule"]
-    if table.spans:
-        lines.append(_latex_spans(table))
     lines += [_latex_row(_escaped(title) for title in table.columns)]
     for group in table.groups:
         lines.append(r"\midrule")
@@ -95,16 +93,6 @@ def _latex_row(cells: Iterable[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _latex_spans(table: Table) -> str:
-    cells, rules, at = [], [], 1
-    for title, columns in table.spans:
-        cells.append(rf"\multicolumn{{{columns}}}{{c}}{{{_escaped(title)}}}")
-        if title:
-            rules.append(rf"\cmidrule(lr){{{at}-{at + columns - 1}}}")
-        at += columns
-    return _latex_row(cells) + "\n" + "".join(rules)
-
-
 def _latex(cell: Cell) -> str:
     text = _escaped(_noted(cell))
     return rf"\textbf{{{text}}}" if cell.best else text
@@ -118,15 +106,6 @@ def html(table: Table) -> str:
     """A <table> in a region that scrolls where it must, its remarks below. Each cell carries the
     title of its column as `data-title`: on a narrow page each row can stand as a list."""
     caption = escape(table.caption)
-    head = ""
-    if table.spans:
-        head = "".join(
-            f'<th class="span" scope="colgroup" colspan="{n}">{escape(title)}</th>'
-            if title
-            else f'<td colspan="{n}"></td>'
-            for title, n in table.spans
-        )
-        head = f"<tr>{head}</tr>\n"
     titles = "".join(
         f'<th scope="col"{_class(at, table.words, Cell(""))}>{escape(title)}</th>'
         for at, title in enumerate(table.columns)
@@ -143,7 +122,7 @@ def html(table: Table) -> str:
     remarks = "".join(f'\n<p class="remark">{escape(remark)}</p>' for remark in table.remarks)
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{caption}">\n<table>\n'
-        f"<caption>{caption}</caption>\n<thead>\n{head}<tr>{titles}</tr>\n</thead>\n"
+        f"<caption>{caption}</caption>\n<thead>\n<tr>{titles}</tr>\n</thead>\n"
         f"{''.join(bodies)}</table>\n</div>{remarks}"
     )
 

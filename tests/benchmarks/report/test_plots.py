@@ -184,7 +184,7 @@ def test_labels_keep_apart() -> None:
 def test_a_plot_in_the_page(network: Measured) -> None:
     one, two = (drawing.inline_svg(plot) for plot in drawn(network)[:2])
     assert one.startswith("<svg ")
-    assert 'role="img" aria-label="x4-lite: LR megapixels' in one
+    assert 'role="img" aria-label="x4-lite: Throughput by image size; the figures' in one
     for colour in (drawing.INK, drawing.MUTED, drawing.GRID, *drawing.SERIES):
         assert colour not in one + two  # the page's colours take their place
     assert "currentColor" in one

@@ -16,7 +16,6 @@ from srtool.benchmarks.report.quality import (
 )
 from srtool.benchmarks.report.standings import (
     by_machine,
-    candidates_table,
     fastest,
     fastest_table,
     networks_of,
@@ -175,9 +174,6 @@ def test_results_of_several_machines(network: Measured, bench_of: Callable[..., 
     assert by_machine([early, late, early]) == [[late], [early, early]]
     few = network.model_copy(update={"candidates": network.candidates[:2]})
     assert networks_of([bench_of(few), early]) == [network]
-    table = candidates_table([network])
-    assert [group.title for group in table.groups] == ["x4-lite, 480×270"]
-    assert table.rows[0][0] == Cell("openvino bf16", best=True)
 
 
 def test_a_comparison(network_named: Callable[..., Measured], bench_of: Any) -> None:

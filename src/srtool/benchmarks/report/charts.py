@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.report import plots
 from srtool.benchmarks.report.drawing import Plot
@@ -15,8 +17,9 @@ from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.report.standings import by_machine, common_place, fastest
 from srtool.benchmarks.report.timings import AXES, sizes_of
 from srtool.benchmarks.scores import METRICS
-from srtool.benchmarks.speed.result import Measured, Place
-from srtool.tables.table import figure, percent, size_text
+from srtool.benchmarks.speed.result import Measured
+from srtool.tables.table import figure as digits
+from srtool.tables.table import size_text
 
 FEWEST = 3  # networks in a plot of quality against speed; fewer are a table
 PLOTTED = ("psnr", "pi", "niqe")  # against speed: PSNR, and the first of the others there is
@@ -35,81 +38,29 @@ class Slugs:
 
 
 def plots_of_network(network: Measured, slugs: Slugs) -> Iterator[Plot]:
-    """Of its speed, as far as there is something to show."""
+    """Of its speed, as far as there is something to show. Their figures stand in the tables of the
+    network, for who cannot see them."""
+
+    def plot(word: str, title: str, figure: Figure) -> Plot:
+        alt = f"{network.network}: {title}; the figures are in the tables of this network."
+        return Plot(slugs(network.network, word), title, alt, figure)
+
     places = sizes_of(network)
     place = common_place(network)
     if place is not None:
         batch = places[0][1]
         if len({size for size, many in places if many == batch}) > 1:  # else there is no line
-            yield Plot(
-                slugs(network.network, "throughput"),
-                "Throughput by image size",
-                _throughput_alt(network, batch),
-                plots.throughput_by_size(network, batch),
-            )
-        yield Plot(
-            slugs(network.network, "latency"),
-            "Distribution of latency",
-            _latency_alt(network, place),
-            plots.latency_distribution(network, *place),
-        )
+            figure = plots.throughput_by_size(network, batch)
+            yield plot("throughput", "Throughput by image size", figure)
+        figure = plots.latency_distribution(network, *place)
+        yield plot("latency", "Distribution of latency", figure)
         if plots.shares_of(network, *place):
-            yield Plot(
-                slugs(network.network, "roofline"),
-                "Share of the roofline",
-                _roofline_alt(network, place),
-                plots.roofline_share(network, *place),
-            )
+            figure = plots.roofline_share(network, *place)
+            yield plot("roofline", "Share of the roofline", figure)
     curves = sorted((curve for curve in network.scaling if curve.points), key=lambda it: it.axis)
     for axis, group in groupby(curves, key=lambda curve: curve.axis):
-        found = list(group)
-        costs = "; ".join(
-            f"{curve.candidate} {figure(min(point.cost for point in curve.points))} to "
-            f"{figure(max(point.cost for point in curve.points))}"
-            for curve in found
-        )
-        yield Plot(
-            slugs(network.network, "scaling", axis),
-            f"Scaling with {AXES[axis][1]}",
-            f"{network.network}: seconds per LR megapixel over {AXES[axis][1]}: {costs}.",
-            plots.scaling_curves(found, network),
-        )
-
-
-def _throughput_alt(network: Measured, batch: int) -> str:
-    parts = []
-    for candidate in network.candidates:
-        timings = [timing for timing in candidate.timings if timing.batch == batch]
-        if timings:
-            rates = [timing.lr_megapixels_per_second for timing in timings]
-            parts.append(f"{candidate.name} {figure(min(rates))} to {figure(max(rates))}")
-    sizes = [size_text(size) for size, many in sizes_of(network) if many == batch]
-    over = sizes[0] if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    return f"{network.network}: LR megapixels per second at {over}: {'; '.join(parts)}."
-
-
-def _latency_alt(network: Measured, place: Place) -> str:
-    timed = [(candidate, candidate.timing(*place)) for candidate in network.candidates]
-    parts = [
-        f"{candidate.name} {figure(1e3 * timing.p50)} ({figure(1e3 * timing.p99)})"
-        for candidate, timing in timed
-        if timing is not None
-    ]
-    return (
-        f"{network.network}: milliseconds of a run at {size_text(*place)}, median and 99 %: "
-        f"{'; '.join(parts)}."
-    )
-
-
-def _roofline_alt(network: Measured, place: Place) -> str:
-    parts = [
-        f"{candidate.name} {percent(timing.peak_share)} and {percent(timing.bandwidth_share)}"
-        for candidate, timing in plots.shares_of(network, *place)
-    ]
-    return (
-        f"{network.network}: share of the measured matrix peak and bandwidth at "
-        f"{size_text(*place)}: {'; '.join(parts)}."
-    )
+        figure = plots.scaling_curves(list(group), network)
+        yield plot(f"scaling {axis}", f"Scaling with {AXES[axis][1]}", figure)
 
 
 def quality_plots(sources: Sources, slugs: Slugs) -> Iterator[Plot]:
@@ -135,7 +86,7 @@ def _quality_plot(
     slug: str, standings: dict[str, list[plots.Standing]], dataset: str, machine: str
 ) -> Plot:
     parts = [
-        f"{it.name} {figure(it.quality, 4)} at {figure(it.fast)} ({it.engine}, {it.size})"
+        f"{it.name} {digits(it.quality, 4)} at {digits(it.fast)} ({it.engine}, {it.size})"
         for found in standings.values()
         for it in found
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,12 @@ from srtool.tables.table import (
     date_text,
     figure,
     fixed,
+    table_of,
 )
 
 if TYPE_CHECKING:
     from srtool.benchmarks.verify import Row, Verification
+    from srtool.parity import Fidelity
 
 
 def merged(found: Sequence[tuple[str, Evaluation]]) -> Evaluation:
@@ -155,13 +157,6 @@ def _remarks(found: Evaluation, metrics: Sequence[str], paper: dict[str, Any]) -
 def verification_table(found: Verification, name: str = "") -> Table:
     """A row per engine and backend, each change as engine minus PyTorch, and the verdict."""
     known = {name for row in found.rows if row.fidelity for name in row.fidelity.deltas}
-    deltas = [metric for metric in METRICS.values() if metric.name in known]
-    columns = (
-        *("engine", "backend", "verdict", "most levels", "mean", "over 1 level"),
-        *("PSNR between, dB", "ΔPSNR-Y, dB"),
-        *(f"Δ{metric.title}" for metric in deltas),
-        "worst tile, dB",
-    )
     gates = found.gates
     niqe = "" if "pi" in known else f", NIQE within {100 * gates.max_relative_niqe:g} % of its own"
     remarks = [
@@ -173,36 +168,38 @@ def verification_table(found: Verification, name: str = "") -> Table:
     for metric, why in found.unavailable.items():
         gate = "; the gate is on NIQE" if metric == "pi" and "niqe" in known else ""
         remarks.append(f"{METRICS[metric].title} not measured: {why}{gate}")
-    rows = tuple(_verification_row(row, deltas) for row in found.rows)
+
+    def of(text: Callable[[Fidelity], Cell | str]) -> Callable[[Row], Cell | str | None]:
+        return lambda row: text(row.fidelity) if row.fidelity else None
+
+    def change(metric: Metric) -> Callable[[Row], Cell | str | None]:
+        return of(lambda it: fixed(it.deltas.get(metric.name), metric.digits, signed=True))
+
     caption = f"{found.dataset}, {count(found.images, 'image')}, {date_text(found.made)}"
-    return Table(
+    return table_of(
         f"{name}: {caption}" if name else caption,
-        columns,
-        (Group("", rows),),
+        {
+            "engine": lambda row: PurePath(row.engine).name,
+            "backend": lambda row: row.backend,
+            "verdict": lambda row: "; ".join(row.missed) or f"passes, {row.fidelity.grade}",
+            "most levels": of(lambda it: str(it.max_difference)),
+            "mean": of(lambda it: fixed(it.mean_difference, 5)),
+            "over 1 level": of(lambda it: f"{100 * it.share_over_1:.3f} %"),
+            "PSNR between, dB": of(
+                lambda it: "equal" if it.psnr_between is None else fixed(it.psnr_between, 2)
+            ),
+            "ΔPSNR-Y, dB": of(lambda it: fixed(it.delta_psnr, 4, signed=True)),
+            **{f"Δ{it.title}": change(it) for it in METRICS.values() if it.name in known},
+            "worst tile, dB": of(_worst),
+        },
+        {"": found.rows},
         words=3,
-        remarks=tuple(remarks),
-    ).without_empty_columns()
-
-
-def _verification_row(row: Row, deltas: Sequence[Metric]) -> tuple[Cell, ...]:
-    verdict = Cell("; ".join(row.missed) or f"passes, {row.fidelity.grade if row.fidelity else ''}")
-    start = Cell(PurePath(row.engine).name), Cell(row.backend), verdict
-    found = row.fidelity
-    if found is None:
-        return *start, *[Cell(EMPTY)] * (6 + len(deltas))
-    tile = found.worst_tile
-    return (
-        *start,
-        Cell(str(found.max_difference)),
-        Cell(fixed(found.mean_difference, 5)),
-        Cell(f"{100 * found.share_over_1:.3f} %"),
-        Cell("equal" if found.psnr_between is None else fixed(found.psnr_between, 2)),
-        Cell(fixed(found.delta_psnr, 4, signed=True)),
-        *(
-            Cell(fixed(found.deltas.get(metric.name), metric.digits, signed=True))
-            for metric in deltas
-        ),
-        Cell(figure(tile.psnr), note=f"{tile.image} at {tile.left},{tile.top}")
-        if tile
-        else Cell(EMPTY),
+        remarks=remarks,
     )
+
+
+def _worst(found: Fidelity) -> Cell:
+    tile = found.worst_tile
+    if tile is None:
+        return Cell(EMPTY)
+    return Cell(figure(tile.psnr), note=f"{tile.image} at {tile.left},{tile.top}")

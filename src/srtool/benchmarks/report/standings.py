@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from srtool.benchmarks.report.timings import speed_cell
 from srtool.benchmarks.speed.result import (
     Bench,
     Candidate,
@@ -16,7 +17,7 @@ from srtool.benchmarks.speed.result import (
     spread,
 )
 from srtool.benchmarks.speed.timing import ratios
-from srtool.tables.table import EMPTY, Cell, Group, Table, figure, fixed, percent, size_text, times
+from srtool.tables.table import EMPTY, Cell, Table, figure, size_text, table_of, times
 
 
 @dataclass(frozen=True)
@@ -108,65 +109,35 @@ def fastest(network: Measured, benches: Sequence[Bench] = ()) -> Fastest | None:
 def fastest_table(benches: Iterable[Bench]) -> Table:
     """A row per machine and network."""
     rows = [
-        _fastest_row(group, found)
+        (group, found)
         for group in by_machine(benches)
         for network in networks_of(group)
         if (found := fastest(network, group))
     ]
-    columns = (
-        *("machine", "network", "fastest engine", "LR MP/s", "over PyTorch eager fp32"),
-        *("over the fastest other", "rounds"),
-    )
-    return Table("Fastest engine of each network", columns, (Group("", tuple(rows)),), words=3)
-
-
-def _fastest_row(benches: Sequence[Bench], found: Fastest) -> tuple[Cell, ...]:
-    speed, ahead = found.timing.speed, found.ahead
-    against = times(ahead.median, ahead.low, ahead.high) if ahead else Cell(EMPTY)
-    if found.other:
-        against = Cell(against.text, note=f"{found.other.name}, {against.note}")
-    return (
-        Cell(benches[0].machine.title, note=max(bench.made for bench in benches)[:10]),
-        Cell(found.network.network, note=size_text(*found.place)),
-        Cell(found.engine.name),
-        Cell(figure(found.timing.lr_megapixels_per_second)),
-        times(speed.median, speed.low, speed.high) if speed else Cell("1"),
-        against,
-        Cell(str(found.rounds) if found.rounds else EMPTY),
+    return table_of(
+        "Fastest engine of each network",
+        {
+            "machine": lambda row: _machine(row[0]),
+            "network": lambda row: Cell(row[1].network.network, note=size_text(*row[1].place)),
+            "fastest engine": lambda row: row[1].engine.name,
+            "LR MP/s": lambda row: figure(row[1].timing.lr_megapixels_per_second),
+            "over PyTorch eager fp32": lambda row: speed_cell(
+                row[1].network, row[1].engine, row[1].timing
+            ),
+            "over the fastest other": lambda row: _ahead(row[1]),
+            "rounds": lambda row: str(row[1].rounds) if row[1].rounds else None,
+        },
+        {"": rows},
+        words=3,
     )
 
 
-def candidates_table(networks: Sequence[Measured]) -> Table:
-    """A block per network: each candidate where most of them were timed, the fastest first."""
-    groups = []
-    for network in networks:
-        place = common_place(network)
-        if place is None:
-            continue
-        rows = tuple(
-            _candidate_row(network, candidate, timing)
-            for candidate, timing in by_speed(network, place)
-        )
-        groups.append(Group(f"{network.network}, {size_text(*place)}", rows))
-    columns = ("run by", "speed", "LR MP/s", "of the peak", "end to end", "PSNR between, dB")
-    return Table("", columns, tuple(groups)).without_empty_columns()
+def _machine(benches: Sequence[Bench]) -> Cell:
+    return Cell(benches[0].machine.title, note=max(bench.made for bench in benches)[:10])
 
 
-def _candidate_row(network: Measured, candidate: Candidate, timing: Timing) -> tuple[Cell, ...]:
-    speed = timing.speed
-    precision = "" if candidate.precision in candidate.name else candidate.precision
-    return (
-        Cell(candidate.name, best=candidate.kind == "engine", note=precision),
-        times(speed.median, speed.low, speed.high) if speed else Cell("1"),
-        Cell(figure(timing.lr_megapixels_per_second)),
-        Cell(percent(timing.peak_share)),
-        Cell(fixed(candidate.end_to_end[0].share, 3) if candidate.end_to_end else EMPTY),
-        between(network, candidate),
-    )
-
-
-def between(network: Measured, candidate: Candidate) -> Cell:
-    """PSNR between a candidate's image and the reference's."""
-    if candidate.psnr_between is not None:
-        return Cell(figure(candidate.psnr_between))
-    return Cell("equal" if candidate.name != network.reference else EMPTY)
+def _ahead(found: Fastest) -> Cell:
+    if not found.other or not found.ahead:
+        return Cell(EMPTY, note=found.other.name if found.other else "")
+    against = times(found.ahead.median, found.ahead.low, found.ahead.high)
+    return Cell(against.text, note=f"{found.other.name}, {against.note}")

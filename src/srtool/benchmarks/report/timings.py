@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from srtool.benchmarks.report.standings import between
-from srtool.benchmarks.speed.compare import Comparison
-from srtool.benchmarks.speed.result import Bench, Candidate, Measured, Timing
+from collections.abc import Callable
+from typing import Any
+
+from srtool.benchmarks.speed.compare import Comparison, Row
+from srtool.benchmarks.speed.result import Bench, Candidate, EndToEnd, Measured, Scaling, Timing
 from srtool.tables.table import (
     EMPTY,
     Cell,
-    Group,
     Table,
     bytes_text,
     date_text,
@@ -16,8 +17,11 @@ from srtool.tables.table import (
     fixed,
     percent,
     size_text,
+    table_of,
     times,
 )
+
+Column = Callable[[Any], Cell | str]
 
 AXES = {
     "size": ("LR pixels of the image", "image size"),
@@ -40,170 +44,134 @@ def sizes_of(network: Measured) -> list[tuple[tuple[int, int], int]]:
 
 def timing_table(network: Measured) -> Table:
     """A block per size and batch, a row per candidate; the fastest of each block is marked."""
-    groups = []
-    for size, batch in sizes_of(network):
-        timed = [(candidate, candidate.timing(size, batch)) for candidate in network.candidates]
-        rows = [(candidate, timing) for candidate, timing in timed if timing is not None]
-        rows.sort(key=lambda row: row[1].p50)
-        fastest = rows[0][1].p50
-        groups.append(
-            Group(
-                size_text(size, batch),
-                tuple(
-                    _timing_row(network, candidate, timing, fastest) for candidate, timing in rows
-                ),
-            )
-        )
-    table = Table(
+    blocks: dict[str, list[tuple[Candidate, Timing]]] = {}
+    for place in sizes_of(network):
+        timed = [(it, timing) for it in network.candidates if (timing := it.timing(*place))]
+        blocks[size_text(*place)] = sorted(timed, key=lambda row: row[1].p50)
+    fastest = {id(rows[0][1]) for rows in blocks.values()}
+
+    def of(value: Callable[[Timing], float | None], marked: bool = False) -> Column:
+        return lambda row: Cell(figure(value(row[1])), marked and id(row[1]) in fastest)
+
+    return table_of(
         "Time of a run, from pixels in host memory to pixels in host memory",
-        (
-            "run by",
-            "speed",
-            "LR MP/s",
-            "p50, ms",
-            "p99, ms",
-            "images/s",
-            "of the matrix peak",
-            "of the bandwidth",
-            "memory",
-            "GPU memory",
-            "W",
-            "MHz",
-            "runs",
-        ),
-        tuple(groups),
-        remarks=(
+        {
+            "run by": lambda row: row[0].name,
+            "speed": lambda row: speed_cell(network, *row),
+            "LR MP/s": of(lambda it: it.lr_megapixels_per_second, True),
+            "p50, ms": of(lambda it: 1e3 * it.p50, True),
+            "p99, ms": of(lambda it: 1e3 * it.p99),
+            "images/s": of(lambda it: it.images_per_second, True),
+            "of the matrix peak": lambda row: percent(row[1].peak_share),
+            "of the bandwidth": lambda row: percent(row[1].bandwidth_share),
+            "memory": lambda row: bytes_text(row[1].peak_memory),
+            "GPU memory": lambda row: bytes_text(row[1].device_memory),
+            "W": of(lambda it: it.watts),
+            "MHz": lambda row: fixed(row[1].clock, 0),
+            "runs": lambda row: str(len(row[1].seconds)),
+        },
+        blocks,
+        remarks=[
             f"Speed: how many times as fast as {network.reference}, the median of runs that took "
-            "turns with it, and the lowest and highest.",
-        ),
+            "turns with it, and the lowest and highest."
+        ],
     )
-    return table.without_empty_columns()
 
 
-def _timing_row(
-    network: Measured, candidate: Candidate, timing: Timing, fastest: float
-) -> tuple[Cell, ...]:
-    best = timing.p50 == fastest
-    spread = timing.speed
-    speed = times(spread.median, spread.low, spread.high) if spread else Cell(EMPTY)
+def speed_cell(network: Measured, candidate: Candidate, timing: Timing) -> Cell:
+    """How many times as fast as the reference, which itself has 1."""
     if candidate.name == network.reference:
-        speed = Cell("1")
-    return (
-        Cell(candidate.name),
-        speed,
-        Cell(figure(timing.lr_megapixels_per_second), best),
-        Cell(figure(1e3 * timing.p50), best),
-        Cell(figure(1e3 * timing.p99)),
-        Cell(figure(timing.images_per_second), best),
-        Cell(percent(timing.peak_share)),
-        Cell(percent(timing.bandwidth_share)),
-        Cell(bytes_text(timing.peak_memory)),
-        Cell(bytes_text(timing.device_memory)),
-        Cell(figure(timing.watts)),
-        Cell(EMPTY if timing.clock is None else f"{timing.clock:.0f}"),
-        Cell(str(len(timing.seconds))),
-    )
+        return Cell("1")
+    spread = timing.speed
+    return times(spread.median, spread.low, spread.high) if spread else Cell(EMPTY)
+
+
+def between(network: Measured, candidate: Candidate) -> str:
+    """PSNR between a candidate's image and the reference's."""
+    if candidate.psnr_between is None and candidate.name != network.reference:
+        return "equal"
+    return figure(candidate.psnr_between)
 
 
 def candidate_table(network: Measured) -> Table:
     """What was timed: the software of each candidate, how long it takes to begin, and whether it
     makes the same image."""
-    rows = tuple(
-        (
-            Cell(candidate.name, note="reference" if candidate.name == network.reference else ""),
-            Cell(candidate.software),
-            Cell(candidate.precision),
-            Cell(figure(candidate.load)),
-            Cell(figure(candidate.cold)),
-            between(network, candidate),
-            Cell(EMPTY if candidate.max_difference is None else str(candidate.max_difference)),
-        )
-        for candidate in network.candidates
-    )
-    table = Table(
+
+    def name(it: Candidate) -> Cell:
+        return Cell(it.name, note="reference" if it.name == network.reference else "")
+
+    return table_of(
         "What was timed, and how far its images are from the reference's",
-        (
-            "run by",
-            "software",
-            "precision",
-            "load, s",
-            "first image, s",
-            "PSNR between, dB",
-            "max difference, levels",
-        ),
-        (Group("", rows),),
+        {
+            "run by": name,
+            "software": lambda it: it.software,
+            "precision": lambda it: it.precision,
+            "load, s": lambda it: figure(it.load),
+            "first image, s": lambda it: figure(it.cold),
+            "PSNR between, dB": lambda it: between(network, it),
+            "max difference, levels": lambda it: fixed(it.max_difference, 0),
+        },
+        {"": network.candidates},
         words=3,
-        remarks=("Load: from a fresh process with nothing imported to a network that is ready.",),
+        remarks=["Load: from a fresh process with nothing imported to a network that is ready."],
     )
-    return table.without_empty_columns()
 
 
-def end_to_end_table(network: Measured) -> Table | None:
-    """Folders of files through an engine, decoding and encoding included; None without any."""
-    rows = tuple(
-        (
-            Cell(candidate.name),
-            Cell(size_text(run.size)),
-            Cell(str(run.files)),
-            Cell(figure(run.seconds)),
-            Cell(figure(run.images_per_second)),
-            Cell(figure(run.decode)),
-            Cell(figure(run.compute)),
-            Cell(figure(run.encode)),
-            Cell(percent(run.share)),
-            Cell(bytes_text(run.peak_memory)),
-        )
-        for candidate in network.candidates
-        for run in candidate.end_to_end
-    )
-    if not rows:
-        return None
-    columns = ("run by", "images", "files", "wall time, s", "images/s", "decoding, s")
-    more = ("computing, s", "encoding, s", "compute share", "memory")
-    table = Table(
+def end_to_end_table(network: Measured) -> Table:
+    """Folders of files through an engine, decoding and encoding included."""
+    runs = [
+        (candidate.name, run) for candidate in network.candidates for run in candidate.end_to_end
+    ]
+
+    def of(value: Callable[[EndToEnd], float]) -> Column:
+        return lambda row: figure(value(row[1]))
+
+    return table_of(
         "From files to files: decoding, upscaling and encoding at once",
-        (*columns, *more),
-        (Group("", rows),),
+        {
+            "run by": lambda row: row[0],
+            "images": lambda row: size_text(row[1].size),
+            "files": lambda row: str(row[1].files),
+            "wall time, s": of(lambda run: run.seconds),
+            "images/s": of(lambda run: run.images_per_second),
+            "decoding, s": of(lambda run: run.decode),
+            "computing, s": of(lambda run: run.compute),
+            "encoding, s": of(lambda run: run.encode),
+            "compute share": lambda row: percent(row[1].share),
+            "memory": lambda row: bytes_text(row[1].peak_memory),
+        },
+        {"": runs},
         words=2,
-        remarks=("Compute share: how much of its own speed the engine keeps from file to file.",),
+        remarks=["Compute share: how much of its own speed the engine keeps from file to file."],
     )
-    return table.without_empty_columns()
 
 
-def scaling_table(network: Measured) -> Table | None:
-    """How flat each scaling curve is; None without any."""
-    rows = tuple(
-        (
-            Cell(AXES[scaling.axis][1]),
-            Cell(scaling.candidate),
-            Cell(scaling.fixed),
-            Cell(f"{scaling.points[0].value} to {scaling.points[-1].value}"),
-            Cell(figure(min(point.cost for point in scaling.points))),
-            Cell(figure(max(point.cost for point in scaling.points))),
-            Cell(fixed(scaling.flatness, 2)),
-        )
-        for scaling in network.scaling
-        if scaling.points
-    )
-    if not rows:
-        return None
-    return Table(
+def scaling_table(network: Measured) -> Table:
+    """How flat each scaling curve is."""
+
+    def ends(curve: Scaling) -> str:
+        return f"{curve.points[0].value} to {curve.points[-1].value}"
+
+    return table_of(
         "Scaling: seconds per LR megapixel while one thing changes",
-        ("axis", "run by", "all else", "range", "lowest, s/MP", "highest, s/MP", "highest/lowest"),
-        (Group("", rows),),
+        {
+            "axis": lambda it: AXES[it.axis][1],
+            "run by": lambda it: it.candidate,
+            "all else": lambda it: it.fixed,
+            "range": ends,
+            "lowest, s/MP": lambda it: figure(min(point.cost for point in it.points)),
+            "highest, s/MP": lambda it: figure(max(point.cost for point in it.points)),
+            "highest/lowest": lambda it: fixed(it.flatness, 2),
+        },
+        {"": network.scaling},
         words=4,
     )
 
 
 def speed_tables(network: Measured) -> list[Table]:
     """All that there is to say of one network."""
-    found = (
-        timing_table(network),
-        candidate_table(network),
-        end_to_end_table(network),
-        scaling_table(network),
-    )
-    return [table for table in found if table is not None and table.rows]
+    made = (timing_table, candidate_table, end_to_end_table, scaling_table)
+    return [table for make in made if (table := make(network)).rows]
 
 
 def machine_line(bench: Bench) -> str:
@@ -228,28 +196,29 @@ def network_line(network: Measured) -> str:
 
 def comparison_table(found: Comparison) -> Table:
     """A row per candidate and size: the later over the earlier, with its interval and verdict."""
-    rows = tuple(
-        (
-            Cell(row.network),
-            Cell(row.candidate),
-            Cell(row.place),
-            Cell(row.verdict),
-            times(row.ratio.median, row.ratio.low, row.ratio.high),
-            Cell("reference" if row.relative else "seconds"),
-            Cell(fixed(row.more_memory, 2)),
-            Cell(f"{row.runs[0]}, {row.runs[1]}"),
-        )
-        for row in found.rows
-    )
-    caption = (
+
+    def speed(row: Row) -> Cell:
+        return times(row.ratio.median, row.ratio.low, row.ratio.high)
+
+    return table_of(
         f"earlier: {found.before.made}, {found.before.machine.title}; "
-        f"later: {found.after.made}, {found.after.machine.title}"
+        f"later: {found.after.made}, {found.after.machine.title}",
+        {
+            "network": lambda row: row.network,
+            "run by": lambda row: row.candidate,
+            "size": lambda row: row.place,
+            "verdict": lambda row: row.verdict,
+            "speed": speed,
+            "against": lambda row: "reference" if row.relative else "seconds",
+            "memory": lambda row: fixed(row.more_memory, 2),
+            "runs": lambda row: f"{row.runs[0]}, {row.runs[1]}",
+        },
+        {"": found.rows},
+        words=4,
+        remarks=[
+            "Speed: the later over the earlier with its 95 % interval; faster or slower where that "
+            f"lies beyond {100 * found.tolerance:g} %.",
+            *found.missing,
+            *found.notes,
+        ],
     )
-    columns = ("network", "run by", "size", "verdict", "speed", "against", "memory", "runs")
-    remarks = (
-        "Speed: the later over the earlier with its 95 % interval; faster or slower where that "
-        f"lies beyond {100 * found.tolerance:g} %.",
-        *found.missing,
-        *found.notes,
-    )
-    return Table(caption, columns, (Group("", rows),), words=4, remarks=remarks)
