@@ -15,6 +15,8 @@ from srtool.train.discriminators import (
     DiscriminatorConfig,
     GradientDiscriminator,
     GradientDiscriminatorConfig,
+    iterate_powers,
+    normalised_once,
 )
 
 FREE = {"first", "image_logits", "pixel_logits", "logits"}
@@ -42,6 +44,13 @@ MAKERS = [small, small_encoder, small_of_gradients]
 def layers(module: nn.Module) -> dict[str, Any]:
     """All convolutions and linear layers, by name."""
     return {n: m for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+
+
+def every_logit(judged: Any) -> Tensor:
+    """All that was said, in one row."""
+    if isinstance(judged, Tensor):
+        return judged.flatten()
+    return torch.cat([x.flatten() for x in (judged.image, judged.pixels) if x is not None])
 
 
 # Sizes
@@ -184,13 +193,45 @@ def test_spectral_normalisation_of_all_but_the_ends(make: Any) -> None:
         for parameter in discriminator.parameters():
             parameter.mul_(3)  # whatever training made of them
         for _ in range(60):
-            discriminator(torch.rand(1, 3, 32, 32))
-    discriminator.eval()
+            iterate_powers([discriminator])
     for name, layer in layers(discriminator).items():
         free = name in FREE
         assert is_parametrized(layer) is not free, name
         value = largest_singular_value(layer.weight)
         assert (abs(value - 1) < 1e-3) is not free, (name, value)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_weights_are_normalised_once_for_all_passes(make: Any) -> None:
+    """The same verdicts and gradients as when every pass does it; no pass moves the vectors."""
+    plain, once = make(), make()
+    seen: list[nn.Module] = []
+    for layer in layers(once).values():
+        if is_parametrized(layer):
+            layer.parametrizations.weight.register_forward_hook(lambda m, *_: seen.append(m))
+    count = sum(is_parametrized(layer) for layer in layers(once).values())
+    before = {name: value.clone() for name, value in once.state_dict().items()}
+    images = [torch.rand(2, 3, 32, 32) for _ in range(2)]
+    with normalised_once([once]), torch.autocast("cpu", torch.bfloat16):
+        weights = [layer.weight for layer in layers(once).values()]
+        assert {weight.dtype for weight in weights} == {torch.float32}
+        for image in images:
+            once(image)
+    assert len(seen) == count
+    with normalised_once([once]):
+        found = [every_logit(once(image)) for image in images]
+    expected = [every_logit(plain(image)) for image in images]
+    for verdicts in (found, expected):
+        sum(verdict.sum() for verdict in verdicts).backward()
+        assert torch.equal(verdicts[1], expected[1])
+    for a, b in zip(once.parameters(), plain.parameters(), strict=True):
+        assert a.grad is not None
+        assert torch.allclose(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+    assert all(torch.equal(before[name], value) for name, value in once.state_dict().items())
+    iterate_powers([once])
+    moved = {name for name, value in once.state_dict().items() if not value.equal(before[name])}
+    assert moved
+    assert all(name.endswith(("_u", "_v")) for name in moved)
 
 
 @pytest.mark.parametrize("make", MAKERS)

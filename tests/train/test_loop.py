@@ -117,7 +117,7 @@ def test_stage_2_begins_with_the_averaged_weights_of_stage_1(
     begun: dict[str, dict[str, torch.Tensor]] = {}
     update = Training.update
 
-    def watched(self: Training, *batch: torch.Tensor) -> dict[str, float]:
+    def watched(self: Training, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
         state = {k: v.clone() for k, v in self.generator.state_dict().items()}
         begun.setdefault(self.name, state)
         return update(self, *batch)
@@ -248,6 +248,59 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     assert load_network(tmp_path / "generator.safetensors").facts["steps"] == 1
 
 
+@pytest.mark.parametrize("ends", ["save", "validation", "interrupt"])
+def test_steps_that_nobody_looked_at_are_looked_at_before_anything_is_written(
+    tiny_gan_recipe: Recipe,
+    photographs: Path,
+    unseen: Path,
+    tmp_path: Path,
+    complains: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: str,
+) -> None:
+    """A GPU's queue runs ahead of the losses; here nobody reads them before they are needed. The
+    generator itself stays sound."""
+    update = Training.update
+
+    def damaged(self: Training, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        losses = update(self, *batch)
+        if self.name == "stage2" and self.step == 2:
+            losses["decoder"] = losses["decoder"] * float("nan")
+        if ends == "interrupt" and self.name == "stage2" and self.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return losses
+
+    monkeypatch.setattr(Training, "update", damaged)
+    every = {"save": (6, 100), "validation": (100, 5), "interrupt": (100, 100)}[ends]
+    recipe = changed(tiny_gan_recipe, save_every=every[0], validate_every=every[1])
+    seen: list[tuple[str, int]] = []
+    run = Run(photographs, tmp_path, unseen, look_every=1e9)
+    with complains(SrtoolError, "(decoder)", "nan at step 2 of stage2", "learning rate of stage2"):
+        train(recipe, run, lambda p: seen.append((p.stage, p.step)))
+    assert seen == [("stage1", step) for step in range(1, 7)]
+    assert (newest(tmp_path)["stage"], newest(tmp_path)["step"]) == ("stage1", 6)
+    assert load_network(tmp_path / "generator.safetensors").facts["stage"] == "stage1"
+    assert load_network(tmp_path / "best.safetensors").facts["stage"] == "stage1"
+
+
+def test_what_is_looked_at_late_is_the_same(
+    tiny_gan_recipe: Recipe, photographs: Path, unseen: Path, tmp_path: Path
+) -> None:
+    recipe = changed(tiny_gan_recipe, validate_every=4)
+    reports: list[list[Progress]] = []
+    for out, every in (("each", 0.0), ("late", 1e9)):
+        reports.append([])
+        run = Run(photographs, tmp_path / out, unseen, look_every=every)
+        train(recipe, run, reports[-1].append)
+    for each, late in zip(*reports, strict=True):
+        assert (each.stage, each.step, each.losses) == (late.stage, late.step, late.losses)
+        assert (each.validation is None) == (late.validation is None) == (each.step not in (4, 6))
+    assert same(newest(tmp_path / "each"), newest(tmp_path / "late"))
+    for stage in ("stage1", "stage2"):
+        curves = [scalars(tmp_path / out / "tensorboard" / stage) for out in ("each", "late")]
+        assert curves[0] == curves[1]
+
+
 def test_weights_that_overflow_are_never_saved(
     tiny_recipe: Recipe,
     photographs: Path,
@@ -257,7 +310,7 @@ def test_weights_that_overflow_are_never_saved(
 ) -> None:
     update = Training.update
 
-    def overflow(self: Training, *batch: torch.Tensor) -> dict[str, float]:
+    def overflow(self: Training, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
         losses = update(self, *batch)
         self.generator.head.weight.data[0, 0] = float("inf") if self.step == 2 else 0.0
         return losses

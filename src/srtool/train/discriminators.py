@@ -10,6 +10,8 @@ processes, and spectral normalisation does the job of keeping the discriminator 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -17,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 LEVELS = 4  # halvings of the U-Net and of the plain encoder
@@ -196,3 +199,30 @@ def _initialise(module: nn.Module, normalised: bool) -> None:
             nn.init.zeros_(layer.bias)
         if normalised and name not in ENDS:
             spectral_norm(layer)
+    for normalised_layer in _normalised([module]):
+        normalised_layer.parametrizations.weight.eval()
+
+
+@contextmanager
+def normalised_once(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, weights are divided by their largest singular values once and not in every pass; in
+    float32, which autocast would not do."""
+    with parametrize.cached():
+        for layer in _normalised(modules):
+            layer.weight  # noqa: B018  put into the cache
+        yield
+
+
+@torch.no_grad()
+def iterate_powers(modules: Iterable[nn.Module]) -> None:
+    """One power iteration towards the largest singular value of every normalised weight: once an
+    update, as the weights move. Passes leave the vectors alone."""
+    for layer in _normalised(modules):
+        layer.parametrizations.weight.train()
+        layer.parametrizations.weight()
+        layer.parametrizations.weight.eval()
+
+
+def _normalised(modules: Iterable[nn.Module]) -> list[Any]:
+    layers = (layer for module in modules for layer in module.modules())
+    return [layer for layer in layers if parametrize.is_parametrized(layer, "weight")]

@@ -52,6 +52,8 @@ def estimates(recipe: Recipe, run: Run, note: Callable[[str], None]) -> list[Est
         waited, start = 0.0, time.perf_counter()
         for lr, hr in patches.batches(1, WARM_UP + MEASURED, training.share):
             training.update(lr, hr)
+            if accelerator.device.type == "cuda":
+                torch.cuda.synchronize(accelerator.device)
             if training.step == WARM_UP:
                 waited = patches.waited
             now = time.perf_counter()

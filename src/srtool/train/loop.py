@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from srtool.images.datasets import digest, load_dataset
 from srtool.networks.generator import Generator
 from srtool.networks.loading import load_network, save_generator
 from srtool.train.data.patches import Patches
+from srtool.train.losses.objective import Terms
 from srtool.train.recipe import AdversarialStage, Recipe
 from srtool.train.states import check_space, load_state, save_state, state_size, states_below
 from srtool.train.trainer import DIVERGED, Stage, Training, perceptual_losses
@@ -41,8 +43,8 @@ Metric = Callable[[NDArray[np.uint8]], float]
 
 @dataclass(frozen=True)
 class Progress:
-    """What is reported after a step. losses: every term, unweighted. seconds: of this step;
-    waited: of them, for data. validation: only on steps that validate."""
+    """What is reported of a step. losses: every term, unweighted. seconds: of this step, or until
+    a GPU had it in its queue; waited: of them, for data. validation: on steps that validate."""
 
     stage: str
     step: int
@@ -56,7 +58,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run reads and writes. metrics: lower is better; of one image, for validation."""
+    """Where a run reads and writes. metrics: lower is better; of one image, for validation.
+    look_every: seconds between two looks at the losses, which wait for the device; None: after
+    every step on a CPU, which has no queue, and every second on a GPU."""
 
     data: Path
     out: Path
@@ -65,6 +69,7 @@ class Run:
     only_stage: int | None = None
     device: str = "auto"
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    look_every: float | None = None
 
 
 def train(recipe: Recipe, run: Run, report: Callable[[Progress], None] = lambda p: None) -> Path:
@@ -123,6 +128,7 @@ def accelerator_from_recipe(recipe: Recipe, device: str) -> Accelerator:
         raise UsageError("precision: fp16 needs a GPU; set precision to bf16 or fp32 on a CPU")
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # another run may have been here
+    torch.backends.cudnn.benchmark = True  # patches have one size; validation turns it off
     precision = {"fp32": "no"}.get(recipe.precision, recipe.precision)
     # Stage 1 leaves the output of the gradient branch alone.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)]
@@ -182,40 +188,84 @@ class _Stage:
         if {digest(pair) for pair in self.pairs} & self.patches.digests():
             raise DataError(f"{run.validation}: shares images with {run.data}; validate on others")
         self.best = _best_so_far(run.out / BEST, training.name)
+        self.unseen: list[tuple[Progress, Terms]] = []
 
     def finish(self, report: Callable[[Progress], None]) -> None:
         """Train to the last step of the stage."""
         training, recipe, steps = self.training, self.recipe, self.training.stage.steps
-        saved = training.step
+        saved, every = training.step, self.run.look_every
+        if every is None:
+            every = 0.0 if training.accelerator.device.type == "cpu" else 1.0
         batches = self.patches.batches(training.step + 1, steps, training.share)
         with _curves(self.run.out, training, self.main) as board, closing(batches):
-            start, waited = time.perf_counter(), 0.0
+            start = looked = time.perf_counter()
+            waited = 0.0
             try:
                 for lr, hr in batches:
                     losses = training.update(lr, hr)
                     step, last = training.step, training.step == steps
-                    rate = training.stage.learning_rate_at(step)
-                    found = None
-                    if self.main and self.pairs and (last or step % recipe.validate_every == 0):
-                        found = validate(training.averaged(), self.pairs, self.run.metrics)
-                        self.keep_if_best(found)
-                    if board:
-                        _draw(board, step, losses, rate, found)
-                    if last or step % recipe.save_every == 0:
-                        self.save()
-                        saved = step
-                    seconds, start = time.perf_counter() - start, time.perf_counter()
                     paused, waited = self.patches.waited - waited, self.patches.waited
-                    if self.main:
-                        report(
-                            Progress(
-                                training.name, step, steps, losses, rate, seconds, paused, found
-                            )
-                        )
+                    rate, now = training.stage.learning_rate_at(step), time.perf_counter()
+                    progress = Progress(training.name, step, steps, {}, rate, now - start, paused)
+                    self.unseen.append((progress, losses))
+                    saves = last or step % recipe.save_every == 0
+                    validates = self.pairs and (last or step % recipe.validate_every == 0)
+                    if saves or validates or now - looked >= every:
+                        seen = self.look(board)
+                        found = self.validate(board) if validates and self.main else None
+                        if saves:
+                            self.save()
+                            saved = step
+                        now = looked = time.perf_counter()
+                        seen[-1] = replace(seen[-1], seconds=now - start, validation=found)
+                        for progress in seen if self.main else ():
+                            report(progress)
+                    start = now
             except KeyboardInterrupt:
                 if training.step > saved:
+                    self.look(board)
                     self.save()
                 raise
+
+    def look(self, board: SummaryWriter | None) -> list[Progress]:
+        """Read and draw the losses of all steps since the last look. SrtoolError where one of them
+        is no number: nothing has been written since."""
+        unseen, self.unseen = self.unseen, []
+        values = [value for _, losses in unseen for value in losses.values()]
+        numbers = iter(torch.stack(values).tolist() if values else [])
+        seen = []
+        for progress, losses in unseen:
+            read = dict(zip(losses, islice(numbers, len(losses)), strict=True))
+            for name, value in read.items():
+                if not math.isfinite(value):
+                    raise SrtoolError(
+                        f"the loss ({name}) became {value} at step {progress.step} of "
+                        f"{progress.stage}; " + DIVERGED.format(stage=progress.stage)
+                    )
+                if board:
+                    board.add_scalar(f"loss/{name}", value, progress.step)
+            if board:
+                board.add_scalar("learning_rate", progress.learning_rate, progress.step)
+            seen.append(replace(progress, losses=read))
+        return seen
+
+    def validate(self, board: SummaryWriter | None) -> Validation:
+        """Figures of the averaged weights; they are kept apart where none were better."""
+        training, step = self.training, self.training.step
+        found = validate(training.averaged(), self.pairs, self.run.metrics)
+        score = _score(found, training.name)
+        if score > self.best:
+            self.best = score
+            self.save_weights(self.run.out / BEST, found)
+        if board:
+            board.add_scalar("validation/psnr_y", found.psnr_y, step)
+            board.add_scalar("validation/psnr_y_deployed", found.deployed_psnr_y, step)
+            board.add_scalar("validation/largest_activation", found.largest_activation, step)
+            for name, value in found.scores.items():
+                board.add_scalar(f"validation/{name}", value, step)
+            for number, picture in enumerate(found.pictures):
+                board.add_image(f"validation/{number}", picture, step, dataformats="HWC")
+        return found
 
     def save(self) -> None:
         """Write the state to continue from, and the weights so far."""
@@ -242,13 +292,6 @@ class _Stage:
             facts["validation"] = {"psnr_y": found.psnr_y, **found.scores}
             facts["score"] = _score(found, self.training.name)
         save_generator(path, self.training.averaged(), facts)
-
-    def keep_if_best(self, found: Validation) -> None:
-        """Keep these weights apart where no earlier ones of the stage scored better."""
-        score = _score(found, self.training.name)
-        if score > self.best:
-            self.best = score
-            self.save_weights(self.run.out / BEST, found)
 
 
 def patches_of(training: Training, data: Path) -> Patches:
@@ -281,27 +324,6 @@ def _curves(out: Path, training: Training, main: bool) -> Iterator[SummaryWriter
     folder = str(out / "tensorboard" / training.name)
     with SummaryWriter(folder, purge_step=training.step + 1) as board:
         yield board
-
-
-def _draw(
-    board: SummaryWriter,
-    step: int,
-    losses: dict[str, float],
-    learning_rate: float,
-    found: Validation | None,
-) -> None:
-    for name, value in losses.items():
-        board.add_scalar(f"loss/{name}", value, step)
-    board.add_scalar("learning_rate", learning_rate, step)
-    if not found:
-        return
-    board.add_scalar("validation/psnr_y", found.psnr_y, step)
-    board.add_scalar("validation/psnr_y_deployed", found.deployed_psnr_y, step)
-    board.add_scalar("validation/largest_activation", found.largest_activation, step)
-    for name, value in found.scores.items():
-        board.add_scalar(f"validation/{name}", value, step)
-    for number, picture in enumerate(found.pictures):
-        board.add_image(f"validation/{number}", picture, step, dataformats="HWC")
 
 
 @contextmanager

@@ -8,10 +8,9 @@ off goes on as if it had not been.
 from __future__ import annotations
 
 import json
-import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,16 +21,23 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from srtool.errors import SrtoolError, UsageError
+from srtool.errors import UsageError
 from srtool.networks.generator import SCALE, Generator, GeneratorOutput
-from srtool.train.discriminators import Discriminator, GradientDiscriminator
+from srtool.train.discriminators import (
+    Discriminator,
+    GradientDiscriminator,
+    iterate_powers,
+    normalised_once,
+)
 from srtool.train.losses import terms as losses
 from srtool.train.losses.objective import (
     PRETRAIN,
     Discriminators,
+    Objective,
     Terms,
     discriminator_terms,
     generator_terms,
+    mixed_from_mask,
 )
 from srtool.train.recipe import AdversarialStage, PretrainStage, Recipe
 
@@ -76,21 +82,25 @@ class Training:
         self.plain: dict[str, nn.Module] = {"generator": generator}
         if isinstance(stage, AdversarialStage):
             self.plain |= _discriminators(stage).modules()
-        self.weights = (
+        self.rivals = {n: module for n, module in self.plain.items() if n != "generator"}
+        self.objective = Objective(
             stage.weights
             if isinstance(stage, AdversarialStage)
-            else PRETRAIN.model_copy(update={"gradient_branch": stage.gradient_branch})
+            else PRETRAIN.model_copy(update={"gradient_branch": stage.gradient_branch}),
+            perceptual_losses(stage, accelerator.device),
+            self._batch_mean,
         )
-        self.perceptual = perceptual_losses(stage, accelerator.device)
         self.wrapped: dict[str, Any] = {}
         for name, module in self.plain.items():
             module.to(accelerator.device).to(memory_format=torch.channels_last)
             if recipe.compile:
                 module.compile()
+                # Both sides go back through what is said of SR, one after the other.
+                torch._functorch.config.donated_buffer = False
             self.wrapped[name] = accelerator.prepare(module)
         self.optimizers = {"generator": self._optimizer(["generator"], stage.learning_rate)}
-        if rivals := [name for name in self.plain if name != "generator"]:
-            self.optimizers["discriminators"] = self._optimizer(rivals, stage.learning_rate)
+        if self.rivals:
+            self.optimizers["discriminators"] = self._optimizer([*self.rivals], stage.learning_rate)
         state = generator.state_dict()
         self.ema = {k: v.clone() for k, v in state.items()} if stage.ema else None
 
@@ -114,120 +124,104 @@ class Training:
         start = part * self.accelerator.process_index
         return slice(start, start + part)
 
-    def update(self, lr: Tensor, hr: Tensor) -> dict[str, float]:
+    def update(self, lr: Tensor, hr: Tensor) -> Terms:
         """One step on this process's share of a batch of uint8 images: (n, 3, p / 4, p / 4) or,
         mixed with HR pixels, (n, 3, p, p), and (n, 3, p, p).
 
         Returns every term of the losses, unweighted, and "total", what the generator minimises;
-        in the first `warm_up` steps the discriminators' terms alone.
+        in the first `warm_up` steps the discriminators' terms alone. They stay on the device, so
+        that nothing waits for it: whoever reads them does, and looks whether they are numbers.
         """
         if self.recipe.generator.head == "unshuffle" and lr.shape != hr.shape:
             lr = F.interpolate(lr, scale_factor=float(SCALE), mode="nearest")
-        device, count = self.accelerator.device, self.recipe.accumulate
+        count = self.recipe.accumulate
         images = [
-            x.to(device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
-            / 255
+            self._placed(x).to(torch.float32, memory_format=torch.channels_last) / 255
             for x in (lr, hr)
         ]
-        parts = list(zip(*(x.chunk(count) for x in images), strict=True))
-        rivals = Discriminators(
-            self.plain.get("discriminator"), self.plain.get("gradient_discriminator")
-        )
-        learns = self.step >= getattr(self.stage, "warm_up", 0)  # the generator, too
-        if learns:
-            with rivals.frozen():
-                terms, made = self._generator_step(parts, rivals)
-        else:
-            terms = {}
-            with torch.no_grad():
-                made = [self.wrapped["generator"](lr).image.float() for lr, _ in parts]
+        masks = self._masks()
+        of_masks = masks.chunk(count) if masks is not None else [None] * count
+        parts = zip(*(x.chunk(count) for x in images), of_masks, strict=True)
+        warm = self.step >= getattr(self.stage, "warm_up", 0)
+        learns = warm or not self.rivals  # the generator, too
+        sides = [side for side in self.optimizers if learns or side != "generator"]
+        for side in sides:
+            self.optimizers[side].zero_grad(set_to_none=True)
+        terms: Terms = {}
+        for number, (low, high, mask) in enumerate(parts, start=1):
+            with ExitStack() as stack:
+                if number < count:  # processes exchange gradients with the last part only
+                    for module in self.wrapped.values():
+                        stack.enter_context(self.accelerator.no_sync(module))
+                stack.enter_context(normalised_once(self.rivals.values()))
+                for name, term in self._part(low, high, mask, learns).items():
+                    terms[name] = terms.get(name, 0) + term.detach() / count
+        means = self.accelerator.reduce(torch.stack(list(terms.values())), "mean")
         with _interrupt_held_back():
-            if "discriminators" in self.optimizers:
-                terms |= self._discriminator_step(parts, made)
-            for side in self.optimizers:
-                if learns or side != "generator":
-                    self._apply(side)
+            for side in sides:
+                self._apply(side)
             self.step += 1
             self._average()
-        return terms
+        return dict(zip(terms, means.unbind(), strict=True))
 
-    def _generator_step(
-        self, parts: list[tuple[Tensor, ...]], rivals: Discriminators
-    ) -> tuple[dict[str, float], list[Tensor]]:
-        """Gradients of L_G on the generator; returns the terms and the images, detached."""
-        made: list[Tensor] = []
-        shift: tuple[int, int] | None = None
-        if getattr(self.stage, "lpips_shift", False):
-            random = np.random.default_rng([self.recipe.seed, self.step + 1, 2])
-            shift = (int(random.integers(SCALE)), int(random.integers(SCALE)))
+    def _placed(self, x: Tensor) -> Tensor:
+        """On the device, copied while it computes: from memory that the system cannot move."""
+        if self.accelerator.device.type == "cuda":
+            x = x.pin_memory()
+        return x.to(self.accelerator.device, non_blocking=True)
 
-        def terms_of(part: int) -> Terms:
-            lr, hr = parts[part]
-            output: GeneratorOutput = self.wrapped["generator"](lr)
-            made.append(output.image.detach().float())
-            terms = generator_terms(
-                output, hr, self.weights, rivals, self.perceptual, self._batch_mean, shift
-            )
-            weighted = [getattr(self.weights, name) * term for name, term in terms.items()]
-            return {**terms, "total": torch.stack(weighted).sum()}
-
-        return self._gradients("generator", terms_of, len(parts)), made
-
-    def _discriminator_step(
-        self, parts: list[tuple[Tensor, ...]], made: list[Tensor]
-    ) -> dict[str, float]:
-        """Gradients of the discriminators' losses on them."""
-        assert isinstance(self.stage, AdversarialStage)
+    def _masks(self) -> Tensor | None:
+        """This process's CutMix masks, in the steps that mix."""
+        if not isinstance(self.stage, AdversarialStage) or "discriminator" not in self.plain:
+            return None
         step, cutmix = self.step + 1, self.stage.cutmix
         random = np.random.default_rng([self.recipe.seed, step, 1])
         mix = random.uniform() < losses.cutmix_probability(step, cutmix.ramp, cutmix.probability)
-        masks: list[Tensor | None] = [None] * len(parts)
-        if mix and self.stage.discriminator.kind == "unet":
-            drawn = losses.cutmix_masks(random, self.stage.batch, self.stage.patch)[self.share]
-            masks = list(drawn.to(self.accelerator.device).chunk(len(parts)))
+        if not mix or self.stage.discriminator.kind != "unet":
+            return None
+        masks = losses.cutmix_masks(random, self.stage.batch, self.stage.patch)
+        return self._placed(masks[self.share])
+
+    def _part(self, lr: Tensor, hr: Tensor, mask: Tensor | None, learns: bool) -> Terms:
+        """Gradients of both sides on a part of a batch, all at the same weights: HR and SR are
+        judged once, for both."""
         rivals = Discriminators(
             self.wrapped.get("discriminator"), self.wrapped.get("gradient_discriminator")
         )
+        with torch.set_grad_enabled(learns):
+            output: GeneratorOutput = self.wrapped["generator"](lr)
+        sr = output.image.float()
+        real, fake = rivals.judge(hr), rivals.judge(sr)
+        terms: Terms = {}
+        if self.rivals:
+            mixed = None
+            if mask is not None and rivals.image is not None:
+                mixed = mixed_from_mask(rivals.image, mask, hr, sr)
+            found = discriminator_terms(real, fake, mixed, self._batch_mean)
+            self._backward("discriminators", found.values(), retain_graph=learns)
+            terms = {name: term.detach() for name, term in found.items()}
+            real, mixed, found = real.detached(), None, {}  # their graphs are of no more use
+        if learns:
+            found = generator_terms(self.objective, output, hr, real, fake, self._shift())
+            weighted = [getattr(self.objective.weights, n) * term for n, term in found.items()]
+            self._backward("generator", weighted)
+            terms |= found | {"total": torch.stack(weighted).sum()}
+        return terms
 
-        def terms_of(part: int) -> Terms:
-            hr = parts[part][1]
-            terms = discriminator_terms(made[part], hr, masks[part], rivals, self._batch_mean)
-            return {**terms, "total": torch.stack(list(terms.values())).sum()}
+    def _shift(self) -> tuple[int, int] | None:
+        """Where LPIPS looks in this step."""
+        if not getattr(self.stage, "lpips_shift", False):
+            return None
+        random = np.random.default_rng([self.recipe.seed, self.step + 1, 2])
+        return int(random.integers(SCALE)), int(random.integers(SCALE))
 
-        found = self._gradients("discriminators", terms_of, len(parts))
-        found.pop("total")
-        return found
+    def _backward(self, side: str, terms: Iterable[Tensor], retain_graph: bool = False) -> None:
+        """Add the gradients of a sum of terms to the parameters of one side alone."""
+        total = torch.stack(list(terms)).sum() / self.recipe.accumulate
+        self.accelerator.backward(total, inputs=self._parameters(side), retain_graph=retain_graph)
 
-    def _gradients(self, side: str, terms_of: Any, parts: int) -> dict[str, float]:
-        """Add up the gradients of all parts; the terms are means over parts and processes.
-
-        SrtoolError where one of them is no finite number: nothing has been updated yet.
-        """
-        self.optimizers[side].zero_grad(set_to_none=True)
-        modules = [
-            m for n, m in self.wrapped.items() if (n == "generator") == (side == "generator")
-        ]
-        sums: Tensor | None = None
-        names: list[str] = []
-        for part in range(parts):
-            with ExitStack() as stack:
-                if part < parts - 1:  # processes exchange gradients with the last part only
-                    for module in modules:
-                        stack.enter_context(self.accelerator.no_sync(module))
-                terms = terms_of(part)
-                self.accelerator.backward(terms["total"] / parts)
-            names = list(terms)
-            values = torch.stack([term.detach() for term in terms.values()]) / parts
-            sums = values if sums is None else sums + values
-        assert sums is not None
-        means = self.accelerator.reduce(sums, "mean").tolist()
-        for name, value in zip(names, means, strict=True):
-            if not math.isfinite(value):
-                raise SrtoolError(
-                    f"the loss ({name}) became {value} at step {self.step + 1} of {self.name}; "
-                    + DIVERGED.format(stage=self.name)
-                )
-        return dict(zip(names, means, strict=True))
+    def _parameters(self, side: str) -> list[nn.Parameter]:
+        return [p for group in self.optimizers[side].param_groups for p in group["params"]]
 
     def _apply(self, side: str) -> None:
         """Clip the gradients of one side and update its weights."""
@@ -239,9 +233,10 @@ class Training:
             group["lr"] = rate
         if self.recipe.clip_norm is not None:
             self.accelerator.unscale_gradients(optimizer)
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
+            nn.utils.clip_grad_norm_(self._parameters(side), self.recipe.clip_norm)
         optimizer.step()
+        if side == "discriminators":
+            iterate_powers(self.rivals.values())
 
     def _batch_mean(self, x: Tensor) -> Tensor:
         """The mean over the shares of all processes, with a gradient to each."""
@@ -269,7 +264,8 @@ class Training:
     def finite(self) -> bool:
         """Whether every weight is a number; a checkpoint of others would be of no use."""
         states = [module.state_dict() for module in self.plain.values()]
-        return all(bool(x.isfinite().all()) for state in states for x in state.values())
+        found = [x.isfinite().all() for state in states for x in state.values()]
+        return bool(torch.stack(found).all())
 
     def state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
