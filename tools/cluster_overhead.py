@@ -1,18 +1,18 @@
 """What a Ray cluster costs beside plain shards, on one machine of at least two cores.
 
-    python tools/cluster_overhead.py [--rounds 3] [--few 40] [--many 200] [--side 64]
+    python tools/cluster_overhead.py results/cluster.json [--side 64] [--count 800] [--rounds 3]
 
-Two workers of one CPU against two `srtool infer --shard` processes of one CPU, in turn, on a few
-and on many pictures of one size. Start-up is what the few take less their share of the slope;
-steady is the slope: seconds a picture. Prints both, and the ratio of the slopes, 1 where Ray costs
-nothing, as JSON.
+Two workers of one CPU against two `srtool infer --shard` processes of one CPU, in turn, on pictures
+of one size. Start-up is the time until the first result lies there; the steady rate is that of the
+results from the first fifth to the last, by when their files were written; the tail is what passes
+from then on that would not at the steady rate. `--single` sends each picture alone as well: what is
+more then is the cost of a batch. Adds its figures to the JSON file by the side of the pictures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,68 +24,65 @@ import numpy as np
 
 from srtool.images.picture import Picture
 from srtool.images.writing import write_image
+from srtool.version import __version__
+
+SHARDS = [["--shard", "1/2"], ["--shard", "2/2"]]
+RAY = [["--cluster", "local", "--workers", "2"]]
+WAYS = {"shards": ("", SHARDS), "ray": ("", RAY), "single": ("pool.BATCH_FILES = 1; ", RAY)}
 
 
-def seconds(photographs: Path, ray: bool) -> float:
-    """How long all of them take."""
-    infer = [sys.executable, "-m", "srtool", "infer", str(photographs), "--threads", "1", "-q"]
+def run(photographs: Path, way: str) -> dict[str, float]:
+    """Start-up, steady pictures a second, tail and the whole, in seconds, of one way."""
+    before, commands = WAYS[way]
+    code = f"from srtool.cluster import pool; {before}from srtool.cli.main import main; main()"
+    infer = [sys.executable, "-c", code, "infer", str(photographs), "--threads", "1", "-q"]
     with tempfile.TemporaryDirectory() as out:
-        infer += ["-o", out]
-        more = (
-            [["--cluster", "local", "--workers", "2"]]
-            if ray
-            else [["--shard", "1/2"], ["--shard", "2/2"]]
-        )
-        start = time.perf_counter()
-        running = [
-            subprocess.Popen([*infer, *each], stdout=subprocess.DEVNULL, env=dict(os.environ))
-            for each in more
-        ]
+        start = time.time()
+        running = [subprocess.Popen([*infer, "-o", out, *more]) for more in commands]
         codes = [process.wait() for process in running]
-        taken = time.perf_counter() - start
-        made = len(list(Path(out).rglob("*.png")))
-    expected = len(list(photographs.iterdir()))
-    if any(codes) or made != expected:
-        raise SystemExit(f"exit codes {codes}, {made} results of {expected}")
-    return taken
+        whole = time.time() - start
+        written = sorted(path.stat().st_mtime - start for path in Path(out).rglob("*.png"))
+    count = len(list(photographs.iterdir()))
+    if any(codes) or len(written) != count:
+        raise SystemExit(f"{way}: exit codes {codes}, {len(written)} results of {count}")
+    first, last = count // 5, count * 4 // 5
+    rate = (last - first) / (written[last] - written[first])
+    tail = whole - written[last] - (count - 1 - last) / rate
+    return {"start-up s": written[0], "pictures/s": rate, "tail s": tail, "whole s": whole}
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure, and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, value in (("rounds", 3), ("few", 40), ("many", 200), ("side", 64)):
+    parser.add_argument("out", type=Path)
+    for name, value in (("side", 64), ("count", 800), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--single", action="store_true")
     asked = parser.parse_args()
     random = np.random.default_rng(1)
+    ways = [way for way in WAYS if way != "single" or asked.single]
+    rounds = []
     with tempfile.TemporaryDirectory() as name:
-        folders = {}
-        for label, count in (("few", asked.few), ("many", asked.many)):
-            folders[label] = Path(name, label)
-            for number in range(count):
-                pixels = random.integers(0, 256, (asked.side, asked.side, 3), np.uint8)
-                write_image(folders[label] / f"{number}.png", Picture(pixels))
-        taken: dict[str, list[dict[str, float]]] = {"shards": [], "ray": []}
+        for number in range(asked.count):
+            pixels = random.integers(0, 256, (asked.side, asked.side, 3), np.uint8)
+            write_image(Path(name, f"{number}.png"), Picture(pixels))
         for _ in range(asked.rounds):
-            round_ = {
-                kind: {label: seconds(path, kind == "ray") for label, path in folders.items()}
-                for kind in taken
-            }
-            for kind, found in round_.items():
-                slope = (found["many"] - found["few"]) / (asked.many - asked.few)
-                start_up = found["few"] - slope * asked.few
-                taken[kind].append({**found, "steady": slope, "start-up": start_up})
-    middle = {
-        kind: {key: statistics.median(one[key] for one in found) for key in found[0]}
-        for kind, found in taken.items()
+            rounds.append({way: run(Path(name), way) for way in ways})
+    ratios = [each["ray"]["pictures/s"] / each["shards"]["pictures/s"] for each in rounds]
+    found: dict[str, object] = {
+        "count": asked.count,
+        "srtool": __version__,
+        "ratios": ratios,
+        "ratio": statistics.median(ratios),
     }
-    ratios = [
-        shards["steady"] / ray["steady"]
-        for shards, ray in zip(taken["shards"], taken["ray"], strict=True)
-    ]
-    steady = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
-    result: dict[str, object] = {"asked": vars(asked), "seconds": middle}
-    result["shards over ray"] = steady
-    print(json.dumps(result, indent=1))  # noqa: T201
+    for way in ways:
+        found[way] = {
+            key: statistics.median(each[way][key] for each in rounds) for key in rounds[0][way]
+        }
+    record = json.loads(asked.out.read_text()) if asked.out.exists() else {}
+    record.setdefault("overhead", {})[str(asked.side)] = found
+    asked.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(found, indent=1))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from typing import Any
 from unittest import mock
 
 from srtool.cluster import items
-from srtool.cluster.pool import Cluster, batches_of, connected, rows_of
+from srtool.cluster.connection import Cluster, connected
+from srtool.cluster.pool import batches_of, rows_of
 from srtool.cluster.storage import Folder
 
 

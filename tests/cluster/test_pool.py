@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from srtool.cluster.connection import Cluster, connected
 from srtool.cluster.items import Item
-from srtool.cluster.pool import BATCH_BYTES, BATCH_FILES, Cluster, batches_of
+from srtool.cluster.pool import BATCH_BYTES, BATCH_FILES, batches_of
 from srtool.errors import UsageError
 
 # Ray warns of its own ways
@@ -24,6 +27,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
+
+# As /proc/net has them
+LOOPBACK = "0100007F"
+LOOPBACK_4IN6 = "0000000000000000FFFF00000100007F"
+LOOPBACK_6 = "00000000000000000000000001000000"
 
 # In a worker's process: opening a file called "killer" ends it; "once" does so the first time.
 DEATH = """
@@ -50,6 +58,15 @@ def test_batches_hold_many_small_pictures_and_one_large() -> None:
     assert max(map(len, batches)) <= BATCH_FILES
     assert [item.source for item in next(b for b in batches if b[0].source == "large")] == ["large"]
     assert batches_of([]) == []
+
+
+def test_batches_get_smaller_so_that_workers_end_together() -> None:
+    items = [Item(f"{n}", f"{n}", 1000) for n in range(1000)]
+    sizes = list(map(len, batches_of(items, workers=4)))
+    assert sum(sizes) == 1000
+    assert max(sizes) == BATCH_FILES
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-4:] == [1, 1, 1, 1]
 
 
 @pytest.fixture(scope="module")
@@ -185,15 +202,79 @@ def test_an_interrupt_ends_the_job_and_leaves_the_cluster_clean(
         ray.shutdown()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nearby"])
+def test_where_no_cluster_answers_that_is_said_at_once(address: str) -> None:
+    with pytest.raises(UsageError) as caught, connected(Cluster(address)):
+        pass
+    assert caught.value.found == address
+    assert caught.value.parameter == "cluster"
+
+
 @pytest.mark.slow
-def test_no_cluster_is_joined_by_accident(
-    run: Callable[..., Any], photographs: Path, tmp_path: Path
+def test_through_the_client_of_a_machine_outside(
+    nodes: Any,
+    run: Callable[..., Any],
+    infer: Callable[..., Any],
+    photographs: Path,
+    tmp_path: Path,
 ) -> None:
+    """ray://, whose driver cannot run Ray Data itself."""
+    (photographs / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    (photographs / "killer.png").write_bytes((photographs / "0" / "0.png").read_bytes())
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    client = [sys.executable, "-m", "ray.util.client.server", "--address", nodes.address]
+    with subprocess.Popen([*client, "--host", "127.0.0.1", "--port", str(port)]) as server:
+        try:
+            await_port(port)
+            options = ("--cluster", f"ray://127.0.0.1:{port}", "--workers", "2")
+            result = run("infer", photographs, "-o", tmp_path / "out", *options, "--json")
+        finally:
+            server.terminate()
+    assert result.code == 1
+    assert '"failed": 2' in result.out
+    assert "killer.png" in result.err
+    assert run("infer", photographs / "0", photographs / "1", "-o", tmp_path / "here").code == 0
+    there = {Path(name).name: data for name, data in files_in(tmp_path / "out").items()}
+    assert there == files_in(tmp_path / "here")
+
+
+def await_port(port: int) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        time.sleep(0.2)
+    pytest.fail(f"nobody listens on port {port}")
+
+
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_listens_to_it_alone(photographs: Path, tmp_path: Path) -> None:
+    """Whoever can reach a port of Ray's can have code run."""
     pytest.importorskip("ray")
-    result = run("infer", photographs, "-o", tmp_path / "out", "--cluster", "127.0.0.1:1")
-    assert result.code == 2
-    assert "127.0.0.1:1" in result.err
-    assert not files_in(tmp_path / "out")
+    command = [sys.executable, "-m", "srtool", "infer", str(photographs), "-o", str(tmp_path / "o")]
+    before = listening_to_others()
+    seen: set[str] = set()
+    with subprocess.Popen([*command, "--cluster", "local", "--workers", "1"]) as process:
+        while process.poll() is None:
+            seen |= listening_to_others() - before
+            time.sleep(0.2)
+    assert process.returncode == 0
+    assert len(files_in(tmp_path / "o")) == 9
+    assert not seen
+
+
+def listening_to_others() -> set[str]:
+    """The addresses, other than of the loopback, on which anybody here listens (Linux)."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            address = local.partition(":")[0]
+            if state == "0A" and address not in (LOOPBACK, LOOPBACK_4IN6, LOOPBACK_6):
+                found.add(local)
+    return found
 
 
 def test_a_cluster_needs_room_for_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:

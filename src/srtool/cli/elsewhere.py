@@ -12,9 +12,9 @@ import typer
 
 from srtool.cli import needing
 from srtool.cli import progress as console
+from srtool.cluster.connection import Cluster
 from srtool.cluster.engines import fetched_engine
 from srtool.cluster.items import Asked, items_from_inputs
-from srtool.cluster.pool import Cluster
 from srtool.cluster.run import status_of, upscale_by_many, upscale_stored
 from srtool.cluster.storage import is_url
 from srtool.cluster.work import Work

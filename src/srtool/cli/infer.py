@@ -153,7 +153,7 @@ def infer(
     ending = format.value if format else None
     if cluster or any("://" in text for text in (*named, out, engine or "")):
         from srtool.cli.elsewhere import Task, infer_elsewhere
-        from srtool.cluster.pool import Cluster
+        from srtool.cluster.connection import Cluster
         from srtool.cluster.work import Work
 
         work = Work(backend.value, precision.value, fallback, threads, options)

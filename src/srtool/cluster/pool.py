@@ -4,19 +4,20 @@ Ray Data hands batches of pictures to actors; each runs the folder pipeline of o
 batch. An actor that dies is started again and its batch is done once more, twice at most. What
 was asked is compared with what was reported, and what is missing is tried again one by one, so
 that a picture which ends every process it meets costs no other one.
+
+Ray's client, ray://, cannot drive Ray Data: for it an actor of the cluster does.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from srtool.cluster.connection import Cluster
 from srtool.cluster.engines import Package, unpack
 from srtool.cluster.items import Item
 from srtool.cluster.staging import Stage, Stages, upscale_staged
@@ -29,21 +30,11 @@ from srtool.runtime.inputs import Job
 from srtool.runtime.opening import open_engine
 from srtool.version import __version__
 
+T = TypeVar("T")
+
 TRIES = 3  # of a batch whose worker dies
 BATCH_FILES = 64
 BATCH_BYTES = 32_000_000  # of files; a larger picture is a batch of its own
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """address: "local" for one on this machine, "auto" for the one that this machine belongs to,
-    or ray://host:port. workers: default, as many as the CPUs or GPUs allow. threads: CPUs of each.
-    gpus: of each, also a share of one."""
-
-    address: str
-    workers: int | None = None
-    threads: int = 1
-    gpus: float = 0.0
 
 
 class Worker:
@@ -98,36 +89,6 @@ class Worker:
         return upscale_staged(jobs, self._engine, options, self._stages)
 
 
-@contextmanager
-def connected(cluster: Cluster) -> Iterator[None]:
-    """A connection to the cluster, ended on the way out, and with it every actor of ours. A local
-    cluster is started and stopped. Nothing is attached to by accident: RAY_ADDRESS does not count.
-    UsageError where there is no cluster at the address."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is said by us
-    import ray
-
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    # Below the logger that Ray Data configures itself: a traceback for each worker that dies
-    logging.getLogger("ray.data._internal").setLevel(logging.CRITICAL)
-    if ray.is_initialized():
-        raise UsageError("this process is connected to a Ray cluster already")
-    own: dict[str, Any] = {"include_dashboard": False} if cluster.address == "local" else {}
-    try:
-        ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False, **own)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"no Ray cluster at {cluster.address} ({reason}); `local` starts one on this machine",
-            parameter="cluster",
-            found=cluster.address,
-        ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 def upscale_on_cluster(
     items: Sequence[Item], package: Package, work: Work, cluster: Cluster
 ) -> Iterator[tuple[Item, Event]]:
@@ -136,28 +97,33 @@ def upscale_on_cluster(
     import ray
 
     shipped = (package.main, package.digest, ray.put(package))
+    through = _through_client if cluster.is_client else _through
+    workers = cluster.workers or _workers(cluster)
     asked = {item.source: item for item in items}
-    for batches in (batches_of(items), None):
+    for batches in (batches_of(items, workers), None):
         # The second time alone, so that a picture that ends its worker ends with nothing else
         again = [[item] for item in asked.values()] if batches is None else batches
-        for item, event in _through(again, shipped, work, cluster):
-            if event.kind == "note" or asked.pop(item.source, None) is not None:
-                yield item, event
+        for happened in through(again, shipped, work, replace(cluster, workers=workers)):
+            for item, event in happened:
+                if event.kind == "note" or asked.pop(item.source, None) is not None:
+                    yield item, event
     for item in asked.values():
         message = f"{item.source}: ended every worker that took it, {TRIES} when it was alone"
         yield item, Event(_job(item), "failed", message, error=ImageError(message))
 
 
-def batches_of(items: Iterable[Item]) -> list[list[Item]]:
-    """Batches of many small pictures; a large one is alone."""
+def batches_of(items: Sequence[Item], workers: int = 1) -> list[list[Item]]:
+    """Batches of many small pictures; a large one is alone. Towards the end they get smaller, so
+    that the workers end together."""
     batches: list[list[Item]] = []
     room = count = 0
-    for item in items:
-        if not batches or item.bytes > room or count == BATCH_FILES:
+    for number, item in enumerate(items):
+        if not batches or item.bytes > room or count == 0:
             batches.append([])
-            room, count = BATCH_BYTES, 0
+            share = (len(items) - number) // (3 * workers)
+            room, count = BATCH_BYTES, max(1, min(BATCH_FILES, share))
         batches[-1].append(item)
-        room, count = room - item.bytes, count + 1
+        room, count = room - item.bytes, count - 1
     return batches
 
 
@@ -169,10 +135,13 @@ def rows_of(batches: list[list[Item]]) -> Any:
     return ray.data.from_items(rows, override_num_blocks=len(rows))
 
 
+Happened = list[tuple[Item, Event]]
+
+
 def _through(
     batches: list[list[Item]], shipped: tuple[str, str, Any], work: Work, cluster: Cluster
-) -> Iterator[tuple[Item, Event]]:
-    """What the pool reports; nothing of a batch whose worker died each time."""
+) -> Iterator[Happened]:
+    """What the pool reports of each batch; nothing of one whose worker died each time."""
     from ray.data import ActorPoolStrategy, DataContext
 
     if not batches:
@@ -180,31 +149,64 @@ def _through(
     context = DataContext.get_current()
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
-    workers = min(cluster.workers or _workers(cluster), len(batches))
-    results = rows_of(batches).map_batches(
-        Worker,
-        batch_size=1,
-        compute=ActorPoolStrategy(size=workers),
-        num_cpus=cluster.threads,
-        num_gpus=cluster.gpus,
-        fn_constructor_args=(shipped, work, __version__),
-        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": TRIES - 1},
-    )
+    assert cluster.workers
+    workers = min(cluster.workers, len(batches))
+    with warnings.catch_warnings():  # of what goes in 2.64, which pyproject.toml excludes
+        warnings.simplefilter("ignore")
+        results = rows_of(batches).map_batches(
+            Worker,
+            batch_size=1,
+            # One that is worked on and one that waits: more would pile up at the first to start
+            compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            num_cpus=cluster.threads,
+            num_gpus=cluster.gpus,
+            fn_constructor_args=(shipped, work, __version__),
+            max_restarts=-1,
+            max_task_retries=TRIES - 1,
+        )
     rounds = iter(results.iter_batches(batch_size=None, prefetch_batches=0))
-    while (result := _next(rounds)) is not None:
+    while (result := _got(lambda: next(rounds, None))) is not None:
         for row in result["happened"]:
-            for found in row:
-                item = Item(**found.pop("item"))
-                error = ImageError(found["message"]) if found["kind"] == "failed" else None
-                yield item, Event(job=_job(item), error=error, **found)
+            yield [_told(found) for found in row]
 
 
-def _next(results: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+def _told(found: dict[str, Any]) -> tuple[Item, Event]:
+    item = Item(**found.pop("item"))
+    error = ImageError(found["message"]) if found["kind"] == "failed" else None
+    return item, Event(job=_job(item), error=error, **found)
+
+
+class Driver:
+    """An actor that drives Ray Data."""
+
+    def __init__(self, *asked: Any) -> None:
+        self._rounds = _through(*asked)
+
+    def take(self) -> Happened | EngineError | None:
+        """What the pool reports of the next batch, or why it cannot; None at the end."""
+        try:
+            return next(self._rounds, None)
+        except EngineError as error:
+            return error
+
+
+def _through_client(*asked: Any) -> Iterator[Happened]:
+    """`_through`, in the cluster."""
+    import ray
+
+    driver: Any = ray.remote(num_cpus=0)(Driver).remote(*asked)
+    while (happened := _got(lambda: ray.get(driver.take.remote()))) is not None:
+        if isinstance(happened, EngineError):
+            raise happened
+        yield happened
+
+
+def _got(ask: Callable[[], T]) -> T:
     """EngineError where no worker can start: that is what ends the whole."""
     from ray.exceptions import RayError
 
     try:
-        return next(results, None)
+        return ask()
     except RayError as error:
         reason = str(error).strip().splitlines()[-1][:300]
         raise EngineError(f"the workers of the cluster cannot start: {reason}") from None

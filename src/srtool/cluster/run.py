@@ -9,9 +9,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from srtool.cluster.connection import Cluster, connected
 from srtool.cluster.engines import package_from_engine
 from srtool.cluster.items import Asked, Item, fetch_indexes, sorted_out
-from srtool.cluster.pool import Cluster, connected, upscale_on_cluster
+from srtool.cluster.pool import upscale_on_cluster
 from srtool.cluster.staging import Stage, Stages, upscale_staged
 from srtool.cluster.work import Work
 from srtool.manifest import read_manifest

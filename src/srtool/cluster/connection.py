@@ -1,0 +1,92 @@
+"""The connection to a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from srtool.errors import UsageError
+
+PATIENCE = 5.0  # seconds for a machine to answer
+_ADDRESS = re.compile(r"(ray://)?\[?([^/\s]+?)\]?:(\d{1,5})")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """address: "local" for one on this machine, "auto" for the one that this machine belongs to,
+    or ray://host:port. workers: default, as many as the CPUs or GPUs allow. threads: CPUs of each.
+    gpus: of each, also a share of one."""
+
+    address: str
+    workers: int | None = None
+    threads: int = 1
+    gpus: float = 0.0
+
+    @property
+    def is_client(self) -> bool:
+        """Whether this machine is none of the cluster's and goes through Ray's client."""
+        return self.address.startswith("ray://")
+
+
+@contextmanager
+def connected(cluster: Cluster) -> Iterator[None]:
+    """A connection to the cluster, ended on the way out, and with it every actor of ours. A local
+    cluster is started, for this machine alone, and stopped. Nothing is attached to by accident:
+    RAY_ADDRESS does not count. UsageError where there is no cluster at the address."""
+    is_local = cluster.address == "local"
+    if not is_local and cluster.address != "auto":
+        _check_answers(cluster.address)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is said by us
+    if is_local:  # by its name for other systems: listen on 127.0.0.1 only
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # Below the logger that Ray Data configures itself: a traceback for each worker that dies
+    for name in ("ray.data._internal", "ray.data.exceptions"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        raise UsageError("this process is connected to a Ray cluster already")
+    own: dict[str, Any] = {"include_dashboard": False} if is_local else {}
+    try:
+        ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False, **own)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        if not is_local and "RAY_AUTH_MODE" not in os.environ:
+            reason += "; where it asks for a token, set RAY_AUTH_MODE=token"
+        raise _none_at(cluster.address, reason) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself asks for minutes, and says why each time. UsageError where nobody listens."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None:
+        raise UsageError(
+            f"{address}: is no address of a Ray cluster; expected local, auto or ray://host:port",
+            parameter="cluster",
+            found=address,
+            expected="local, auto or ray://host:port",
+        )
+    try:
+        socket.create_connection((found[2], int(found[3])), PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise _none_at(address, getattr(error, "strerror", None) or str(error)) from None
+
+
+def _none_at(address: str, reason: str) -> UsageError:
+    return UsageError(
+        f"no Ray cluster at {address} ({reason}); `local` starts one on this machine",
+        parameter="cluster",
+        found=address,
+    )
