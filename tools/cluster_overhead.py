@@ -61,13 +61,11 @@ def main() -> None:
     asked = parser.parse_args()
     random = np.random.default_rng(1)
     ways = [way for way in WAYS if way != "single" or asked.single]
-    rounds = []
     with tempfile.TemporaryDirectory() as name:
         for number in range(asked.count):
             pixels = random.integers(0, 256, (asked.side, asked.side, 3), np.uint8)
             write_image(Path(name, f"{number}.png"), Picture(pixels))
-        for _ in range(asked.rounds):
-            rounds.append({way: run(Path(name), way) for way in ways})
+        rounds = [{way: run(Path(name), way) for way in ways} for _ in range(asked.rounds)]
     ratios = [each["ray"]["pictures/s"] / each["shards"]["pictures/s"] for each in rounds]
     found: dict[str, object] = {
         "count": asked.count,
