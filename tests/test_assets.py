@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import pyvips
 from typer.testing import CliRunner
 
-from srtool import assets
+from srtool import archives, assets
+from srtool.archives import DataSet, add_archive, fetch_data_set, pictures_in
 from srtool.assets import (
     Asset,
     add_asset,
@@ -26,6 +31,7 @@ from srtool.assets import (
 )
 from srtool.cli.main import app
 from srtool.errors import AssetError, UsageError
+from srtool.images.datasets import dataset_from_folder, digest_of, load_pair
 
 Complains = Callable[..., Any]
 
@@ -339,3 +345,173 @@ def test_the_commands(asset: Asset, site: Site, cache: Path, tmp_path: Path) -> 
     source.write_bytes(CONTENT)
     added = run(app, ["assets", "add", str(source)])
     assert added.stdout.split() == [str(cache / "thing.bin")]
+
+
+# Data sets: real archives of tiny pictures, through the same server
+
+
+def picture(seed: int, side: int = 16) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    found: bytes = pyvips.Image.new_from_array(pixels).pngsave_buffer()
+    return found
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+PAIRS = {
+    f"Set/image_SRF_{scale}/img_00{number}_SRF_{scale}_{kind}.png": (
+        picture(number + 10 * scale, side)
+    )
+    for number in (1, 2)
+    for scale in (2, 4)
+    for kind, side in (("HR", 16), ("LR", 16 // scale), ("bicubic", 16))
+}
+
+
+@pytest.fixture
+def data_set(cache: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> DataSet:
+    """A data set of two pairs on the test server, in place of the real table."""
+    site.content = packed(PAIRS)
+    archive = Asset("Set_SR", "Set_SR.zip", "pictures", "", "a page", site.address)
+    members = r"(?:.*/)?(image_SRF_4)/(img_\d+_SRF_4_(?:HR|LR)\.png)"
+    made = DataSet("Set", "tests", "none", (archive,), members, 4)
+    monkeypatch.setattr(archives, "DATA_SETS", (made,))
+    return made
+
+
+def test_a_data_set_is_fetched_and_read(data_set: DataSet, cache: Path, site: Site) -> None:
+    folder = fetch_data_set(data_set)
+    assert folder == cache / "data" / "Set"
+    found = dataset_from_folder(folder)
+    assert [sample.hr.name for sample in found.samples] == [
+        "img_001_SRF_4_HR.png",
+        "img_002_SRF_4_HR.png",
+    ]
+    assert {load_pair(sample).lr.shape for sample in found.samples} == {(4, 4, 3)}
+    files = sorted(path.name for path in cache.rglob("*") if path.is_file())
+    assert files == sorted(name.rpartition("/")[2] for name in PAIRS if re.search("_4_[HL]R", name))
+    assert fetch_data_set(data_set) == folder
+    assert len(site.requests) == 1
+
+
+def test_an_interrupted_data_set_continues(
+    data_set: DataSet, cache: Path, site: Site, complains: Complains
+) -> None:
+    site.break_after = 500
+    with complains(AssetError, site.address, "500 of", "same command continues"):
+        fetch_data_set(data_set)
+    assert pictures_in(data_set) == 0
+    site.break_after = None
+    half = cache / "data" / "Set" / "image_SRF_4"
+    half.mkdir(parents=True)
+    (half / "img_001_SRF_4_HR.png").write_bytes(b"half")  # of a process that was killed
+    fetch_data_set(data_set)
+    assert site.requests == [None, "bytes=500-"]
+    assert (half / "img_001_SRF_4_HR.png").read_bytes() == picture(41)
+
+
+def test_an_archive_of_another_content_is_refused(
+    data_set: DataSet, cache: Path, site: Site, complains: Complains
+) -> None:
+    wrong = replace(data_set, archives=(replace(data_set.archives[0], sha256="0" * 64),))
+    with complains(AssetError, site.address, "another file", "a page"):
+        fetch_data_set(wrong)
+    whole = site.content
+    at = whole.index(PAIRS["Set/image_SRF_4/img_001_SRF_4_HR.png"][300:320])
+    for damaged in (whole[:-30], whole[:at] + b"damage" + whole[at + 6 :], b"a login page"):
+        site.content = damaged
+        with complains(AssetError, "Set_SR.zip", "cannot be unpacked", "get it again"):
+            fetch_data_set(data_set)
+        assert not [path for path in cache.iterdir() if path.suffix == ".zip"]
+    site.content = packed(dict(list(PAIRS.items())[:8]))
+    with complains(AssetError, "2 of 4 pictures", "a page"):
+        fetch_data_set(data_set)
+    site.content = whole
+    fetch_data_set(data_set)
+
+
+def test_no_name_in_an_archive_leads_elsewhere(data_set: DataSet, cache: Path, site: Site) -> None:
+    bad = {
+        "../../../escaped.png": b"x",
+        "/tmp/image_SRF_4/../../escaped_SRF_4_HR.png": b"x",
+        "image_SRF_4/../img_003_SRF_4_HR.png": b"x",
+        "C:\\image_SRF_4\\img_004_SRF_4_HR.png": b"x",
+        "../../image_SRF_4/img_005_SRF_4_HR.png": b"within",
+    }
+    site.content = packed({**PAIRS, **bad})
+    fetch_data_set(data_set)
+    inside = {path.name for path in (cache / "data" / "Set" / "image_SRF_4").iterdir()}
+    assert len(inside) == 5
+    assert "img_005_SRF_4_HR.png" in inside
+    everywhere = {path.name for path in cache.parent.rglob("*") if path.is_file()}
+    assert everywhere == inside
+
+
+def test_an_archive_got_by_hand(
+    data_set: DataSet,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    complains: Complains,
+) -> None:
+    source = tmp_path / "download"
+    source.write_bytes(packed(PAIRS))
+    by_hand = replace(data_set, archives=(replace(data_set.archives[0], url=""),))
+    with complains(AssetError, "Set_SR.zip", "a page", "srtool assets add"):
+        fetch_data_set(by_hand)
+    twin = replace(data_set, name="Twin")
+    monkeypatch.setattr(archives, "DATA_SETS", (data_set, twin))
+    with complains(AssetError, source, "Set or Twin", "rename"):
+        add_archive(source)
+    found = add_archive(source.rename(tmp_path / "my twin.zip"))
+    assert found == (twin, cache / "data" / "Twin")
+    assert pictures_in(twin) == 4
+    assert pictures_in(data_set) == 0
+    other = tmp_path / "other.zip"
+    other.write_bytes(packed({"readme.txt": b"x"}))
+    assert add_archive(other) is None
+    assert add_archive(tmp_path / "nothing") is None
+
+
+def test_the_commands_know_data_sets(
+    data_set: DataSet, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = CliRunner().invoke
+    assert run(app, ["assets", "check", "Set"]).exit_code == 1
+    fetched = run(app, ["assets", "fetch", "Set"])
+    assert fetched.stdout.split() == [str(cache / "data" / "Set")]
+    listed = run(app, ["assets", "list"]).output
+    assert "4 of 4" in listed
+    checked = run(app, ["assets", "check", "Set"])
+    assert checked.exit_code == 0
+    pixels = digest_of(dataset_from_folder(cache / "data" / "Set"))
+    assert f"4 of 4 pictures, pixels {pixels[:16]}" in checked.stdout
+    for expected, code in ((pixels, 0), ("0" * 64, 1)):
+        monkeypatch.setattr(archives, "DATA_SETS", (replace(data_set, pixels=expected),))
+        assert run(app, ["assets", "check", "Set"]).exit_code == code
+    source = tmp_path / "Set.zip"
+    source.write_bytes(packed(PAIRS))
+    added = run(app, ["assets", "add", str(source)])
+    assert added.stdout.split() == [str(cache / "data" / "Set")]
+
+
+def test_the_published_data_sets(shared: Path) -> None:
+    """Every pattern takes what its archive is known to hold; Set5 and Set14 are the ones here."""
+    pairs = ("Set/image_SRF_4/img_001_SRF_4_HR.png", "image_SRF_4/img_014_SRF_4_LR.png")
+    others = {
+        "DIV2K": ("DIV2K_train_HR/0001.png", "DIV2K_train_LR_bicubic/X4/0800x4.png"),
+        "General100": ("General-100/im_100.bmp", "im_1.bmp"),
+    }
+    for data_set in archives.DATA_SETS:
+        names = others.get(data_set.name, pairs)
+        assert all(re.fullmatch(data_set.members, name) for name in names)
+        assert not re.fullmatch(data_set.members, "Set5/image_SRF_4/img_001_SRF_4_bicubic.png")
+        if data_set.pixels:
+            folder = shared / "data" / data_set.name
+            assert digest_of(dataset_from_folder(folder)) == data_set.pixels

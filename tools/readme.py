@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,12 @@ from srtool.tables.text import markdown
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 METRICS = ("psnr", "ssim_wang", "niqe", "lpips", "lpips_vgg")
+ABLATION = {
+    "full": "all parts",
+    "no_gradient_branch": "without the gradient branch",
+    "no_unet": "without the U-Net",
+    "no_lpips": "without LPIPS",
+}
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
@@ -67,7 +74,22 @@ def quality(results: Path) -> str:
 def weights(results: Path) -> str:
     """Bicubic and the shipped networks alone."""
     names = {"bicubic": "bicubic"} | {shipped.column: shipped.name for shipped in NETWORKS}
-    table = quality_table(_evaluation(results), engines=list(names), metrics=METRICS)
+    return _named(_evaluation(results), names, METRICS)
+
+
+def ablation(results: Path) -> str:
+    """Table 2 with a small network: what tools/ablation.py measured."""
+    path = results / "ablation.json"
+    if not path.exists():
+        return "Not measured."
+    found = Evaluation.model_validate_json(path.read_text(encoding="utf-8"))
+    names = {name: title for name, title in ABLATION.items() if name in found.engines}
+    return _named(found, names, ("niqe", "lpips", "psnr", "ssim_wang"))
+
+
+def _named(found: Evaluation, names: dict[str, str], metrics: Sequence[str]) -> str:
+    """Some of the engines, under other names."""
+    table = quality_table(found, engines=list(names), metrics=metrics)
     groups = (
         Group(group.title, tuple((Cell(names[row[0].text]), *row[1:]) for row in group.rows))
         for group in table.groups
@@ -177,6 +199,7 @@ TABLES = {
     "machines": machines,
     "scaling": scaling,
     "extras": extras,
+    "ablation": ablation,
 }
 
 

@@ -21,7 +21,7 @@ State = Literal["installed", "missing", "damaged"]
 
 _BLOCK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
-_MOST = 2 << 30  # bytes of any asset
+_MOST = 8 << 30  # bytes of any asset
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,24 @@ def print_tables(tables: Sequence[Table], form: FormatChoice = FormatChoice.text
 
 def print_assets() -> None:
     """Each asset, whether it is installed, and what for."""
+    from srtool.archives import DATA_SETS, pictures_in
     from srtool.assets import ASSETS, cache_folder, state
 
     rows = [(it.name, it.file, it.size, state(it), it.purpose) for it in ASSETS]
     print_table(table_of_texts(("name", "file", "size", "state", "for"), rows, words=5))
+    answer("")
+    rows = [
+        (
+            it.name,
+            " + ".join(archive.size or "?" for archive in it.archives),
+            f"{pictures_in(it)} of {it.pictures}",
+            it.purpose,
+            it.licence,
+        )
+        for it in DATA_SETS
+    ]
+    columns = ("data set", "download", "pictures", "for", "licence")
+    print_table(table_of_texts(columns, rows, words=5))
     say(f"in {cache_folder()}; `srtool assets fetch NAME` downloads one")
 
 

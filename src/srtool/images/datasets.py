@@ -303,6 +303,14 @@ def digest(pair: Pair) -> bytes:
     return hashlib.sha256(pair.hr.tobytes()).digest()
 
 
+def digest_of(dataset: Dataset) -> str:
+    """SHA-256 over the HR pixels of all images, in hexadecimal; of no matter which names, files
+    and layout."""
+    with ThreadPoolExecutor() as pool:
+        digests = sorted(pool.map(lambda sample: digest(load_pair(sample)), dataset.samples))
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
 def fingerprint(*parts: Path | str) -> str:
     """SHA-256 over the contents of files and over texts; a file that cannot be read counts as
     empty, since reading it as an image will name it."""
