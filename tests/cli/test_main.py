@@ -378,30 +378,3 @@ def test_an_interrupted_folder_is_completed_by_the_same_command(
 
 
 # Training
-
-
-def test_training_from_a_packed_file(run: Run, photographs: Path) -> None:
-    packed = run("train", "prepare", str(photographs), "-o", "train.h5")
-    assert (packed.code, packed.out) == (0, "train.h5\n")
-    assert "3 photographs" in packed.err
-    result = run("train", "tiny.yaml", "--data", "train.h5", "--out", "out")
-    assert (result.code, result.out) == (0, "out/generator.safetensors\n")
-    assert Path("out/stage1.safetensors").is_file()
-
-
-def test_a_batch_is_shown_and_nothing_trained(run: Run, photographs: Path) -> None:
-    arguments = ["--data", str(photographs), "--show-batch", "batch.png", "--out", "out"]
-    result = run("train", "tiny.yaml", *arguments)
-    assert (result.code, result.out) == (0, "batch.png\n")
-    assert "none, blend, rgb, cutout, mixup, cutmix, cutmixup, cutblur" in result.err
-    assert Path("batch.png").read_bytes().startswith(b"\x89PNG")
-    assert not Path("out").exists()
-
-
-def test_a_dry_run_measures_and_writes_nothing(run: Run, photographs: Path) -> None:
-    result = run("train", "tiny.yaml", "--data", str(photographs), "--dry-run", "--out", "out")
-    assert result.code == 0
-    for words in ("stage1", "stage2", "parameters, generator", "109,958", "peak memory", "GB"):
-        assert words in result.out
-    assert "20 measured steps" in result.err
-    assert not Path("out").exists()

@@ -394,6 +394,21 @@ def test_curves_and_reports(
                 assert here[f"validation/{name}"][p.step] == pytest.approx(value, rel=1e-6)
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_what_is_written_is_readable_as_the_umask_says(
+    tiny_recipe: Recipe, photographs: Path, unseen: Path, tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        train(tiny_recipe, Run(photographs, tmp_path / "out", unseen))
+    finally:
+        os.umask(before)
+    files = {path.name: path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {"generator.safetensors", "stage1.safetensors", "best.safetensors"} <= files.keys()
+    assert {path.suffix for path in files.values()} >= {".pth", ".safetensors"}
+    assert {oct(path.stat().st_mode & 0o777) for path in files.values()} == {oct(mode)}
+
+
 def test_the_result_says_how_it_was_made(
     tiny_gan_recipe: Recipe, photographs: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@ everything else goes to standard error. rich is imported when something is drawn
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import sys
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 LOG_EVERY = 30.0  # seconds
+TRAINING_LOG_EVERY = 60.0
 SHOWN = 5  # lines of a kind
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != 10}
 
@@ -214,7 +216,8 @@ class InferenceProgress:
 
 @contextmanager
 def training_progress() -> Iterator[Callable[[Progress], None]]:
-    """A progress bar over the steps of a stage; a line for each validation and each warning."""
+    """A progress bar over the steps of a stage; a line for each validation and each warning. A log
+    gets a line a minute: the step, its rates and losses, and how long it will take."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -225,10 +228,10 @@ def training_progress() -> Iterator[Callable[[Progress], None]]:
     bar = Bar(*columns, console=console)
     tasks: dict[str, TaskID] = {}
     spent = waited = 0.0
-    said = time.monotonic()
+    said, steps = time.monotonic(), 0  # since then, of this stage
 
     def report(done: Progress) -> None:
-        nonlocal spent, waited, said
+        nonlocal spent, waited, said, steps
         loss = done.losses.get("total", math.nan)  # none while discriminators warm up
         if not tasks:  # nothing is drawn before the first step: bad input is one line
             bar.start()
@@ -236,10 +239,17 @@ def training_progress() -> Iterator[Callable[[Progress], None]]:
             tasks[done.stage] = bar.add_task(
                 done.stage, total=done.steps, loss=loss, rate=done.learning_rate
             )
+            said, steps = time.monotonic(), -1  # this one began earlier
         bar.update(tasks[done.stage], completed=done.step, loss=loss, rate=done.learning_rate)
-        if not console.is_terminal and time.monotonic() - said > LOG_EVERY:
-            said = time.monotonic()
-            console.print(f"{done.stage} step {done.step} of {done.steps}: loss {loss:.4f}")
+        steps += 1
+        if not console.is_terminal and (passed := time.monotonic() - said) > TRAINING_LOG_EVERY:
+            left = datetime.timedelta(seconds=round((done.steps - done.step) * passed / steps))
+            losses = ", ".join(f"{name} {value:.4g}" for name, value in done.losses.items())
+            console.print(
+                f"{done.stage} step {done.step} of {done.steps}: {steps / passed:.3g} steps/s, "
+                f"{left} left, learning rate {done.learning_rate:.2e}, {losses}"
+            )
+            said, steps = time.monotonic(), 0
         spent, waited = spent + done.seconds, waited + done.waited
         if done.validation is None:
             return

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from srtool.benchmarks.speed.compare import Comparison
     from srtool.benchmarks.speed.result import Bench, Measured
     from srtool.benchmarks.verify import Verification
-    from srtool.train.estimate import Estimate
+    from srtool.export.tensorrt.gpus import Gpu
+    from srtool.train.estimate import Cost, Estimate
+
+# Of a GPU's peak, what convolutions of a training usually reach: a rule of thumb, not measured.
+PEAK_SHARES = (0.5, 0.25)
+TENSOR_CORES = 7.0  # compute capability from which half precision is faster
+ROOM = 0.85  # of its memory, beside the workspace and what else is on it
 
 
 def print_tables(tables: Sequence[Table], form: FormatChoice = FormatChoice.text) -> None:
@@ -116,17 +122,52 @@ def print_comparison(found: Comparison, form: FormatChoice) -> None:
         say(f"  {row.network}, {row.candidate}, {row.place}: {row.ratio.median:.3f}x{more}")
 
 
-def print_estimates(found: list[Estimate]) -> None:
-    """The table of `srtool train --dry-run`."""
+def print_costs(found: list[Cost], gpu: Gpu, precision: str) -> None:
+    """The table of `srtool train --dry-run --gpu-class`."""
+    narrow = precision != "fp32" and float(gpu.compute) >= TENSOR_CORES
+    peak = (gpu.fp16 if narrow else gpu.fp32) * 1e12
+    rows = _cost_rows(found)
+    rows += [
+        (
+            f"duration at {share:.0%} of the peak",
+            *(_duration(it.steps * it.flops / peak / share) for it in found),
+        )
+        for share in PEAK_SHARES
+    ]
+    print_table(table_of_texts(("", *(item.stage for item in found)), rows))
+    total = sum(item.steps * item.flops for item in found)
+    low, high = (_duration(total / peak / share) for share in reversed(PEAK_SHARES))
+    say(f"together {total:.3g} FLOP, {low} to {high} on one {gpu.name} at {peak / 1e12:g} TFLOP/s")
+    needed = max(item.lasting + item.saved for item in found)
+    if needed > ROOM * gpu.memory * 1e9:
+        say(
+            f"{needed / 1e9:.1f} GB do not fit into its {gpu.memory} GB: raise accumulate in the "
+            "recipe, which divides what is kept for the backward passes"
+        )
+
+
+def _cost_rows(found: list[Cost]) -> list[tuple[str, ...]]:
+    names = dict.fromkeys(name for item in found for name in item.parameters)
     rows = [
         (
             f"parameters, {name.replace('_', ' ')}",
             *(f"{it.parameters.get(name, 0):,}" for it in found),
         )
-        for name in dict.fromkeys(name for item in found for name in item.parameters)
+        for name in names
     ]
     rows += [
         ("steps", *(f"{item.steps:,}" for item in found)),
+        ("TFLOP a step", *(f"{item.flops / 1e12:.3g}" for item in found)),
+        ("weights, gradients, moments", *(f"{item.lasting / 1e9:.2f} GB" for item in found)),
+        ("kept for backward passes", *(f"{item.saved / 1e9:.2f} GB" for item in found)),
+    ]
+    return rows
+
+
+def print_estimates(found: list[Estimate]) -> None:
+    """The table of `srtool train --dry-run`."""
+    rows = _cost_rows([item.cost for item in found])
+    rows += [
         ("a step", *(f"{item.step_seconds:.3f} s" for item in found)),
         ("waiting for data", *(f"{item.waited:.1%}" for item in found)),
         ("duration", *(_duration(item.seconds) for item in found)),
@@ -135,7 +176,7 @@ def print_estimates(found: list[Estimate]) -> None:
             *(f"{item.memory / 1e9:.2f} GB" for item in found),
         ),
     ]
-    print_table(table_of_texts(("", *(item.stage for item in found)), rows))
+    print_table(table_of_texts(("", *(item.cost.stage for item in found)), rows))
     total = _duration(sum(item.seconds for item in found))
     say(f"together {total}, without validation; from 20 measured steps of each stage")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from srtool.train.loop import Run
     from srtool.train.recipe import Recipe
 
 train_app = typer.Typer(
@@ -58,6 +59,10 @@ def train(
             "--dry-run", help="Train nothing: print sizes, memory and time from 20 steps."
         ),
     ] = False,
+    gpu_class: Annotated[
+        str | None,
+        typer.Option(help='With --dry-run: time and memory on another GPU, "GTX 1080 Ti".'),
+    ] = None,
 ) -> None:
     """Train a generator. The same command again continues where it stopped.
 
@@ -73,13 +78,10 @@ def train(
         _show_batch(checked, data, show_batch)
         return
     run = loop.Run(data, out, validation, start_from, stage, device, _metrics(validation))
+    if gpu_class and not dry_run:
+        raise UsageError("--gpu-class: is for --dry-run; training takes the GPU that is here")
     if dry_run:
-        from srtool.cli import tables
-        from srtool.train.estimate import estimates
-
-        with console.status(f"{recipe}: measuring") as note:
-            found = estimates(checked, run, note)
-        tables.print_estimates(found)
+        _dry_run(checked, run, recipe, gpu_class)
         return
     with console.training_progress() as report:
         try:
@@ -131,6 +133,22 @@ def interpolate(
     }
     save_generator(out, interpolated(*networks, share), facts)
     console.answer(str(out))
+
+
+def _dry_run(recipe: Recipe, run: Run, name: str, gpu_class: str | None) -> None:
+    from srtool.cli import tables
+    from srtool.export.tensorrt.gpus import GPUS, gpu_named
+    from srtool.train.estimate import costs, estimates
+
+    with console.status(f"{name}: measuring") as note:
+        if not gpu_class:
+            tables.print_estimates(estimates(recipe, run, note))
+            return
+        gpu = gpu_named(gpu_class)
+        if gpu is None:
+            known = ", ".join(gpu.name for gpu in GPUS)
+            raise UsageError(f"--gpu-class {gpu_class}: no such GPU; expected one of {known}")
+        tables.print_costs(costs(recipe, run), gpu, recipe.precision)
 
 
 def _show_batch(recipe: Recipe, data: Path, path: Path) -> None:

@@ -1,51 +1,148 @@
-"""What a training run would take: sizes, memory and time, from a few real steps of each stage."""
+"""What a training run would take: sizes, memory and time.
+
+Memory and arithmetic are counted on one sample, on any device; time is measured in a few real steps
+of this one.
+"""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
 import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from srtool.networks.generator import SCALE
 from srtool.train.loop import Run, accelerator_from_recipe, first_weights, patches_of, stages_of
-from srtool.train.recipe import Recipe
-from srtool.train.trainer import Training
+from srtool.train.recipe import AdversarialStage, Recipe
+from srtool.train.states import state_size
+from srtool.train.trainer import Stage, Training, perceptual_losses
 
 WARM_UP = 2
 MEASURED = 20
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """One stage. parameters: of each network. memory: the most bytes that the process (on a GPU:
-    its tensors there) held so far. step_seconds: the median of the measured ones. waited: the
-    share of the time that was spent waiting for data."""
+class Cost:
+    """One stage on whatever device. parameters: of each network. flops: floating-point operations
+    of a step, of all processes; one that mixes, where some do. lasting: bytes of weights,
+    gradients, moments and averages. saved: bytes that a process keeps for its backward passes, at
+    most: of one part of its share of a batch. What a step needs beside these (the gradient under
+    way, the convolutions' workspace) is not counted."""
 
     stage: str
+    steps: int
     parameters: dict[str, int]
+    flops: float
+    lasting: int
+    saved: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One stage on this device. memory: the most bytes that the process (on a GPU: its tensors
+    there) held so far. step_seconds: the median of the measured ones. waited: the share of the
+    time that was spent waiting for data."""
+
+    cost: Cost
     memory: int
     device: str
-    steps: int
     step_seconds: float
     waited: float
 
     @property
     def seconds(self) -> float:
         """Of the whole stage, without validation and checkpoints."""
-        return self.steps * self.step_seconds
+        return self.cost.steps * self.step_seconds
+
+
+def costs(recipe: Recipe, run: Run) -> list[Cost]:
+    """Count each stage; AssetError where a loss lacks its network. No data are read."""
+    accelerator = accelerator_from_recipe(recipe, run.device)
+    stages = stages_of(recipe, run.only_stage)
+    for stage in stages.values():  # before any of them takes its time
+        perceptual_losses(stage, accelerator.device)
+    return [_cost(recipe, stage, accelerator) for stage in stages.values()]
+
+
+def _cost(recipe: Recipe, stage: Stage, accelerator: Accelerator) -> Cost:
+    alone: dict[str, object] = {"batch": 1}
+    if isinstance(stage, AdversarialStage):
+        mixes = stage.cutmix.probability > 0
+        cutmix = {"probability": float(mixes), "ramp": 1}
+        alone |= {"cutmix": stage.cutmix.model_copy(update=cutmix), "warm_up": 0}
+    one = stage.model_copy(update=alone)
+    training = Training(
+        recipe.model_copy(update={"accumulate": 1, "compile": False}), one, accelerator
+    )
+    side = stage.patch // SCALE
+    lr = torch.randint(256, (1, 3, side, side), dtype=torch.uint8)
+    hr = torch.randint(256, (1, 3, stage.patch, stage.patch), dtype=torch.uint8)
+    own = {x.untyped_storage().data_ptr() for m in training.plain.values() for x in m.parameters()}
+    with kept_for_backward(own) as peak, FlopCounterMode(display=False) as counter:
+        training.update(lr, hr)
+    # Weights, gradients and Adam's two moments
+    trained = sum(state_size(dict(m.named_parameters())) for m in training.plain.values())
+    others = sum(state_size(m.state_dict()) for m in training.objective.perceptual.values())
+    together = accelerator.num_processes * recipe.accumulate
+    cost = Cost(
+        stage=training.name,
+        steps=stage.steps,
+        parameters={n: sum(p.numel() for p in m.parameters()) for n, m in training.plain.items()},
+        flops=float(counter.get_total_flops()) * stage.batch,
+        lasting=4 * trained + others + state_size(training.ema),
+        saved=peak() * stage.batch // together,
+    )
+    accelerator.free_memory()
+    return cost
+
+
+@contextmanager
+def kept_for_backward(own: set[int]) -> Iterator[Callable[[], int]]:
+    """Count the bytes that autograd keeps at the same time, at most; storages that several nodes
+    keep once, and those of parameters not at all."""
+    held: Counter[int] = Counter()
+    now = most = 0
+
+    class Kept:
+        """A saved tensor, until its graph is gone."""
+
+        def __init__(self, tensor: Tensor) -> None:
+            nonlocal now, most
+            self.tensor = tensor
+            storage = tensor.untyped_storage()
+            self.place, self.size = storage.data_ptr(), storage.nbytes()
+            held[self.place] += 1
+            if held[self.place] == 1 and self.place not in own:
+                now += self.size
+                most = max(most, now)
+
+        def __del__(self) -> None:
+            nonlocal now
+            held[self.place] -= 1
+            if held[self.place] == 0 and self.place not in own:
+                now -= self.size
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        yield lambda: most
 
 
 def estimates(recipe: Recipe, run: Run, note: Callable[[str], None]) -> list[Estimate]:
-    """Measure each stage of a recipe on its own data and device. Nothing is written."""
+    """Count each stage and measure it on its own data and device. Nothing is written."""
+    counted = costs(recipe, run)
     accelerator = accelerator_from_recipe(recipe, run.device)
     weights = first_weights(recipe, run.start_from)
     found = []
-    for name, stage in stages_of(recipe, run.only_stage).items():
-        note(f"{name}, {WARM_UP + MEASURED} steps")
+    for cost, stage in zip(counted, stages_of(recipe, run.only_stage).values(), strict=True):
+        note(f"{cost.stage}, {WARM_UP + MEASURED} steps")
         training = Training(recipe, stage, accelerator, weights)
         patches = patches_of(training, run.data)
         seconds: list[float] = []
@@ -62,13 +159,9 @@ def estimates(recipe: Recipe, run: Run, note: Callable[[str], None]) -> list[Est
         measured = seconds[WARM_UP:]
         found.append(
             Estimate(
-                stage=name,
-                parameters={
-                    n: sum(p.numel() for p in m.parameters()) for n, m in training.plain.items()
-                },
+                cost=cost,
                 memory=_peak_memory(accelerator.device),
                 device=str(accelerator.device),
-                steps=stage.steps,
                 step_seconds=median(measured),
                 waited=(patches.waited - waited) / sum(measured),
             )
