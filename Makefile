@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: demo test slow-test triton-environment torture docs models results readme gpu-check check format clean
+.PHONY: demo test slow-test triton-environment paper torture docs models results readme gpu-check check format clean
 
 ## demo: upscale the sample photographs with the network that ships, show the gain over bicubic
 demo: .venv/demo.stamp
@@ -29,6 +29,10 @@ $(TRITON)/made.stamp: | $(BIN)/python
 	$(TRITON)/bin/pip install --quiet "nvidia-pytriton==0.7.0" "numpy<2" --constraint deploy/constraints-triton.txt \
 		onnxruntime openvino "pyvips[binary]" typer rich pydantic filelock
 	@touch $@
+
+## paper: print the commands from here to the paper's tables; make paper RUN=1 runs them (docs/tables.md)
+paper: .venv/dev.stamp
+	@SRTOOL=$(BIN)/srtool PYTHON=$(BIN)/python RUN=$(RUN) tools/paper.sh
 
 ## torture: kill, fuzz, fill the disk: half an hour, prints what was lost
 torture: .venv/dev.stamp
@@ -62,7 +66,7 @@ results: .venv/dev.stamp
 
 ## readme: write the tables and the plot of the READMEs from results/
 readme: .venv/dev.stamp
-	$(BIN)/python tools/readme.py README.md weights/README.md docs/benchmarks.md docs/deploy.md \
+	$(BIN)/python tools/readme.py README.md weights/README.md docs/benchmarks.md docs/deploy.md docs/research.md \
 		--plot docs/throughput.png
 
 ## gpu-check: on a machine with an NVIDIA GPU, build, certify and measure each engine that it can run

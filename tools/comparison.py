@@ -1,6 +1,9 @@
 """The picture of the README: details of the sample photographs by every means, side by side.
 
-python tools/comparison.py docs/comparison.png weights/x4-fast.safetensors ...
+python tools/comparison.py docs/comparison.png animevideov3=realesr-animevideov3.pth \\
+    weights/x4-fast.safetensors weights/x4-fast-perceptual.safetensors
+
+Only the samples are shown, whose licences are named in src/srtool/samples/README.md.
 """
 
 from __future__ import annotations
@@ -23,16 +26,19 @@ from srtool.train.data.preview import written
 
 Image = NDArray[np.uint8]
 
-# Top left corner in HR pixels of a detail of each photograph.
-DETAILS = {"chelsea": (70, 120), "astronaut": (50, 170), "coffee": (190, 230)}
+# Top left corner in HR pixels of a detail of each photograph that is difficult: fur and whiskers,
+# small print on saturated cloth, a dark lattice with lights before a flat sky.
+DETAILS = {"chelsea": (165, 100), "astronaut": (330, 110), "rocket": (288, 100)}
 SIDE = 132
 GAP = 6
 HEADING = 22
 
 
-def comparison(weights: Sequence[Path]) -> Image:
-    """(H, W, 3) RGB uint8: one row a photograph; LR, bicubic, every network, HR from the left."""
-    engines = {path.stem: open_engine(path) for path in weights}
+def comparison(networks: Sequence[str]) -> Image:
+    """(H, W, 3) RGB uint8: one row a photograph; LR, bicubic, every network, HR from the left.
+    networks: paths, NAME=PATH where the heading is to be another than the file's name."""
+    named = [network.rpartition("=")[::2] for network in networks]
+    engines = {name or Path(path).stem: open_engine(path) for name, path in named}
     folder = Path(str(resources.files("srtool") / "samples"))
     titles = ["LR", "bicubic", *engines, "HR"]
     width = len(titles) * (SIDE + GAP) - GAP
@@ -55,5 +61,4 @@ def _put(picture: Image, top: int, left: int, image: Image) -> None:
 
 
 if __name__ == "__main__":
-    networks = [Path(argument) for argument in sys.argv[2:]]
-    write_image(Path(sys.argv[1]), Picture(comparison(networks)))
+    write_image(Path(sys.argv[1]), Picture(comparison(sys.argv[2:])))

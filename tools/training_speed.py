@@ -88,6 +88,8 @@ class Loop:
 
     def step(self, lr: Tensor, hr: Tensor) -> list[Any]:
         layout = torch.channels_last if self.means.channels_last else torch.contiguous_format
+        if self.generator.config.head == "unshuffle":
+            lr = F.interpolate(lr, scale_factor=4.0, mode="nearest")
         low, high = (
             x.to(self.device).to(torch.float32, memory_format=layout) / 255 for x in (lr, hr)
         )

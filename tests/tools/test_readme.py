@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "file", ["README.md", "weights/README.md", "docs/benchmarks.md", "docs/deploy.md"]
+    "file",
+    ["README.md", "weights/README.md", "docs/benchmarks.md", "docs/deploy.md", "docs/research.md"],
 )
 def test_the_figures_are_those_of_the_results(file: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")
