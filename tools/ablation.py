@@ -43,6 +43,7 @@ def main() -> None:
         found = evaluate(chosen.data, chosen.networks, Config(METRICS), chosen.work, report)
     for engine in found.record.engines.values():  # whose folders they lay in is nobody's business
         engine["file"] = Path(engine["file"]).name
+        engine.pop("reason", None)
     with whole_file(chosen.results / "ablation.json") as temporary:
         temporary.write_text(found.record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     print(ablation(chosen.results))  # noqa: T201
