@@ -33,7 +33,7 @@ def test_networks_become_a_table(
         path = tmp_path / "weights" / f"{row}.safetensors"
         path.parent.mkdir(exist_ok=True)
         save_generator(path, Generator(replace(tiny_config, taps=taps)), {"steps": 7})
-        arguments.append(f"{row}={path}")
+        arguments.append(f"{row}={path}" if row == "full" else str(path))
     monkeypatch.setattr(sys, "argv", arguments)
     ablation.main()
     text = (tmp_path / "results" / "ablation.json").read_text(encoding="utf-8")
