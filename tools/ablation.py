@@ -5,8 +5,8 @@ python tools/ablation.py --data Set14 --data kodak \\
 python tools/readme.py docs/research.md
 
 The first command scores them as `srtool evaluate` does, writes results/ablation.json and prints the
-table; repeated, it continues. The second puts the table into the page. A file of another name than its
-row's is given as ROW=FILE.
+table; repeated, it continues. The second puts the table into the page. A file that is not called as
+its row is given as ROW=FILE.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a training run would take: sizes, memory and time.
 
-Memory and arithmetic are counted on one sample, on any device; time is measured in a few real steps
-of this one.
+Memory and arithmetic are counted on a sample or two, on any device; time is measured in a few real
+steps of this one.
 """
 
 from __future__ import annotations
@@ -74,35 +74,42 @@ def costs(recipe: Recipe, run: Run) -> list[Cost]:
 
 
 def _cost(recipe: Recipe, stage: Stage, accelerator: Accelerator) -> Cost:
-    alone: dict[str, object] = {"batch": 1}
-    if isinstance(stage, AdversarialStage):
-        mixes = stage.cutmix.probability > 0
-        cutmix = {"probability": float(mixes), "ramp": 1}
-        alone |= {"cutmix": stage.cutmix.model_copy(update=cutmix), "warm_up": 0}
-    one = stage.model_copy(update=alone)
-    training = Training(
-        recipe.model_copy(update={"accumulate": 1, "compile": False}), one, accelerator
-    )
-    side = stage.patch // SCALE
-    lr = torch.randint(256, (1, 3, side, side), dtype=torch.uint8)
-    hr = torch.randint(256, (1, 3, stage.patch, stage.patch), dtype=torch.uint8)
-    own = {x.untyped_storage().data_ptr() for m in training.plain.values() for x in m.parameters()}
-    with kept_for_backward(own) as peak, FlopCounterMode(display=False) as counter:
-        training.update(lr, hr)
+    """From steps on one sample and on two: some is kept once, however many samples there are."""
+    training, flops, one = _counted(recipe, stage, accelerator, 1)
+    part = stage.batch // (accelerator.num_processes * recipe.accumulate)
+    two = _counted(recipe, stage, accelerator, 2)[2] if part > 1 else one
     # Weights, gradients and Adam's two moments
     trained = sum(state_size(dict(m.named_parameters())) for m in training.plain.values())
     others = sum(state_size(m.state_dict()) for m in training.objective.perceptual.values())
-    together = accelerator.num_processes * recipe.accumulate
-    cost = Cost(
+    return Cost(
         stage=training.name,
         steps=stage.steps,
         parameters={n: sum(p.numel() for p in m.parameters()) for n, m in training.plain.items()},
-        flops=float(counter.get_total_flops()) * stage.batch,
+        flops=flops * stage.batch,
         lasting=4 * trained + others + state_size(training.ema),
-        saved=peak() * stage.batch // together,
+        saved=one + (part - 1) * (two - one),
     )
+
+
+def _counted(
+    recipe: Recipe, stage: Stage, accelerator: Accelerator, batch: int
+) -> tuple[Training, int, int]:
+    """A step of a stage on some samples, CutMix included: its operations, and the most bytes that
+    it kept."""
+    sizes: dict[str, object] = {"batch": batch * accelerator.num_processes}
+    if isinstance(stage, AdversarialStage):
+        mixes = {"probability": float(stage.cutmix.probability > 0), "ramp": 1}
+        sizes |= {"cutmix": stage.cutmix.model_copy(update=mixes), "warm_up": 0}
+    whole = recipe.model_copy(update={"accumulate": 1, "compile": False})
+    training = Training(whole, stage.model_copy(update=sizes), accelerator)
+    side = stage.patch // SCALE
+    lr = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8)
+    hr = torch.randint(256, (batch, 3, stage.patch, stage.patch), dtype=torch.uint8)
+    own = {x.untyped_storage().data_ptr() for m in training.plain.values() for x in m.parameters()}
+    with kept_for_backward(own) as most, FlopCounterMode(display=False) as counter:
+        training.update(lr, hr)
     accelerator.free_memory()
-    return cost
+    return training, counter.get_total_flops(), most()
 
 
 @contextmanager
