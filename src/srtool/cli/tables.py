@@ -41,8 +41,8 @@ def print_assets() -> None:
     from srtool.archives import DATA_SETS, pictures_in
     from srtool.assets import ASSETS, cache_folder, state
 
-    rows = [(it.name, it.file, it.size, state(it), it.purpose) for it in ASSETS]
-    print_table(table_of_texts(("name", "file", "size", "state", "for"), rows, words=5))
+    files = [(it.name, it.file, it.size, state(it), it.purpose) for it in ASSETS]
+    print_table(table_of_texts(("name", "file", "size", "state", "for"), files, words=5))
     answer("")
     rows = [
         (
