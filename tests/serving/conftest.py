@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -143,3 +149,53 @@ def slow(engine: Engine) -> Iterator[Slow]:
     found = Slow(engine)
     yield found
     found.gate.set()
+
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folder_for_all() -> Iterator[Path]:
+    """A folder that every user may look into; pytest's own are this user's alone."""
+    if os.name != "posix" or os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    with tempfile.TemporaryDirectory() as found:
+        Path(found).chmod(0o755)
+        yield Path(found)
+
+
+@pytest.fixture
+def installed(folder_for_all: Path) -> Callable[[str, str], Path]:
+    """Take the steps of a container recipe: the wheel, with its constraints, into an empty
+    environment, which is given."""
+    hidden = {"PYTHONPATH", "VIRTUAL_ENV"}  # what makes srtool importable here
+    clean = {key: value for key, value in os.environ.items() if key not in hidden}
+
+    def install(recipe: str, constraints: str) -> Path:
+        environment, sources = folder_for_all / "environment", folder_for_all / "build"
+        subprocess.run([_python_for_all(), "-m", "venv", environment], check=True, env=clean)
+        pip = [environment / "bin/pip", "--quiet", "--disable-pip-version-check"]
+        shutil.copytree(CHECKOUT / "src", sources / "src")
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(CHECKOUT / name, sources)
+        build = ["wheel", "--no-deps", "--wheel-dir", folder_for_all, sources]
+        subprocess.run([*pip, *build], check=True, env=clean)
+        (wheel,) = folder_for_all.glob("srtool-*.whl")
+        extras = re.search(r'"\$\{wheel\}(\[.+\])"', recipe)
+        assert extras
+        pinned = CHECKOUT / "deploy" / f"constraints-{constraints}.txt"
+        install = ["install", "--constraint", pinned, f"{wheel}{extras[1]}"]
+        subprocess.run([*pip, *install], check=True, env=clean)
+        return environment
+
+    return install
+
+
+def _python_for_all() -> str:
+    """An interpreter that other users may run as well."""
+    folders = [Path(sys.base_prefix), *Path(sys.base_prefix).parents]
+    if all(folder.stat().st_mode & 0o005 for folder in folders):
+        return sys.executable
+    if not Path("/usr/bin/python3").exists():
+        pytest.skip("no Python here that other users may run")
+    return "/usr/bin/python3"

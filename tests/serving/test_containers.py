@@ -9,10 +9,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -47,48 +46,12 @@ def test_every_dependency_is_pinned(name: str) -> None:
     assert {"numpy", "pyvips", "onnxruntime", "openvino", "typer", "rich", "pydantic"} <= pinned
 
 
-@pytest.fixture
-def folder_for_all() -> Iterator[Path]:
-    """A folder that every user may look into; pytest's own are this user's alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-def _python_for_all() -> str:
-    """An interpreter that other users may run as well."""
-    folders = [Path(sys.base_prefix), *Path(sys.base_prefix).parents]
-    if all(folder.stat().st_mode & 0o005 for folder in folders):
-        return sys.executable
-    if not Path("/usr/bin/python3").exists():
-        pytest.skip("no Python here that other users may run")
-    return "/usr/bin/python3"
-
-
 @pytest.mark.slow
-def test_steps_of_the_cpu_image(folder_for_all: Path) -> None:
+def test_steps_of_the_cpu_image(folder_for_all: Path, installed: Any) -> None:
     """The wheel into an empty environment, and the server as a user who may write nowhere but
     into a temporary folder."""
-    if os.name != "posix" or os.getuid() != 0:
-        pytest.skip("only root can become another user")
     recipe = (DEPLOY / "Dockerfile.cpu").read_text()
-    hidden = {"PYTHONPATH", "VIRTUAL_ENV"}  # what makes srtool importable here
-    clean = {key: value for key, value in os.environ.items() if key not in hidden}
-    environment, work = folder_for_all / "environment", folder_for_all / "work"
-    subprocess.run([_python_for_all(), "-m", "venv", environment], check=True, env=clean)
-    pip = [environment / "bin/pip", "--quiet", "--disable-pip-version-check"]
-    sources = folder_for_all / "build"
-    shutil.copytree(CHECKOUT / "src", sources / "src")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(CHECKOUT / name, sources)
-    build = ["wheel", "--no-deps", "--wheel-dir", folder_for_all, sources]
-    subprocess.run([*pip, *build], check=True, env=clean)
-    (wheel,) = folder_for_all.glob("srtool-*.whl")
-    extras = re.search(r'"\$\{wheel\}(\[.+\])"', recipe)
-    assert extras
-    constraints = DEPLOY / "constraints-cpu.txt"
-    install = ["install", "--constraint", constraints, f"{wheel}{extras[1]}"]
-    subprocess.run([*pip, *install], check=True, env=clean)
+    environment, work = installed(recipe, "cpu"), folder_for_all / "work"
     work.mkdir()
     work.chmod(0o777)
     write_image(work / "photo.png", Picture(np.full((40, 50, 3), 99, np.uint8)))
@@ -121,6 +84,6 @@ def test_steps_of_the_cpu_image(folder_for_all: Path) -> None:
         server.terminate()
         assert server.wait(60) == 0
     upscale = [environment / "bin/srtool", "infer", work / "photo.png", "-o", work / "out"]
-    alone = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/", "env": clean}
-    subprocess.run(upscale, check=True, **alone)
+    alone = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/"}
+    subprocess.run(upscale, check=True, env={"PATH": os.environ["PATH"]}, **alone)
     assert (work / "out/photo.png").read_bytes() == upscaled

@@ -72,7 +72,9 @@ def run(
     ] = None,
     scaling: Annotated[
         str,
-        typer.Option(help="Also measure cost by size, batch, tile, threads, files; with commas."),
+        typer.Option(
+            help="Also measure cost by size, batch, tile, threads, files, callers; with commas."
+        ),
     ] = "",
     out: Annotated[Path | None, typer.Option(help="Folder, or .json file, for the result.")] = None,
     form: Annotated[
@@ -165,7 +167,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def _axes(text: str) -> tuple[Any, ...]:
-    known = ("size", "batch", "tile", "threads", "files")
+    known = ("size", "batch", "tile", "threads", "files", "callers")
     words = _words(text)
     for word in words:
         if word not in known:

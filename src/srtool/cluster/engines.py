@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from srtool.assets import cache_folder
 from srtool.cluster.storage import open_folder
 from srtool.errors import EngineError
 from srtool.files import whole_file
-
-# How an .onnx file names a file of weights beside it: a StringStringEntryProto of key "location"
-_OUTSIDE = re.compile(rb"\x0a\x08location\x12(.)", re.DOTALL)
+from srtool.runtime.engine_files import engine_files, read_beside
 
 
 @dataclass(frozen=True)
@@ -47,14 +43,8 @@ def unpack(main: str, digest: str, package: Callable[[], Package]) -> Path:
 
 
 def package_from_engine(path: Path) -> Package:
-    """An engine on this machine with all that opening it may need: its manifest, its float32
-    companion, weights outside the file, and for a plan the .onnx file that it was made of."""
-
-    def read(name: str) -> bytes | None:
-        file = path.parent / name
-        return file.read_bytes() if file.is_file() else None
-
-    return _package(path.name, read, str(path))
+    """An engine on this machine with all that opening it may need."""
+    return _package(path.name, read_beside(path), str(path))
 
 
 def fetched_engine(url: str) -> Path:
@@ -72,28 +62,7 @@ def fetched_engine(url: str) -> Path:
 
 
 def _package(main: str, read: Callable[[str], bytes | None], where: str) -> Package:
-    files: dict[str, bytes] = {}
-    todo = [main]
-    while todo:
-        name = todo.pop()
-        if name in files or (content := read(name)) is None:
-            continue
-        files[name] = content
-        todo += [f"{name}.json", *_names_in(name, content)]
-    if main not in files:
+    files = engine_files(main, read)
+    if not files:
         raise EngineError(f"{where}: no such engine", path=where)
     return Package(main, files)
-
-
-def _names_in(name: str, content: bytes) -> Iterable[str]:
-    """The files that a file of an engine names, by the last part of each name."""
-    if name.endswith(".onnx"):
-        for match in _OUTSIDE.finditer(content):
-            start = match.end()
-            yield content[start : start + match[1][0]].decode(errors="replace")
-    elif name.endswith(".json"):
-        manifest = json.loads(content)
-        plan = manifest.get("plan") or {}
-        for other in (manifest.get("companion"), plan.get("onnx")):
-            if other:
-                yield PurePosixPath(str(other)).name

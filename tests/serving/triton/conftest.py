@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,12 +24,13 @@ SOURCES = Path(__file__).resolve().parents[3] / "src"
 
 
 class Triton:
-    """A server on this machine alone. models: those of the repository that it loads."""
+    """A server on this machine alone. environment: with pytriton and the Python of the backend.
+    models: those of the repository that it loads. user: who runs it, as `Popen` takes it."""
 
-    def __init__(self, environment: Path, repository: Path, models: list[str], work: Path) -> None:
-        packages = next((environment / "lib").glob("python3.*/site-packages"))
-        # The backend's Python is the environment's, which ignores PYTHONPATH.
-        (packages / "srtool-under-test.pth").write_text(f"{SOURCES}\n")
+    def __init__(
+        self, environment: Path, repository: Path, models: list[str], work: Path, **user: Any
+    ) -> None:
+        packages = next(environment.glob("lib/python3.*/site-packages"))
         server = packages / "pytriton" / "tritonserver"
         backends = work / "backends"
         shutil.copytree(server / "backends", backends)
@@ -36,12 +38,14 @@ class Triton:
         shutil.copy(stub / "triton_python_backend_stub", backends / "python")
         self.log = work / "triton.log"
         self.repository, self._models = repository, models
+        self._user = user
         self._program = server / "bin" / "tritonserver"
         self._backends = backends
         self._environment = {
             **os.environ,
             "PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
+            **({"HOME": "/nonexistent"} if user else {}),
         }
         self.start()
 
@@ -62,12 +66,17 @@ class Triton:
             stderr=subprocess.STDOUT,
             env=self._environment,
             start_new_session=True,
+            **self._user,
         )
         end = time.monotonic() + 120
         while "Started HTTPService" not in self.log.read_text(errors="replace"):
             assert self._process.poll() is None, self.said
             assert time.monotonic() < end, self.said
             time.sleep(0.2)
+
+    @property
+    def process(self) -> int:
+        return self._process.pid
 
     @property
     def said(self) -> str:
@@ -105,6 +114,9 @@ Serve = Callable[..., Triton]
 def triton_environment() -> Path:
     named = os.environ.get("SRTOOL_TRITON")
     if named and (Path(named) / "bin" / "python").exists() and sys.platform == "linux":
+        # The backend's Python is the environment's, which ignores PYTHONPATH.
+        packages = next(Path(named).glob("lib/python3.*/site-packages"))
+        (packages / "srtool-under-test.pth").write_text(f"{SOURCES}\n")
         return Path(named)
     if os.environ.get("SRTOOL_NEEDS_TRITON"):
         pytest.fail(f"SRTOOL_TRITON={named} names no environment")
@@ -113,12 +125,19 @@ def triton_environment() -> Path:
 
 @pytest.fixture(scope="module")
 def serve(triton_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Serve models of a repository until the end of the module."""
+    """Serve models of a repository until the end of the module, at most."""
     started: list[Triton] = []
 
-    def serving(repository: Path, *models: str) -> Triton:
-        work = tmp_path_factory.mktemp("triton")
-        started.append(Triton(triton_environment, repository, list(models), work))
+    def serving(
+        repository: Path,
+        *models: str,
+        environment: Path | None = None,
+        work: Path | None = None,
+        **user: Any,
+    ) -> Triton:
+        """environment, work: others than the tests' own."""
+        environment, work = environment or triton_environment, work or tmp_path_factory.mktemp("t")
+        started.append(Triton(environment, repository, list(models), work, **user))
         return started[-1]
 
     yield serving

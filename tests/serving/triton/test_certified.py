@@ -62,4 +62,14 @@ def test_bench(triton: Any, run: Callable[..., Any], tmp_path: Path) -> None:
     options = ["--sizes", "48x32", "--seconds", "1", "--baselines", "none", "--files", "0"]
     result = run("bench", address, *options, "--out", out)
     assert result.code == 0, result.err
-    assert "kserve" in out.read_text() or "tritonclient" in out.read_text()
+    (network,) = json.loads(out.read_text())["networks"]
+    assert network["candidates"][0]["software"].startswith("kserve")
+    (curve,) = network["scaling"]
+    assert curve["axis"] == "callers"
+    assert [point["value"] for point in curve["points"]] == [1, 2, 4, 8]
+    for point in curve["points"]:
+        assert 0 < min(point["seconds"]) <= point["p50"] <= point["p95"] <= max(point["seconds"])
+        # As many wait as there are callers (Little's law), less at the ends of the rounds
+        waiting = point["rate"] * sum(point["seconds"]) / len(point["seconds"])
+        assert 0.5 * point["value"] < waiting <= point["value"] * 1.001
+    assert "callers" in result.out

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -109,6 +110,28 @@ def test_a_shipped_network(tmp_path: Path) -> None:
     folder = tmp_path / "models/x4-fast_pictures/1"
     names = {path.name for path in folder.iterdir()}
     assert {path.name for path in model_path("x4-fast").parent.glob("x4-fast.*")} <= names
+
+
+def test_weights_outside_the_file(compact_engine: Path, tmp_path: Path) -> None:
+    """They go along under their name, and both copies open."""
+    import onnx
+
+    outside = tmp_path / "outside" / "net.onnx"
+    outside.parent.mkdir()
+    model = onnx.load(compact_engine)
+    onnx.save(model, outside, save_as_external_data=True, location="net.data", size_threshold=64)
+    write_repository([outside], tmp_path / "models", "net")
+    image = np.random.default_rng(1).integers(0, 256, (1, 20, 30, 3), np.uint8)
+    with open_engine(compact_engine) as opened:
+        expected = opened.upscale_batch(image)
+    for engine in ("net/1/model.onnx", "net_pictures/1/net.onnx"):
+        with open_engine(tmp_path / "models" / engine) as opened:
+            assert np.abs(opened.upscale_batch(image).astype(int) - expected).max() <= 1
+    (outside.parent / "net.data").rename(outside.parent / "gone")
+    with pytest.raises(EngineError) as caught:
+        write_repository([outside], tmp_path / "more", "net")
+    assert caught.value.path == outside.parent / "net.data"
+    assert not (tmp_path / "more").exists()
 
 
 def test_plans_of_two_gpus(compact_engine: Path, plan: Any, tmp_path: Path) -> None:

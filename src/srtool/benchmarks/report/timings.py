@@ -29,6 +29,7 @@ AXES = {
     "tile": ("side of a tile, LR pixels", "tile"),
     "threads": ("threads", "threads"),
     "files": ("files", "files"),
+    "callers": ("callers at the same time", "callers"),
 }
 
 
@@ -168,9 +169,29 @@ def scaling_table(network: Measured) -> Table:
     )
 
 
+def callers_table(network: Measured) -> Table:
+    """What callers wait and get, by how many there are."""
+    rows = {
+        f"{curve.candidate}: {curve.fixed}": list(curve.points)
+        for curve in network.scaling
+        if curve.axis == "callers"
+    }
+    return table_of(
+        "Callers at the same time: latency of a call, and what all get together",
+        {
+            "callers": lambda it: str(it.value),
+            "p50, ms": lambda it: figure(1e3 * it.p50),
+            "p95, ms": lambda it: figure(1e3 * it.p95),
+            "images/s": lambda it: figure(it.rate),
+            "LR megapixels/s": lambda it: figure(it.rate * it.megapixels),
+        },
+        rows,
+    )
+
+
 def speed_tables(network: Measured) -> list[Table]:
     """All that there is to say of one network."""
-    made = (timing_table, candidate_table, end_to_end_table, scaling_table)
+    made = (timing_table, candidate_table, end_to_end_table, scaling_table, callers_table)
     return [table for make in made if (table := make(network)).rows]
 
 

@@ -132,8 +132,12 @@ class _Trial:
                 if number == config.processes - 1 and config.files:
                     self._run_folders()
         best = min(self._engines(), key=lambda runner: runner.rate)  # now the only one in memory
-        for axis in config.scaling:
-            curve = scaling_of(axis, best.name, best.entry.open, self.folder, self._saying(axis))
+        curves = [(axis, best) for axis in config.scaling]
+        if "callers" not in config.scaling:  # what a service is asked first
+            curves += [("callers", it) for it in self._engines() if it.is_service]
+        for axis, runner in curves:
+            saying = self._saying(axis)
+            curve = scaling_of(axis, runner.name, runner.entry.open, self.folder, saying)
             self.scaling.append(curve)
 
     def result(self, roofline: Roofline) -> Measured:

@@ -31,7 +31,7 @@ from srtool.benchmarks.speed.result import (
 from srtool.benchmarks.speed.timing import ratios
 from srtool.errors import UsageError
 from srtool.images.colour import psnr
-from srtool.runtime.backends.kserve import service_at
+from srtool.runtime.backends.kserve import KServe, service_at
 from srtool.runtime.onnx_files import installed_backends
 from srtool.runtime.request import PLAN, BackendName
 from srtool.runtime.session import Backend
@@ -176,6 +176,11 @@ class Runner:
                 file = f", {self.entry.file}" if len(self.network.engines) > 1 else ""
                 self.name = f"srtool, {self.ready.backend}{file}"
         self.is_open = True
+
+    @property
+    def is_service(self) -> bool:
+        """Whether a server computes."""
+        return self.ready.backend.split(" ")[0] == KServe.library
 
     def add(self, place: Place, seconds: Sequence[float], warm_up: int) -> None:
         """Keep what was measured at a place in the present process."""

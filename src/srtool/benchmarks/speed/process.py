@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -80,6 +81,12 @@ class Process:
         engine is to expect, and may make ready for."""
         seconds: float = self._ask("run", images, times)
         return seconds
+
+    def call(self, images: Path, callers: int, times: int) -> tuple[list[float], float]:
+        """Have so many upscale a batch at the same time, each so many times: the seconds of each
+        run, and of all together. Engines only."""
+        found: tuple[list[float], float] = self._ask("call", images, callers, times)
+        return found
 
     def result(self) -> NDArray[np.uint8]:
         """What the last run made: (N, sH, sW, 3)."""
@@ -230,12 +237,28 @@ class _Served:
         self._tile: int | None = None
 
     def run(self, images: Path, times: int) -> float:
-        if images != self._source:
-            self._source, self._images = images, np.load(images)
+        self._load(images)
         self._made = np.empty(0, np.uint8)  # not beside the next one
         start = time.perf_counter()
         self._made = self._upscale(times)
         return time.perf_counter() - start
+
+    def call(self, images: Path, callers: int, times: int) -> tuple[list[float], float]:
+        self._load(images)
+
+        def one(number: int) -> float:
+            start = time.perf_counter()
+            self._upscale(times)
+            return time.perf_counter() - start
+
+        start = time.perf_counter()
+        with ThreadPoolExecutor(callers) as pool:
+            found = list(pool.map(one, range(callers * times)))
+        return found, time.perf_counter() - start
+
+    def _load(self, images: Path) -> None:
+        if images != self._source:
+            self._source, self._images = images, np.load(images)
 
     def _upscale(self, times: int) -> NDArray[np.uint8]:
         engine = self._opened.engine

@@ -26,7 +26,7 @@ from srtool.errors import DataError
 from srtool.files import whole_file
 
 VERSION: Literal[2] = 2
-Axis = Literal["size", "batch", "tile", "threads", "files"]
+Axis = Literal["size", "batch", "tile", "threads", "files", "callers"]
 Seconds = Annotated[tuple[float, ...], Field(min_length=1)]
 Place = tuple[tuple[int, int], int]  # width and height in LR pixels, and images a run
 
@@ -216,19 +216,32 @@ class Candidate(Strict):
 
 
 class Point(Strict):
-    """value: of the axis (LR pixels of an image, images a batch, side of a tile, threads, files).
-    megapixels: LR megapixels that one run upscales. seconds: of each run. peak_memory: bytes."""
+    """value: of the axis (LR pixels of an image, images a batch, side of a tile, threads, files,
+    callers at the same time). megapixels: LR megapixels that one run upscales. seconds: of each
+    run. rate: runs a second of all callers together, None on other axes. peak_memory: bytes."""
 
     value: int
     megapixels: float
     seconds: Seconds
+    rate: float | None = None
     peak_memory: int | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
+    def p50(self) -> float:
+        """Latency of a run, seconds."""
+        return statistics.median(self.seconds)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def p95(self) -> float:
+        return percentile(self.seconds, 95)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
     def cost(self) -> float:
-        """Seconds per LR megapixel, the median."""
-        return statistics.median(self.seconds) / self.megapixels
+        """Seconds per LR megapixel, the median; of all callers together."""
+        return (1 / self.rate if self.rate else self.p50) / self.megapixels
 
 
 class Scaling(Strict):

@@ -1,4 +1,5 @@
-"""How an engine's cost per megapixel changes with size, batch, tile, threads and number of files.
+"""How an engine's cost per megapixel changes with size, batch, tile, threads, number of files and
+callers at the same time.
 
 With size and with files it must not: a large image is cut into tiles, a long list of files
 is a short one over and over.
@@ -30,20 +31,23 @@ SIZES = ((288, 216), (576, 432), (1444, 1083), (2888, 2166))
 BATCHES = (1, 2, 4, 8, 16)
 TILES = (64, 96, 128, 192, 256, 384, 512)
 FILES = (10, 100, 1_000, 10_000)
-_BATCH_SIDE, _TILE_IMAGE, _THREAD_SIDE, _FILE_SIDE = 64, 512, 256, 24
+CALLERS = (1, 2, 4, 8)
+_BATCH_SIDE, _TILE_IMAGE, _THREAD_SIDE, _FILE_SIDE, _CALLER_SIDE = 64, 512, 256, 24, 128
 _ROUNDS = 3
 _REPEATS = 9
+_CALLS = 8  # of each caller in a round
 _LONG = 120.0  # seconds, after which no other round begins
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A point to be measured. go: runs once in `process`, and gives the seconds."""
+    """A point to be measured. go: runs in `process`, and gives the seconds of each run, and those
+    of all together."""
 
     value: int
     megapixels: float
     process: Process
-    go: Callable[[], float]
+    go: Callable[[], tuple[list[float], float]]
 
 
 def scaling_of(
@@ -60,6 +64,7 @@ def scaling_of(
         "tile": _tiles,
         "threads": _threads,
         "files": _files,
+        "callers": _callers,
     }[axis]
     with ExitStack() as stack:
 
@@ -67,7 +72,7 @@ def scaling_of(
             return stack.enter_context(Process(open_candidate, threads))
 
         fixed, runs = measure(opened, folder)
-        points = _in_turn(runs, report)
+        points = _in_turn(runs, report, at_once=axis == "callers")
     return Scaling(axis=axis, candidate=candidate, fixed=fixed, points=tuple(points))
 
 
@@ -94,20 +99,33 @@ def _threads(opened: Open, folder: Path) -> Found:
     ]
 
 
+def _callers(opened: Open, folder: Path) -> Found:
+    side, process = _CALLER_SIDE, opened()
+    image = images_file(folder, (side, side), 1)
+    return f"images of {side}x{side} LR pixels, one after the other from each", [
+        _Run(count, side * side / 1e6, process, partial(process.call, image, count, _CALLS))
+        for count in CALLERS
+    ]
+
+
 def _on_images(
     value: int, process: Process, folder: Path, size: tuple[int, int], batch: int = 1
 ) -> _Run:
     path = images_file(folder, size, batch)
-    return _Run(value, batch * math.prod(size) / 1e6, process, partial(process.run, path))
+    return _Run(value, batch * math.prod(size) / 1e6, process, lambda: _alone(process.run(path)))
+
+
+def _alone(seconds: float) -> tuple[list[float], float]:
+    return [seconds], seconds
 
 
 def _tiles(opened: Open, folder: Path) -> Found:
     side, process = _TILE_IMAGE, opened()
     image = images_file(folder, (side, side), 1)
 
-    def run(tile: int) -> float:
+    def run(tile: int) -> tuple[list[float], float]:
         process.use_tile(tile)
-        return process.run(image)
+        return _alone(process.run(image))
 
     return f"an image of {side}x{side} LR pixels", [
         _Run(tile, side * side / 1e6, process, partial(run, tile)) for tile in TILES
@@ -119,19 +137,20 @@ def _files(opened: Open, folder: Path) -> Found:
     sources = write_files(folder / "many", max(FILES), side, side)
     process.run(images_file(folder, (side, side), 1))  # many come: nobody pays for settling
 
-    def run(count: int) -> float:
-        return process.folder(sources[:count], (side, side), folder / "out").seconds
+    def run(count: int) -> tuple[list[float], float]:
+        return _alone(process.folder(sources[:count], (side, side), folder / "out").seconds)
 
     return f"PNG files of {side}x{side} LR pixels, from file to file", [
         _Run(count, count * side * side / 1e6, process, partial(run, count)) for count in FILES
     ]
 
 
-def _in_turn(runs: list[_Run], report: Callable[[str], None]) -> list[Point]:
+def _in_turn(runs: list[_Run], report: Callable[[str], None], at_once: bool = False) -> list[Point]:
     """Rounds over all points, each beginning with another, so that a machine that drifts tilts no
     curve; once where a round takes minutes. A small point is run several times in a round: a short
-    run sees only one of the speeds that the machine has."""
+    run sees only one of the speeds that the machine has. at_once: the runs of a point overlap."""
     seconds: dict[int, list[float]] = {run.value: [] for run in runs}
+    whole = dict.fromkeys(seconds, 0.0)
     memory = dict.fromkeys(seconds, 0)
     runs[0].go()
     for run in runs:
@@ -144,13 +163,16 @@ def _in_turn(runs: list[_Run], report: Callable[[str], None]) -> list[Point]:
         for run in rotated(runs, number):
             share = max(it.megapixels for it in runs) / run.megapixels
             for _ in range(min(_REPEATS, math.ceil(share / 2))):
-                seconds[run.value].append(run.go())
+                each, together = run.go()
+                seconds[run.value] += each
+                whole[run.value] += together
             memory[run.value] = max(run.process.peak_memory() or 0, memory[run.value])
     return [
         Point(
             value=run.value,
             megapixels=run.megapixels,
             seconds=tuple(seconds[run.value]),
+            rate=len(seconds[run.value]) / whole[run.value] if at_once else None,
             peak_memory=memory[run.value] or None,
         )
         for run in runs

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from srtool.errors import EngineError, UsageError
 from srtool.files import whole_file
-from srtool.manifest import Manifest, read_manifest, sidecar
+from srtool.manifest import Manifest, read_manifest
 from srtool.models import engine_path
+from srtool.runtime.engine_files import engine_files, read_beside, weights_outside
 from srtool.runtime.onnx_files import facts_from_onnx
 from srtool.serving.triton.config import onnx_config, pictures_config, plan_config
 from srtool.version import __version__
@@ -63,7 +64,7 @@ def write_repository(
     written = []
     if onnx:
         manifest = manifests[onnx[0]]
-        copies = {onnx[0]: "model.onnx"}
+        copies = {onnx[0]: "model.onnx", **{path: path.name for path in _weights(onnx[0])}}
         config = onnx_config(name, manifest)
         what = f"{onnx[0].name} on Triton's onnxruntime backend"
         written.append(_write(folder / name, version, config, copies, what))
@@ -75,7 +76,7 @@ def write_repository(
         written.append(_write(folder / f"{name}_plan", version, config, copies, what))
     engine = (onnx or plans)[0]
     config = pictures_config(f"{name}_pictures", manifests[engine], engine.name)
-    copies = {path: path.name for path in _with_companions(engine, manifests[engine])}
+    copies = {engine.parent / file: file for file in engine_files(engine.name, read_beside(engine))}
     what = f"pictures of any size, as pixels or as files, through srtool {__version__}"
     written.append(_write(folder / f"{name}_pictures", version, config, copies, what, MODEL))
     return written
@@ -87,6 +88,8 @@ def _manifest(path: Path) -> Manifest:
     if path.suffix not in (".onnx", ".plan"):
         raise UsageError(f"{path}: Triton runs .onnx files and plans; export the network first")
     manifest = read_manifest(path)
+    if path.suffix == ".onnx":
+        _weights(path)
     if manifest is None and path.suffix == ".onnx":
         return Manifest(
             model=facts_from_onnx(path), sha256="", opset=0, srtool=__version__, made=""
@@ -120,13 +123,15 @@ def _compute(manifest: Manifest) -> tuple[str, ...]:
     return manifest.plan.compute
 
 
-def _with_companions(engine: Path, manifest: Manifest) -> list[Path]:
-    """The files that an engine is opened from."""
-    files = [engine, sidecar(engine)]
-    if manifest.companion:
-        companion = engine.parent / manifest.companion
-        files += [companion, sidecar(companion)]
-    return [path for path in files if path.is_file()]
+def _weights(onnx: Path) -> list[Path]:
+    """The files of weights beside an .onnx file, all there."""
+    found = [onnx.parent / name for name in weights_outside(onnx.read_bytes())]
+    for path in found:
+        if not path.is_file():
+            raise EngineError(
+                f"{onnx}: takes weights from {path.name}, which is missing", path=path
+            )
+    return found
 
 
 def _write(
