@@ -15,7 +15,7 @@ from srtool.cli import progress as console
 from srtool.cluster.connection import Cluster
 from srtool.cluster.engines import fetched_engine
 from srtool.cluster.items import Asked, items_from_inputs
-from srtool.cluster.run import status_of, upscale_by_many, upscale_stored
+from srtool.cluster.run import status_of_asked, upscale_by_many, upscale_stored
 from srtool.cluster.storage import is_url
 from srtool.cluster.work import Work
 from srtool.models import engine_path
@@ -45,8 +45,7 @@ def infer_elsewhere(task: Task, only_status: bool, as_json: bool) -> None:
     with needing("cloud"):
         asked = items_from_inputs(task.inputs, task.out, task.suffix, task.format, task.shard)
     if only_status:
-        status = status_of(asked, task.out)
-        console.print_status(len(asked.items), status.done, status.failures)
+        console.print_status(status_of_asked(asked, task.out))
         return
     for note in asked.notes:
         console.say(note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,10 +14,6 @@ from srtool.cli.choices import BackendChoice, RunPrecisionChoice, shard_from_tex
 from srtool.cli.feeding import PIPE, listed, piped
 from srtool.cli.models import names_from
 from srtool.errors import UsageError
-
-if TYPE_CHECKING:
-    from srtool.runtime.index import Index
-    from srtool.runtime.inputs import Job
 
 
 class FormatChoice(str, Enum):
@@ -135,7 +131,7 @@ def infer(
     from srtool.runtime import folder as pipeline
     from srtool.runtime.events import Summary
     from srtool.runtime.foreign import Foreign
-    from srtool.runtime.index import Index
+    from srtool.runtime.index import Index, lies_at, status_of
     from srtool.runtime.inputs import Inputs, Job, check_writable, jobs_from_inputs
     from srtool.runtime.opening import open_engine
     from srtool.runtime.tiling import check_tile
@@ -171,7 +167,8 @@ def infer(
     jobs = found.jobs
     index = Index(found.folder, part) if found.folder else None
     if status:
-        _print_status(jobs, index)
+        there = ((index.key(job.target) if index else "", lies_at(job.target)) for job in jobs)
+        console.print_status(status_of(there, index))
         return
     for note in found.notes:
         console.say(note)
@@ -228,15 +225,3 @@ def _box(text: str) -> tuple[int, int]:
             expected="WxH",
         )
     return int(width), int(height)
-
-
-def _print_status(jobs: list[Job], index: Index | None) -> None:
-    """What lies in the output folder, over all shards."""
-    done, failures = 0, []
-    for job in jobs:
-        entry = index.of(job.target) if index else None
-        if job.target.is_file() and job.target.stat().st_size:
-            done += 1
-        elif entry and entry.failed:
-            failures.append(entry.failed)
-    console.print_status(len(jobs), done, failures)

@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from srtool.export.onnx import Written
     from srtool.runtime.engine import Engine
     from srtool.runtime.events import Event, Summary
+    from srtool.runtime.index import Status
     from srtool.runtime.inputs import Job
     from srtool.train.data.packed import Progress as Packing
     from srtool.train.loop import Progress
@@ -101,12 +102,12 @@ def print_summary(
     answer(f"{', '.join(parts)} in {seconds:.1f} s ({rate:.3f} LR megapixels/s) -> {out}")
 
 
-def print_status(count: int, done: int, failures: Sequence[str]) -> None:
+def print_status(status: Status) -> None:
     """The answer of --status; ends the command with 1 where not everything is done."""
-    for line in failures:
+    for line in status.failures:
         say(line)
-    missing = count - done - len(failures)
-    answer(f"{done} done, {missing} missing, {len(failures)} failed of {count}")
+    count, done, failed = status.count, status.done, len(status.failures)
+    answer(f"{done} done, {count - done - failed} missing, {failed} failed of {count}")
     if done < count:
         raise typer.Exit(1)
 

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from srtool.cluster.connection import Cluster, connected
@@ -18,19 +17,11 @@ from srtool.cluster.work import Work
 from srtool.manifest import read_manifest
 from srtool.runtime.engine import Engine
 from srtool.runtime.events import Event, Summary
-from srtool.runtime.index import Entry, Index, Shard
+from srtool.runtime.index import Entry, Index, Shard, Status, lies_at, status_of
 from srtool.runtime.inputs import Job
 from srtool.runtime.origin import Origin
 
 SAVE_EVERY = 60.0  # seconds between two copies of the index in the store
-
-
-@dataclass(frozen=True)
-class Status:
-    """How many results lie there, and why the failed ones of the rest failed."""
-
-    done: int
-    failures: tuple[str, ...]
 
 
 class Record:
@@ -52,19 +43,16 @@ class Record:
             self._results.write(path.name, path)
 
 
-def status_of(asked: Asked, out: str) -> Status:
+def status_of_asked(asked: Asked, out: str) -> Status:
     """What lies in the output folder, over all shards."""
-    done, failures = 0, []
     with tempfile.TemporaryDirectory(prefix="srtool-") as scratch:
         index = Record(asked, out, None, Path(scratch)).index
-    for item in asked.items:
-        key = item.target if asked.results else index.key(Path(item.target))
-        entry = index.entries.get(key)
-        if asked.lying.get(item.target) if asked.results else Path(item.target).is_file():
-            done += 1
-        elif entry and entry.failed:
-            failures.append(entry.failed)
-    return Status(done, tuple(failures))
+    if asked.results:
+        there = ((item.target, bool(asked.lying.get(item.target))) for item in asked.items)
+    else:
+        targets = (Path(item.target) for item in asked.items)
+        there = ((index.key(target), lies_at(target)) for target in targets)
+    return status_of(there, index)
 
 
 def upscale_stored(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,6 +77,32 @@ class Index:
             with suppress(OSError):  # a full disk costs the index, and `add` said so
                 self._file.close()
             self._file = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """How many results lie there, of how many, and why those failed that failed of the rest."""
+
+    count: int
+    done: int
+    failures: tuple[str, ...]
+
+
+def status_of(results: Iterable[tuple[str, bool]], index: Index | None) -> Status:
+    """What has become of results. results: the name of each in the index, and whether it lies
+    there."""
+    count, done, failures = 0, 0, list[str]()
+    for name, lies in results:
+        count, done = count + 1, done + lies
+        entry = index.entries.get(name) if index and not lies else None
+        if entry and entry.failed:
+            failures.append(entry.failed)
+    return Status(count, done, tuple(failures))
+
+
+def lies_at(path: Path) -> bool:
+    """Whether there is a result; an empty file is none."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def index_files(folder: Path) -> list[Path]:
