@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from srtool.files import settle, whole_file, whole_files
+from srtool.errors import ChangedFileError, EngineError
+from srtool.files import open_as_one, settle, whole_file, whole_files
 
 
 def test_the_file_appears_only_at_the_end(tmp_path: Path) -> None:
@@ -136,3 +137,55 @@ def test_what_an_ended_process_left_is_finished_by_the_next_reader(
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "new"
     assert not (tmp_path / ".srtool-y.journal").exists()
     assert not (tmp_path.parent / "c").exists()
+
+
+class Read:
+    """What was read of a set of files."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts, self.is_closed = texts, False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_files_that_are_replaced_while_they_are_opened_are_opened_again(
+    tmp_path: Path, fails: bool
+) -> None:
+    paths = [tmp_path / "a.onnx", tmp_path / "a.onnx.json"]
+
+    def replace(text: str) -> None:
+        with whole_files(paths) as made:
+            for path in paths:
+                made[path].write_text(text)
+
+    replace("old")
+    opened = []
+
+    def open_between() -> Read:
+        first = paths[0].read_text()
+        if not opened:
+            replace("new")
+        opened.append(Read(first, paths[1].read_text()))
+        if fails and len(opened) == 1:
+            raise EngineError("file and manifest do not fit")
+        return opened[-1]
+
+    found = open_as_one(paths, open_between)
+    assert found.texts == ("new", "new")
+    assert [each.is_closed for each in opened] == [not fails, False]
+
+
+def test_files_that_never_rest_are_not_opened(tmp_path: Path) -> None:
+    path, opened = tmp_path / "a", []
+
+    def open_and_write() -> Read:
+        path.write_text("x" * len(opened))
+        opened.append(Read())
+        return opened[-1]
+
+    with pytest.raises(ChangedFileError) as caught:
+        open_as_one([path], open_and_write)
+    assert caught.value.path == path
+    assert all(each.is_closed for each in opened)

@@ -74,7 +74,7 @@ ASSETS = (
         size="233 MB",
         page="https://docs.pytorch.org/vision/stable/models/alexnet.html",
         url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-        sha256="7be5be79",
+        sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
     ),
     Asset(
         name="alexnet-convolutions",
@@ -105,7 +105,7 @@ ASSETS = (
         size="528 MB",
         page="https://docs.pytorch.org/vision/stable/models/vgg.html",
         url="https://download.pytorch.org/models/vgg16-397923af.pth",
-        sha256="397923af",
+        sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
     ),
     Asset(
         name="vgg16-convolutions",

@@ -13,13 +13,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
+from srtool.errors import ChangedFileError, SrtoolError
+
 _JOURNAL = ".journal"
+_TRIES = 5  # to open files that keep being replaced
 
 # Machine, process and a random number
 _TEMPORARY = re.compile(r"\.srtool-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}(?:\..*)?")
+
+
+class Opened(Protocol):
+    """What was opened and can be closed."""
+
+    def close(self) -> None: ...
+
+
+Thing = TypeVar("Thing", bound=Opened)
 
 
 @contextmanager
@@ -69,6 +82,38 @@ def settle(folder: Path) -> None:
         for entry in list(folder.glob(f".srtool-*{_JOURNAL}")):
             if not _TEMPORARY.fullmatch(entry.name):  # one that is still being written
                 _finish(entry)
+
+
+def open_as_one(paths: Sequence[Path], open: Callable[[], Thing]) -> Thing:
+    """What `open` makes of some files, all of one set: where one of them was replaced meanwhile,
+    it is closed and they are opened again. ChangedFileError where that goes on and on."""
+
+    def found() -> list[tuple[int, int, int] | None]:
+        return [_identity(path) for path in paths]
+
+    for _ in range(_TRIES):
+        before = found()
+        try:
+            opened = open()
+        except SrtoolError:
+            if found() == before:
+                raise
+            continue
+        if found() == before:
+            return opened
+        opened.close()
+    raise ChangedFileError(
+        f"{paths[0]}: is being replaced again and again; wait until it is written", path=paths[0]
+    )
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Which file stands under a name: one that takes another's place is another one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _finish(journal: Path) -> None:

@@ -17,6 +17,11 @@ import pytest
 
 Run = Callable[..., Any]  # of conftest
 LAUNCH = "from srtool.cli.main import main; main()"
+# Python started by a shell in its background would ignore Ctrl-C
+WATCH = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from srtool.runtime import watching; watching.arriving.__defaults__ = (0.05,);" + LAUNCH
+)
 
 
 @pytest.fixture
@@ -107,3 +112,110 @@ def test_sigterm_winds_up_as_ctrl_c_does(images: Path, write_png: Any) -> None:
     assert b"Traceback" not in err
     assert json.loads(out)["files"] == len(list(Path("out").glob("???.png")))
     assert [path.name for path in Path("out").glob(".srtool-*")] == [".srtool-index.jsonl"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_an_interrupt_is_not_lost_in_a_callback(name: str, code: int) -> None:
+    """Python drops what is raised in the callback of a weak reference, as an import has them."""
+    program = f"""
+import os, signal, time, weakref
+from srtool.cli import main as cli
+class Thing: pass
+def app():
+    thing = Thing()
+    kept = weakref.ref(thing, lambda gone: (os.kill(os.getpid(), signal.{name}), time.sleep(1)))
+    del thing
+    time.sleep(20)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.app = app
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_a_dry_run_makes_nothing(run: Run, images: Path) -> None:
+    assert run("infer", str(images / "0.png"), "-o", "out", *ENGINE).code == 0
+    (images / "1.png").write_bytes(b"broken")
+    before = sorted(path.name for path in Path("out").iterdir())
+    result = run("infer", "in", "-o", "out", *ENGINE, "--dry-run", "--long-side", "20")
+    assert result.code == 1
+    *lines, last = result.out.splitlines()
+    assert len(lines) == 6
+    assert "other options" in lines[0]
+    assert "in/1.png" in lines[1]
+    assert lines[2].split() == ["in/2.png", "10x9", "->", "out/2.png", "20x18"]
+    assert last.startswith("4 pictures, ")
+    assert sorted(path.name for path in Path("out").iterdir()) == before
+    result = run("infer", "in", "-o", "new/deep", *ENGINE, "--dry-run", "--json")
+    told = json.loads(result.out)
+    assert (told["files"], told["failed"], told["pixels_out"]) == (
+        5,
+        1,
+        16 * 9 * (8 + 10 + 11 + 12 + 13),
+    )
+    assert told["seconds"] > 0
+    assert told["bytes"] > 0
+    assert not Path("new").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_watched_folder(images: Path, write_png: Any, name: str) -> None:
+    (images / "broken.png").write_bytes(b"broken")
+    Path("inbox").mkdir()
+    command = [sys.executable, "-c", WATCH, "infer", "inbox", "-o", "out", *ENGINE, "--watch"]
+    made = Path("out")
+    with subprocess.Popen(
+        [*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for number in range(3):
+            (images / f"{number}.png").rename(f"inbox/{number}.png")
+            wait_for(made / f"{number}.png", process)
+        (images / "broken.png").rename("inbox/a-broken.png")
+        (images / "3.png").rename("inbox/b.png")
+        wait_for(made / "b.png", process)
+        process.send_signal(getattr(signal, name))
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1  # of the broken one
+    assert "Traceback" not in err
+    assert "inbox/0.png -> out/0.png" in err
+    counts = json.loads(out)
+    assert (counts["files"], counts["failed"]) == (4, 1)
+    names = {"0.png", "1.png", "2.png", "b.png", ".srtool-index.jsonl"}
+    assert {path.name for path in made.iterdir()} == names
+    lines = (made / ".srtool-index.jsonl").read_text(encoding="utf-8").splitlines()
+    assert sorted(json.loads(line)["file"] for line in lines) == sorted(
+        {*names, "a-broken.png"} - {".srtool-index.jsonl"}
+    )
+    for path in made.glob("*.png"):
+        assert path.stat().st_size
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    patience = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < patience:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["in/0.png", "--watch"],
+        ["in", "--watch", "--dry-run"],
+        ["in", "--watch", "-o", "out.png"],
+        ["s3://b/in", "--dry-run"],
+        ["-", "--dry-run"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_neither_watched_nor_foretold(run: Run, images: Path, arguments: list[str]) -> None:
+    result = run("infer", *arguments, *ENGINE)
+    assert (result.code, result.out) == (2, "")
+    assert result.complaint
+    assert sorted(path.name for path in Path().iterdir()) == ["engine", "in"]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import pyvips
 from numpy.typing import NDArray
+from PIL import Image
 
 from srtool.errors import ImageError, UsageError
 from srtool.images import writing
@@ -704,6 +705,19 @@ def test_quality_out_of_range(
         write_image(tmp_path / "a.jpg", Picture(RGB), quality)
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".jp2"])
+def test_the_only_limit_on_pixels_is_the_callers(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(RGB).save(path, lossless=True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's own
+    same(read_image(path, H * W).pixels, RGB)
+    with pytest.raises(ImageError) as caught:
+        read_image(path, H * W - 1)
+    assert caught.value.remedy == {"max_pixels": H * W}
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from srtool.errors import EngineError
 from srtool.images.picture import Picture
 from srtool.images.reading import read_image
 from srtool.images.writing import write_image
+from srtool.runtime import checks
 from srtool.runtime import folder as pipeline
 from srtool.runtime.events import Event, Summary
 from srtool.runtime.folder import run
@@ -440,7 +441,7 @@ def test_an_interrupt_while_waiting_for_the_encoder_loses_no_count(
 
 @pytest.fixture
 def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "LARGE", 0)
+    monkeypatch.setattr(checks, "LARGE", 0)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -490,7 +491,7 @@ def test_bands_of_networks_that_need_multiples(
     whole, bands = (Job(source, tmp_path / name) for name in ("whole.png", "bands.png"))
     options = Options(tile=28, halo=4)
     run([whole], engine, options)
-    monkeypatch.setattr(pipeline, "LARGE", 0)
+    monkeypatch.setattr(checks, "LARGE", 0)
     if band:
         monkeypatch.setattr("srtool.runtime.upscaling.BAND", band)  # as of a very wide one
     run([bands], engine, options)
@@ -534,7 +535,7 @@ def test_opaque_alpha_is_no_reason_against_jpeg(
     tmp_path: Path, write_png: Any, nearest: Any, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if large:
-        monkeypatch.setattr(pipeline, "LARGE", 0)
+        monkeypatch.setattr(checks, "LARGE", 0)
     pixels = photograph(40, 40, channels=4)
     jobs = []
     for name, alpha in (("opaque", 255), ("glass", 254)):

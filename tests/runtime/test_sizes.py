@@ -14,7 +14,7 @@ from srtool.errors import UsageError
 from srtool.images.picture import Picture
 from srtool.images.reading import read_image
 from srtool.images.size import Size, resized
-from srtool.runtime import folder as pipeline
+from srtool.runtime import checks
 from srtool.runtime.folder import upscale_images
 from srtool.runtime.inputs import Job
 from srtool.runtime.upscaling import Options, passes
@@ -137,11 +137,11 @@ def test_in_bands_it_is_the_same_picture(
     with srtool.open_engine(nearest_onnx(), "onnxruntime") as engine:
         (event,) = upscale_images([Job(source, whole)], engine, options)
         assert event.kind == "done", event.message
-        monkeypatch.setattr(pipeline, "LARGE", 30_000)  # that of the second pass is beyond it
+        monkeypatch.setattr(checks, "LARGE", 30_000)  # that of the second pass is beyond it
         found = list(upscale_images([Job(source, banded)], engine, options))
     if size.scale == 6:
         assert [event.kind for event in found] == ["failed"]  # the first result is too large
-        monkeypatch.setattr(pipeline, "LARGE", 700_000)
+        monkeypatch.setattr(checks, "LARGE", 700_000)
         with srtool.open_engine(nearest_onnx(), "onnxruntime") as engine:
             found = list(upscale_images([Job(source, banded)], engine, options))
     assert [event.kind for event in found] == ["done"], found[0].message

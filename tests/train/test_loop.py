@@ -484,7 +484,7 @@ def test_sigterm_saves_as_an_interrupt_does(
             time.sleep(0.1)
         time.sleep(2)
         process.terminate()
-        assert process.wait(60) == 130
+        assert process.wait(60) == 143
     finally:
         process.kill()
     assert newest(tmp_path / "out")["step"] > 0

@@ -92,21 +92,26 @@ def test_another_recipe_is_refused(
         other.restore(state, tmp_path / "state.pth")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("gan", [False, True])
 def test_an_interrupt_waits_for_the_end_of_an_update(
-    tiny_recipe: Recipe, tiny_gan_recipe: Recipe, photographs: Path, gan: bool
+    tiny_recipe: Recipe, tiny_gan_recipe: Recipe, photographs: Path, gan: bool, number: int
 ) -> None:
     recipe = tiny_gan_recipe if gan else tiny_recipe
     images = Patches(photographs, 32, 2, 0).at(1)
     interrupted, straight = training(recipe), training(recipe)
     interrupted.optimizers["generator"].optimizer.register_step_post_hook(
-        lambda *_: signal.raise_signal(signal.SIGINT)
+        lambda *_: signal.raise_signal(number)
     )
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.update(*images)
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.update(*images)
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
     straight.update(*images)
     assert same(interrupted.state(), straight.state())
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_average_by_hand(tiny_recipe: Recipe, photographs: Path) -> None:

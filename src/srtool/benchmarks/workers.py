@@ -11,6 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from srtool.interrupts import interrupts_held
+
 
 def cores() -> int:
     """Cores that this process may use."""
@@ -28,7 +30,8 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare)
     try:
-        with _interrupts_held():  # until a process is prepared, Ctrl-C would print its traceback
+        # A process that is not prepared, or is half begun, would print its traceback
+        with interrupts_held(from_children=True):
             for _ in range(workers):
                 pool.submit(os.getpid)
         yield pool
@@ -56,16 +59,3 @@ def _prepare() -> None:
     # BLAS and OpenMP read these when numpy, scipy and torch are first imported: after this.
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = "1"
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Put Ctrl-C off, here and in the processes started meanwhile."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

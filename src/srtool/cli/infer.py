@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -98,6 +99,12 @@ def infer(
         int | None, typer.Option(min=8, max=8, help="8: write 16-bit images with 8 bits.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo existing outputs.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay, and upscale what comes into the folders.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be made, and what it takes.")
+    ] = False,
     shard: Annotated[
         str | None,
         typer.Option(help="I/N: only the images that fall to part I of N, for job arrays."),
@@ -127,9 +134,8 @@ def infer(
     ] = False,
 ) -> None:
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
+    from srtool.cli.folders import FolderRun
     from srtool.images.size import Size
-    from srtool.runtime import folder as pipeline
-    from srtool.runtime.events import Summary
     from srtool.runtime.foreign import Foreign
     from srtool.runtime.index import Index, lies_at, status_of
     from srtool.runtime.inputs import Inputs, Job, check_writable, jobs_from_inputs
@@ -147,11 +153,18 @@ def infer(
         raise UsageError("nothing is named to upscale; expected files, folders or patterns")
     options = Options(tile, halo, depth, quality, overwrite, max_pixels, size)
     ending = format.value if format else None
+    if watch:
+        _check_watched(named, status or dry_run)
     if cluster or any("://" in text for text in (*named, out, engine or "")):
         from srtool.cli.elsewhere import Task, infer_elsewhere
         from srtool.cluster.connection import Cluster
         from srtool.cluster.work import Work
 
+        if watch or dry_run:
+            raise UsageError(
+                "what lies in object storage, or is for a cluster, is neither watched nor foretold",
+                parameter="watch" if watch else "dry_run",
+            )
         work = Work(backend.value, precision.value, fallback, threads, options)
         pool = Cluster(cluster, workers, threads or 1, gpus_per_worker) if cluster else None
         task = Task(named, out, engine, suffix, ending, part, work, pool, require_certified)
@@ -159,18 +172,19 @@ def infer(
         return
     feeding = ExitStack()
     if named == [PIPE]:
-        if as_json or status:
+        if as_json or status or dry_run:
             raise UsageError("the image goes to standard output, which nothing else can use")
         found = Inputs([Job(*feeding.enter_context(piped(ending)))])
     else:
-        found = jobs_from_inputs(named, Path(out), suffix, ending, part)
+        look = partial(jobs_from_inputs, named, Path(out), suffix, ending, part, watching=watch)
+        found = look()
     jobs = found.jobs
     index = Index(found.folder, part) if found.folder else None
     if status:
         there = ((index.key(job.target) if index else "", lies_at(job.target)) for job in jobs)
         console.print_status(status_of(there, index))
         return
-    for note in found.notes:
+    for note in () if watch else found.notes:
         console.say(note)
     if range_ not in (None, 1, 255):
         raise UsageError(f"{range_}: expected 1 or 255", parameter="range", found=str(range_))
@@ -190,17 +204,22 @@ def infer(
         if tile is not None:
             opened.use_tile(tile)
         check_tile(tile or min(opened.tile), opened.facts.halo if halo is None else halo)
-        check_writable(jobs)
+        if not dry_run:
+            check_writable(jobs, found.folder)
         console.introduce(opened, require_certified)
-        summary = Summary()
+        run = FolderRun(opened, options, index)
+        summary = run.summary
+        if dry_run:
+            run.foretell(jobs, as_json)
+            return
         try:
-            with console.InferenceProgress(len(jobs)) as shown:
-                events = pipeline.upscale_images(
-                    jobs, opened, options, summary, index, shown.on_tile
-                )
-                with closing(events):
-                    for event in events:
-                        shown.on_event(event)
+            if watch:
+                console.say(f"watching {', '.join(named)}; Ctrl-C ends it")
+                run.watch(look)
+            else:
+                if found.folder and not console.is_quiet():
+                    run.say_what_it_takes(jobs)
+                run.upscale(jobs)
         except KeyboardInterrupt:
             console.complain(
                 f"interrupted after {summary.files} images; the same command continues"
@@ -225,3 +244,20 @@ def _box(text: str) -> tuple[int, int]:
             expected="WxH",
         )
     return int(width), int(height)
+
+
+def _check_watched(named: list[str], only_told: bool) -> None:
+    """UsageError where there is nothing to watch, or nothing is to be done."""
+    import glob
+
+    for text in named:
+        if not (glob.has_magic(text) or Path(text).is_dir()):
+            raise UsageError(
+                f"{text}: is no folder that could be watched, expected a folder or a pattern",
+                path=text,
+                parameter="watch",
+            )
+    if only_told:
+        raise UsageError(
+            "watching upscales what comes; leave out status and dry_run", parameter="watch"
+        )

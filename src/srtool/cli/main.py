@@ -105,6 +105,21 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
+def _send_again(lost: sys.UnraisableHookArgs) -> None:
+    """An interrupt that came where Python lets nothing through, in the callback of a weak
+    reference for one, would be printed and forgotten."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    number = signal.SIGINT
+    if issubclass(lost.exc_type, _Terminated):
+        number = signal.SIGTERM
+        signal.signal(signal.SIGTERM, _terminate)
+    again = threading.Timer(0.05, signal.raise_signal, (number,))
+    again.daemon = True
+    again.start()
+
+
 def main() -> None:
     """Entry point: a known error is one line, and an interrupt is no traceback."""
     # What a console's code page lacks is escaped; it is no reason to end
@@ -113,6 +128,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+        sys.unraisablehook = _send_again
     try:
         app()
     except SystemExit as ended:

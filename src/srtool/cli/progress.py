@@ -52,6 +52,11 @@ def be_quiet(wanted: bool) -> None:
     _quiet = wanted
 
 
+def is_quiet() -> bool:
+    """Whether nothing is said but what goes wrong."""
+    return _quiet
+
+
 def say(text: str) -> None:
     """A line for the user: what is being done, and why so."""
     if not _quiet:
@@ -196,7 +201,7 @@ class InferenceProgress:
             if self._bar:
                 self._console.print(plain(line), markup=False)
             else:
-                (say if event.kind == "note" else complain)(line)
+                (complain if event.kind in ("failed", "other") else say)(line)
         if event.kind != "note":
             self._done += 1
             self._started = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,7 +11,12 @@ import numpy as np
 
 from srtool.errors import ImageError
 
-BY_PILLOW = {"BMP": ("BMP", "DIB"), "JPEG 2000": ("JPEG2000",), "PNM": ("PPM",)}
+# Decoders by themselves: `Image.open` has a limit of its own, which the user could not raise
+BY_PILLOW = {
+    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
+    "JPEG 2000": ("PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
+    "PNM": ("PIL.PpmImagePlugin", "PpmImageFile"),
+}
 
 
 def check_claim(path: Path, width: int, height: int, max_pixels: int) -> None:
@@ -28,13 +33,12 @@ def check_claim(path: Path, width: int, height: int, max_pixels: int) -> None:
 def by_pillow(file: BinaryIO, path: Path, format: str, max_pixels: int) -> Any:
     """The libvips image of a file of a format in BY_PILLOW; ImageError where it is damaged."""
     import pyvips
-    from PIL import Image
 
+    module, name = BY_PILLOW[format]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own limit stands in `check_claim`
-            image = Image.open(io.BytesIO(file.read()), formats=BY_PILLOW[format])
-        check_claim(path, *image.size, max_pixels)
+        image = getattr(import_module(module), name)(io.BytesIO(file.read()))
+        width, height = image.size
+        check_claim(path, width, height, max_pixels)
         wanted = image.mode
         if wanted not in ("L", "LA", "RGB", "RGBA") and not wanted.startswith("I;16"):
             wanted = "RGBA" if image.has_transparency_data else "RGB"

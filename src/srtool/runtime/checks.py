@@ -6,6 +6,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR
 
 import numpy as np
 
@@ -13,12 +14,70 @@ from srtool.errors import ImageError
 from srtool.images.formats import FORMATS
 from srtool.images.picture import Picture
 from srtool.images.reading import ImageFile
-from srtool.images.writing import Shape, check_writable
+from srtool.images.writing import STREAMED, Shape, check_writable
+from srtool.runtime.events import Event
+from srtool.runtime.index import Index
 from srtool.runtime.inputs import Job
+from srtool.runtime.origin import Origin
+from srtool.runtime.upscaling import Options, RowsOf, passes
 
+LARGE = 48_000_000  # bytes of a result; what is larger is made and written in bands of rows
 _SHARE = {"PNG": 0.2, "TIFF": 0.2}  # of the bytes of its samples that a file takes at least
 _SHARE_OF_LOSSY = 0.02
 _LITTLE = 5_000_000  # bytes
+
+
+def standing(job: Job, origin: Origin, index: Index | None, overwrite: bool) -> Event | None:
+    """What stands where a result goes and keeps it from being made; None where nothing does."""
+    try:
+        status = job.target.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return _failed(job, f"{job.target}: cannot be written ({reason})")
+    if S_ISDIR(status.st_mode):
+        return _failed(job, f"{job.target}: is a folder, where the upscaled image should go")
+    if overwrite or status.st_size == 0:
+        return None
+    entry = index.of(job.target) if index else None
+    difference = origin.difference(entry) if entry and not entry.failed else ""
+    if difference:
+        return Event(job, "other", f"{job.target}: exists, {difference}")
+    return Event(job, "skipped")
+
+
+def _failed(job: Job, message: str) -> Event:
+    return Event(job, "failed", message, error=ImageError(message, path=job.target))
+
+
+def check(job: Job, file: ImageFile, options: Options, scale: int) -> list[str]:
+    """What is to be known of a file before it is upscaled, a line each; ImageError where its
+    result cannot be made or written. scale: of the network."""
+    width, height = options.size_of(file.width, file.height, scale)
+    made = shape_made(file, options, scale)
+    final = replace(made, width=width, height=height)
+    check_writable(job.target, replace(final, has_alpha=False), file.metadata)
+    check_space(job.target, final)
+    if passes(file.width, (width, height), scale) > 1 and bytes_of(made) > 2 * LARGE:
+        raise ImageError(
+            f"{job.source}: {width}x{height} pixels take more than the network's {scale} times, "
+            "which is for smaller pictures",
+            path=job.source,
+            found=f"{file.width}x{file.height}",
+        )
+    return notes_of(job, file)
+
+
+def shape_made(file: ImageFile | RowsOf, options: Options, scale: int) -> Shape:
+    """Of what the network makes of it."""
+    dtype = np.dtype(np.uint8) if options.depth == 8 else file.dtype
+    return Shape(file.width * scale, file.height * scale, dtype, file.gray, file.has_alpha)
+
+
+def is_banded(target: Path, shape: Shape) -> bool:
+    """Whether a result is made and written in bands of rows."""
+    return bytes_of(shape) > LARGE and FORMATS[target.suffix.lower()] in STREAMED
 
 
 def notes_of(job: Job, file: ImageFile) -> list[str]:

@@ -11,15 +11,22 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-
-from srtool.errors import ImageError, SrtoolError
+from srtool.errors import SrtoolError
 from srtool.images.formats import FORMATS
 from srtool.images.picture import Picture
 from srtool.images.reading import ImageFile
 from srtool.images.size import resized
-from srtool.images.writing import STREAMED, RowWriter, Shape, check_writable, write_image
-from srtool.runtime.checks import bytes_of, check_opaque, check_space, notes_of, opaque
+from srtool.images.writing import RowWriter, write_image
+from srtool.interrupts import interrupts_held
+from srtool.runtime.checks import (
+    bytes_of,
+    check,
+    check_opaque,
+    is_banded,
+    opaque,
+    shape_made,
+    standing,
+)
 from srtool.runtime.engine import Engine
 from srtool.runtime.events import Event, Kind, Summary
 from srtool.runtime.failures import engine_failure, writing_failure
@@ -38,7 +45,6 @@ from srtool.runtime.upscaling import (
 )
 
 MANY = 8  # threads that decode, and that encode, for a GPU
-LARGE = 48_000_000  # bytes of a result; what is larger is made and written in bands of rows
 HELD = 80_000_000  # bytes of one that wait for the encoder, or are being made
 
 OnTile = Callable[[Job, int, int], None]
@@ -171,7 +177,7 @@ class _Run:
                 self._wind_up()
                 if engine.is_deferred:
                     summary.seconds["compute"] += engine.busy - busy
-                summary.seconds["total"] = time.perf_counter() - start
+                summary.seconds["total"] += time.perf_counter() - start
 
     def _drained(self) -> Iterator[Event]:
         while self._events:
@@ -190,58 +196,30 @@ class _Run:
 
     def _is_wanted(self, job: Job) -> bool:
         """Whether an image is to be upscaled; if not, why is said."""
-        try:
-            size = job.target.stat().st_size
-            is_folder = job.target.is_dir()
-        except (FileNotFoundError, NotADirectoryError):
+        event = standing(job, self._origin, self._index, self._options.overwrite)
+        if event is None:
             return True
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            message = f"{job.target}: cannot be written ({reason})"
-            self._fail(job, ImageError(message, path=job.target))
+        if event.error:
+            self._fail(job, event.error)
             return False
-        if is_folder:
-            message = f"{job.target}: is a folder, where the upscaled image should go"
-            self._fail(job, ImageError(message, path=job.target))
-            return False
-        if self._options.overwrite or size == 0:
-            return True
-        entry = self._index.of(job.target) if self._index else None
-        difference = self._origin.difference(entry) if entry and not entry.failed else ""
-        if difference:
-            self._summary.other += 1
-            self._say(job, "other", f"{job.target}: exists, {difference}")
-        else:
-            self._summary.skipped += 1
-            self._say(job, "skipped")
+        self._summary.other += event.kind == "other"
+        self._summary.skipped += event.kind == "skipped"
+        self._events.append(event)
         return False
 
     def _decode(self, job: Job) -> _Decoded:
         """In a thread: what can be known before computing is checked before."""
         start = time.perf_counter()
-        options = self._options
+        options, scale = self._options, self._engine.facts.scale
         file = ImageFile(job.source, options.max_pixels)
         try:
-            width, height = self._size(file)
-            final = replace(self._shape(file), width=width, height=height)
-            check_writable(job.target, replace(final, has_alpha=False), file.metadata)
-            check_space(job.target, final)
-            notes = notes_of(job, file)
-            format = FORMATS[job.target.suffix.lower()]
-            shape = self._shape(file)
-            twice = self._passes(file) > 1
-            if twice and bytes_of(shape) > 2 * LARGE:
-                raise ImageError(
-                    f"{job.source}: {width}x{height} pixels take more than the network's "
-                    f"{self._engine.facts.scale} times, which is for smaller pictures",
-                    path=job.source,
-                    found=f"{file.width}x{file.height}",
-                )
-            if not twice and bytes_of(shape) > LARGE and format in STREAMED:
+            notes = check(job, file, options, scale)
+            once = passes(file.width, self._size(file), scale) == 1
+            if once and is_banded(job.target, shape_made(file, options, scale)):
                 return _Decoded(None, file, notes, time.perf_counter() - start)
             picture = file.read()
             file.close()
-            if format == "JPEG":
+            if FORMATS[job.target.suffix.lower()] == "JPEG":
                 picture = opaque(picture, job)
             return _Decoded(picture, None, notes, time.perf_counter() - start)
         except BaseException:
@@ -251,15 +229,6 @@ class _Run:
     def _size(self, file: ImageFile | RowsOf) -> tuple[int, int]:
         """Width and height of the result."""
         return self._options.size_of(file.width, file.height, self._engine.facts.scale)
-
-    def _passes(self, file: ImageFile | RowsOf) -> int:
-        return passes(file.width, self._size(file), self._engine.facts.scale)
-
-    def _shape(self, file: ImageFile | RowsOf) -> Shape:
-        """Of what the network makes of it."""
-        scale = self._engine.facts.scale
-        dtype = np.dtype(np.uint8) if self._options.depth == 8 else file.dtype
-        return Shape(file.width * scale, file.height * scale, dtype, file.gray, file.has_alpha)
 
     def _start(self, job: Job, decoding: Future[_Decoded]) -> None:
         """Hand one decoded image to the engine."""
@@ -284,12 +253,12 @@ class _Run:
         source = RowsOf(picture)
         size, area = self._size(source), _area(picture)
         on_tile = partial(self._on_tile, job)
-        if self._passes(source) > 1:
+        if passes(source.width, size, self._engine.facts.scale) > 1:
             once = replace(self._options, size=None)
             picture = upscale_picture(picture, self._engine, once, guard, on_tile)
             made = RowsOf(picture)
-            streamed = FORMATS[job.target.suffix.lower()] in STREAMED
-            if streamed and bytes_of(self._shape(made)) > LARGE:
+            shape = shape_made(made, self._options, self._engine.facts.scale)
+            if is_banded(job.target, shape):
                 self._stream(job, made, guard, size)
                 return
         upscaling = Upscaling(picture, self._engine, self._options, guard, on_tile)
@@ -299,7 +268,7 @@ class _Run:
         self, job: Job, file: ImageFile | RowsOf, guard: Guard, size: tuple[int, int]
     ) -> None:
         """Upscale and write a large image, band by band."""
-        shape = self._shape(file)
+        shape = shape_made(file, self._options, self._engine.facts.scale)
         if shape.has_alpha and FORMATS[job.target.suffix.lower()] == "JPEG":
             assert isinstance(file, ImageFile), "a picture in memory was made opaque"
             check_opaque(file, job)
@@ -350,7 +319,11 @@ class _Run:
 
     def _collect(self) -> None:
         """Wait for the oldest image to be written and count it."""
-        wait([self._encoding[0].written])  # still in the queue: an interrupt here loses no count
+        wait([self._encoding[0].written])
+        with interrupts_held():  # what lies there is counted, and stands in the index
+            self._count()
+
+    def _count(self) -> None:
         writing = self._encoding.popleft()
         job, summary = writing.job, self._summary
         try:

@@ -55,6 +55,7 @@ def jobs_from_inputs(
     suffix: str = "",
     format: str | None = None,
     shard: Shard | None = None,
+    watching: bool = False,
 ) -> Inputs:
     """Expand files, folders (recursive, structure kept below `out`) and glob patterns.
 
@@ -62,7 +63,8 @@ def jobs_from_inputs(
     `out` may name the output file itself when the input is a single file. shard: take only the
     images whose path below the input falls to it. What earlier runs made is no source, nor are
     hidden files and thumbnails in folders. UsageError where an input does not exist, nothing is
-    found, or two images would be written to one file.
+    found, or two images would be written to one file; watching: nothing need be found, and of two
+    such images the second is noted.
     """
     if shard is not None and not 1 <= shard.number <= shard.count:
         raise UsageError(
@@ -71,7 +73,7 @@ def jobs_from_inputs(
     found = _Found()
     for text in inputs:
         _expand(text, out, found)
-    if not found.sources:
+    if not found.sources and not watching:
         known = " ".join(sorted(READABLE))
         passed = "".join(f"; {note}" for note in found.notes)
         raise UsageError(
@@ -79,13 +81,15 @@ def jobs_from_inputs(
         )
     if out.suffix.lower() in WRITABLE and not out.is_dir():
         return Inputs([_into_one_file(inputs, found.sources, out, format)])
-    jobs = _jobs(found.sources, out, suffix, format)
+    jobs, clashes = _jobs(found.sources, out, suffix, format)
+    if clashes and not watching:
+        raise clashes[0]
     kept = [
         job
         for job, relative in jobs.values()
         if shard is None or shard_of(relative, shard.count) == shard.number
     ]
-    return Inputs(kept, found.notes, out)
+    return Inputs(kept, [*found.notes, *map(str, clashes)], out)
 
 
 def shard_of(relative: PurePath, count: int) -> int:
@@ -98,7 +102,7 @@ def shard_of(relative: PurePath, count: int) -> int:
 def _into_one_file(
     inputs: list[str], sources: list[tuple[Path, Path]], out: Path, format: str | None
 ) -> Job:
-    if len(sources) > 1 or Path(inputs[0]).is_dir():
+    if len(sources) != 1 or Path(inputs[0]).is_dir():
         raise UsageError(
             f"{out}: names one image; folders and several images go into a folder",
             path=out,
@@ -115,7 +119,8 @@ def _into_one_file(
 
 def _jobs(
     sources: list[tuple[Path, Path]], out: Path, suffix: str, format: str | None
-) -> dict[Path, tuple[Job, Path]]:
+) -> tuple[dict[Path, tuple[Job, Path]], list[UsageError]]:
+    """By target, and what is wrong with those that are left out."""
     found = [
         (Job(source, out / result_name(relative, suffix, format)), relative)
         for source, relative in sources
@@ -123,19 +128,19 @@ def _jobs(
     # Where results stand beside their sources, those of an earlier run are no sources.
     results = {_real(job.target) for job, _ in found} if suffix else set()
     jobs: dict[Path, tuple[Job, Path]] = {}
+    clashes = []
     for job, relative in found:
         source, target = job.source, job.target
         if _real(source) in results:
             continue
         other, _ = jobs.setdefault(target, (_checked(job), relative))
         if _real(other.source) != _real(source):
-            raise UsageError(
+            line = (
                 f"{other.source} and {source} would both be written to {target}; "
-                "upscale them into different folders",
-                path=target,
-                parameter="out",
+                "upscale them into different folders"
             )
-    return jobs
+            clashes.append(UsageError(line, path=target, parameter="out"))
+    return jobs, clashes
 
 
 def result_name(relative: PurePath, suffix: str, format: str | None) -> PurePath:
@@ -146,9 +151,11 @@ def result_name(relative: PurePath, suffix: str, format: str | None) -> PurePath
     return relative.parent / f"{relative.stem}{suffix}{ending}"
 
 
-def check_writable(jobs: list[Job]) -> None:
-    """UsageError, before any work is done, where an output folder cannot be made or written."""
-    for folder in sorted({job.target.parent for job in jobs}):
+def check_writable(jobs: list[Job], folder: Path | None = None) -> None:
+    """UsageError, before any work is done, where an output folder cannot be made or written; also
+    one for jobs that are still to come."""
+    folders = {job.target.parent for job in jobs} | ({folder} if folder else set())
+    for folder in sorted(folders):
         _check_folder(folder)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from srtool.errors import EngineError, UsageError
-from srtool.manifest import Manifest, ModelFacts, read_manifest, uncertified_reason
+from srtool.files import open_as_one
+from srtool.manifest import Manifest, ModelFacts, read_manifest, sidecar, uncertified_reason
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
 from srtool.runtime.backends.openvino import OpenVino
@@ -91,7 +92,10 @@ def open_on(
 def _open_companion(
     path: Path, facts: ModelFacts, backend: Backend, threads: int | None
 ) -> Session:
-    return backend.open(path, companion_facts(path, facts), threads)
+    return open_as_one(
+        (path, sidecar(path)),
+        lambda: backend.open(path, companion_facts(path, facts), threads),
+    )
 
 
 def companion_facts(path: Path, facts: ModelFacts) -> ModelFacts:
@@ -131,7 +135,10 @@ def float32_engine(path: Path, backend: Backend) -> Engine | None:
             continue
         if file == path and backend in exact:
             continue  # that is what went wrong
-        return open_on(file, exact[0], other.model, manifest=other)
+        engine = open_as_one((file, sidecar(file)), partial(open_on, file, exact[0]))
+        if engine.facts.weights_sha256 == manifest.model.weights_sha256:
+            return engine
+        engine.close()  # another export came between
     return None
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from srtool.errors import EngineError, UsageError
+from srtool.files import open_as_one
+from srtool.manifest import sidecar
 from srtool.models import engine_path
 from srtool.runtime.backends.kserve import service_at
 from srtool.runtime.backends.torch import Torch
@@ -69,9 +72,7 @@ def open_engine(
             parameter="fallback",
         )
     request = Request(path, backend, precision, fallback, threads, device, foreign)
-    if opener is not None and path.suffix == PLAN:
-        return opener.open(request)
-    if not path.is_file():
+    if not path.is_file() and path.suffix != PLAN:
         raise EngineError(
             f"{path}: no such engine; `srtool export model.pth` writes one", path=path
         )
@@ -83,7 +84,8 @@ def open_engine(
             found=path.suffix,
             expected=".onnx, .plan, .pth or .safetensors",
         )
-    return opener.open(request)
+    opening = partial(opener.open, request)
+    return open_as_one((path, sidecar(path)), opening)
 
 
 def _open_reference(request: Request) -> Engine:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from srtool.errors import EngineError, UsageError
+from srtool.files import open_as_one
 from srtool.manifest import Manifest, ModelFacts, PlanFacts, sidecar, uncertified_reason
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.tensorrt import TensorRt
@@ -77,7 +78,8 @@ def _planned(path: Path, manifest: Manifest, plan: PlanFacts, device: int) -> En
     open_companion = None
     companion = path.parent / manifest.companion if manifest.companion else None
     if companion and companion.is_file():
-        open_companion = partial(_open_companion, companion, manifest, device)
+        paths, opening = (companion, sidecar(companion)), partial(_open_companion, companion)
+        open_companion = partial(open_as_one, paths, partial(opening, manifest, device))
     backend = plan_backend(plan, manifest.model, device)
     session = backend.open(path, manifest.model)
     reason = f"{NAMES[plan.recipe.flavour]} {plan.version}, {session.layout}"

@@ -328,8 +328,10 @@ def _curves(out: Path, training: Training, main: bool) -> Iterator[SummaryWriter
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, which clusters send before they take a machine away, be a Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
+    """Let SIGTERM, which clusters send before they take a machine away, be a Ctrl-C, where it
+    would else end the process at once."""
+    is_free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if threading.current_thread() is not threading.main_thread() or not is_free:
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

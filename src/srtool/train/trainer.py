@@ -8,10 +8,8 @@ off goes on as if it had not been.
 from __future__ import annotations
 
 import json
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from srtool.errors import UsageError
+from srtool.interrupts import interrupts_held
 from srtool.networks.generator import SCALE, Generator, GeneratorOutput
 from srtool.train.discriminators import (
     Discriminator,
@@ -157,7 +156,7 @@ class Training:
                 for name, term in self._part(low, high, mask, learns).items():
                     terms[name] = terms.get(name, 0) + term.detach() / count
         means = self.accelerator.reduce(torch.stack(list(terms.values())), "mean")
-        with _interrupt_held_back():
+        with interrupts_held():  # weights, moments, average and step number belong together
             for side in sides:
                 self._apply(side)
             self.step += 1
@@ -325,22 +324,6 @@ def perceptual_losses(stage: Stage, device: torch.device) -> dict[str, nn.Module
         return {}
     wanted = {"lpips": lpips_loss, "vgg": vgg_loss}
     return {n: make().to(device) for n, make in wanted.items() if getattr(stage.weights, n)}
-
-
-@contextmanager
-def _interrupt_held_back() -> Iterator[None]:
-    """Let a Ctrl-C wait until weights, moments, average and step number belong together again."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if caught:
-        raise KeyboardInterrupt
 
 
 def _difference(before: Any, now: Any, free: Any, path: str = "") -> str | None:

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from srtool.benchmarks.speed.opened import Opened, one_line
 from srtool.benchmarks.speed.result import EndToEnd
 from srtool.benchmarks.workers import end_with_parent
 from srtool.errors import EngineError, SrtoolError
+from srtool.interrupts import interrupts_held
 
 MANY = 1_000_000
 _NOT_MINE = (SrtoolError, RuntimeError, MemoryError, ImportError, OSError, ValueError)
@@ -166,22 +166,8 @@ class Process:
 def _launch(process: BaseProcess) -> None:
     """Start a process that no Ctrl-C reaches: halfway there, it would print a traceback. Where the
     parent is interrupted meanwhile, that is raised afterwards."""
-    if threading.current_thread() is not threading.main_thread():
+    with interrupts_held(from_children=True):
         process.start()
-        return
-    came: list[int] = []
-    # Blocked for the child, which inherits it; put off here, where another thread may take it
-    put_off = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        signal.signal(signal.SIGINT, put_off)
-        if came:
-            signal.raise_signal(signal.SIGINT)
 
 
 def run_apart(run: Callable[[], Any], threads: int | None = None) -> Any:

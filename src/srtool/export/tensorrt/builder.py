@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from srtool.errors import ExportError, UsageError
 from srtool.export.tensorrt.editions import Generation
 from srtool.export.tensorrt.gpus import PORTABLE, Target
+from srtool.interrupts import interrupts_held
 from srtool.manifest import ModelFacts, PlanRecipe
 from srtool.runtime.gpu.plan import log_of
 
@@ -97,7 +96,7 @@ def plan_from_onnx(
                 parameter="timing_cache",
             )
     start = time.perf_counter()
-    with _interrupts_kept() as interrupted:
+    with interrupts_held() as interrupted:  # raised in a callback, it would end the process
         if generation.progress:
             config.progress_monitor = _monitor(module, Phases(report), interrupted)
         built = builder.build_serialized_network(network, config)
@@ -264,20 +263,3 @@ def _monitor(module: Any, phases: Phases, interrupted: Callable[[], bool]) -> An
             phases.finish(name)
 
     return Monitor()
-
-
-@contextmanager
-def _interrupts_kept() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C is kept, asked for, and raised at the end: an exception that leaves a callback of the
-    builder ends the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt

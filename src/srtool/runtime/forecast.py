@@ -1,0 +1,172 @@
+"""What a run over many images would make, and what it would take: known before it starts."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from srtool.errors import SrtoolError
+from srtool.images.formats import FORMATS
+from srtool.images.picture import Picture
+from srtool.images.reading import ImageFile
+from srtool.images.size import Size
+from srtool.images.writing import write_image
+from srtool.runtime.checks import check, standing
+from srtool.runtime.engine import Engine
+from srtool.runtime.events import Event
+from srtool.runtime.folder import MANY
+from srtool.runtime.index import Index
+from srtool.runtime.inputs import Job
+from srtool.runtime.origin import Origin
+from srtool.runtime.upscaling import Options, upscale_picture
+
+LOOKED_AT = 64  # images of a run whose heads are read for an estimate
+LONG = 60.0  # seconds: of a shorter run nothing is said
+_SIDE = 128  # LR pixels of what is cut out of an image for a trial, on a CPU
+_WORTH = 40  # times the pixels of a trial: in less than that it would be the longer part
+_TRIALS = 3
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What would become of one image. size, made: width and height, None where it is passed over.
+    event: why it is; of one that would be made, its notes, empty for none."""
+
+    job: Job
+    event: Event | None
+    size: tuple[int, int] | None = None
+    made: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of a run. files: to be made. pixels_in, pixels_out: of all of them. seconds, bytes: what
+    they will take, about; 0 without a trial. free: bytes on the disk of the results."""
+
+    files: int = 0
+    pixels_in: int = 0
+    pixels_out: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    free: int = 0
+
+
+def outlook(
+    jobs: Iterable[Job], engine: Engine, options: Options, index: Index | None
+) -> Iterator[Outlook]:
+    """What `upscale_images` would do with each image, as far as its head tells."""
+    origin = Origin(engine.path, engine.facts.weights_sha256, options)
+    for job in jobs:
+        event = standing(job, origin, index, options.overwrite)
+        if event is not None:
+            yield Outlook(job, event)
+            continue
+        try:
+            with ImageFile(job.source, options.max_pixels) as file:
+                notes = check(job, file, options, engine.facts.scale)
+                size = file.width, file.height
+        except SrtoolError as error:
+            yield Outlook(job, Event(job, "failed", str(error), error=error))
+            continue
+        made = options.size_of(*size, engine.facts.scale)
+        note = Event(job, "note", "; ".join(notes)) if notes else None
+        yield Outlook(job, note, size, made)
+
+
+def forecast(
+    outlooks: Sequence[Outlook], of: int, engine: Engine, options: Options, *, always: bool
+) -> Forecast | None:
+    """What a run over `of` images takes, of which these were looked at.
+
+    Parts of a few of the images are upscaled and encoded for it. Not always: None where that would
+    be no small part of the run, or shows that it is shorter than LONG.
+    """
+    wanted = [each for each in outlooks if each.size and each.made]
+    if not wanted:
+        return Forecast() if always else None
+    share = of / len(outlooks)
+    pixels_in = round(share * sum(math.prod(each.size) for each in wanted if each.size))
+    pixels_out = round(share * sum(math.prod(each.made) for each in wanted if each.made))
+    if not always and pixels_in < _WORTH * _SIDE**2:
+        return None
+    tried = [wanted[len(wanted) * (2 * n + 1) // (2 * _TRIALS)] for n in range(_TRIALS)]
+    first = _trial(tried[0], engine, options)  # warms up
+    if first and not always and first.seconds * pixels_in < LONG / 2:
+        return None
+    trials = [trial for each in tried if (trial := _trial(each, engine, options))]
+    count = max(1, len(trials))
+    seconds = sum(trial.seconds for trial in trials) / count * pixels_in
+    if seconds < LONG and not always:
+        return None
+    size = sum(trial.bytes for trial in trials) / count * pixels_out
+    files, free = round(share * len(wanted)), _free(wanted[0].job.target)
+    return Forecast(files, pixels_in, pixels_out, seconds, round(size), free)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """seconds: a pixel of the input. bytes: a pixel of the result."""
+
+    seconds: float
+    bytes: float
+
+
+def _trial(tried: Outlook, engine: Engine, options: Options) -> _Trial | None:
+    """On a part from the middle of an image; None where that fails, which the run will tell."""
+    assert tried.size is not None
+    assert tried.made is not None
+    size = None if options.size is None else Size(scale=tried.made[0] / tried.size[0])
+    try:
+        side = max(_SIDE, *engine.tile) if engine.is_deferred else _SIDE
+        part = _part(tried, side, options)
+        start = time.perf_counter()
+        made = upscale_picture(part, engine, replace(options, size=size))
+        computed = time.perf_counter() - start
+        with tempfile.TemporaryDirectory(prefix="srtool-") as folder:
+            path = Path(folder) / f"trial{tried.job.target.suffix}"
+            start = time.perf_counter()
+            write_image(path, made, options.quality)
+            encoded = time.perf_counter() - start
+            taken = path.stat().st_size
+    except (SrtoolError, OSError, RuntimeError, MemoryError):
+        return None
+    cores = os.cpu_count() or 1
+    computed *= _overlap(tried.size, engine, options)
+    if engine.is_deferred:
+        encoded /= min(MANY, cores)
+    else:  # an encoder takes one of the cores that the engine has else for itself
+        computed += encoded / cores
+    seconds = max(encoded, computed)
+    (rows, columns), (high, wide) = part.pixels.shape[:2], made.pixels.shape[:2]
+    return _Trial(seconds / (rows * columns), taken / (high * wide))
+
+
+def _part(tried: Outlook, side: int, options: Options) -> Picture:
+    """From the middle, where there is more to be seen than at the edges."""
+    assert tried.size is not None
+    left, top = (max(0, length - side) // 2 for length in tried.size)
+    job, columns = tried.job, slice(left, left + side)
+    with ImageFile(job.source, options.max_pixels) as file:
+        pixels, alpha = file.rows().read(top, min(file.height, top + side))
+        if alpha is not None:
+            alpha = None if FORMATS[job.target.suffix.lower()] == "JPEG" else alpha[:, columns]
+        return Picture(pixels[:, columns], alpha, file.gray)
+
+
+def _overlap(size: tuple[int, int], engine: Engine, options: Options) -> float:
+    """How many pixels are computed for one that is kept."""
+    tile = options.tile or min(engine.tile)
+    halo = engine.facts.halo if options.halo is None else options.halo
+    return math.prod(tile / (tile - 2 * halo) for side in size if side > tile)
+
+
+def _free(target: Path) -> int:
+    """Bytes on the disk where a file will be."""
+    there = next(folder for folder in target.absolute().parents if folder.is_dir())
+    return shutil.disk_usage(there).free
