@@ -12,7 +12,9 @@ import platform
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Annotated
@@ -115,7 +117,10 @@ def _send_again(lost: sys.UnraisableHookArgs) -> None:
     if issubclass(lost.exc_type, _Terminated):
         number = signal.SIGTERM
         signal.signal(signal.SIGTERM, _terminate)
-    again = threading.Timer(0.05, signal.raise_signal, (number,))
+    send: Callable[..., None] = signal.raise_signal
+    if hasattr(signal, "pthread_kill"):  # wakes the thread that is to take it
+        send = partial(signal.pthread_kill, threading.main_thread().ident)
+    again = threading.Timer(0.05, send, (number,))
     again.daemon = True
     again.start()
 
