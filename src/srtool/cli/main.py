@@ -119,7 +119,7 @@ def _send_again(lost: sys.UnraisableHookArgs) -> None:
         signal.signal(signal.SIGTERM, _terminate)
     send: Callable[..., None] = signal.raise_signal
     if hasattr(signal, "pthread_kill"):  # wakes the thread that is to take it
-        send = partial(signal.pthread_kill, threading.main_thread().ident)
+        send = partial(signal.pthread_kill, threading.main_thread().ident or 0)
     again = threading.Timer(0.05, send, (number,))
     again.daemon = True
     again.start()
