@@ -45,7 +45,9 @@ class Listing:
                 f"{count} {suffix or 'without a suffix'}"
                 for suffix, count in sorted(self.passed.items(), key=lambda kind: (-kind[1], kind))
             )
-            lines.append(f"passed over {self.passed.total()} files that are no images: {kinds}")
+            count = self.passed.total()
+            files = "1 file that is no image" if count == 1 else f"{count} files that are no images"
+            lines.append(f"passed over {files}: {kinds}")
         if self.hidden:
             lines.append(f"left out {self.hidden} images in hidden and thumbnail folders")
         lines += [f"{folder}: cannot be read; it is left out" for folder in self.unreadable]

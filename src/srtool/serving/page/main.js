@@ -49,7 +49,7 @@ function showSettings() {
   at("amount").hidden = kind.length > 1 || !kind[0];
   const model = network();
   const [own, ...others] = at("size").options;
-  own.textContent = `${model.scale} times, the network's own`;
+  own.textContent = `${model.scale} times`;
   for (const option of others) option.hidden = option.value === `scale=${model.scale}`;
   at("warning").hidden = !model.uncertified;
   at("warning").textContent = `${model.name} is not certified: ${model.uncertified}`;
