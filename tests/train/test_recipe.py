@@ -24,6 +24,9 @@ def test_shipped_recipes_parse() -> None:
     ablations = ["gradient_branch", "lpips", "unet"]
     names = [
         "fast.yaml",
+        "fast_finish.yaml",
+        "fast_no_gradient_branch.yaml",
+        "fast_no_unet.yaml",
         "lite.yaml",
         "paper.yaml",
         *(f"paper_no_{part}.yaml" for part in ablations),

@@ -101,6 +101,8 @@ def test_several_evaluations_make_one_table(evaluation_of: Callable[..., Evaluat
     other = second.model_copy(update={"protocol": {"version": 2}})
     assert [len(table.rows) for table in quality_tables([("a", first), ("b", other)])] == [3, 3]
     assert first == evaluation_of()  # what was merged is as it was
+    rounded = evaluation_of(bicubic={"psnr": 28.4 * (1 + 1e-12), "lpips": 0.4})
+    assert list(merged([("a", first), ("b", rounded)]).mean["Set5"]) == ["bicubic", "lite", "other"]
 
 
 # Verification

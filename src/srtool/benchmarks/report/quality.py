@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from srtool.benchmarks.verify import Row, Verification
     from srtool.parity import Fidelity
 
+# Between two machines the last bits of a sum differ.
+ROUNDING = 1e-6
+
 
 def merged(found: Sequence[tuple[str, Evaluation]]) -> Evaluation:
     """Evaluations of one protocol as one, by the names of their files. What two of them measured
@@ -43,7 +47,10 @@ def merged(found: Sequence[tuple[str, Evaluation]]) -> Evaluation:
             counts = whole.counts.setdefault(dataset, {})
             for engine, figures in engines.items():
                 known = means.get(engine, {})
-                same = all(known[metric] == figures[metric] for metric in known.keys() & figures)
+                same = all(
+                    math.isclose(known[metric], figures[metric], rel_tol=ROUNDING)
+                    for metric in known.keys() & figures
+                )
                 label = engine if same else f"{engine} ({name})"
                 whole.engines.setdefault(label, item.engines.get(engine, {}))
                 means[label] = known | figures if same else dict(figures)
