@@ -14,7 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 import srtool
-from srtool.errors import EngineError, ImageError, SrtoolError, UsageError
+from srtool.errors import ChangedFileError, EngineError, ImageError, SrtoolError, UsageError
+from srtool.files import whole_files
+from srtool.manifest import Manifest, sha256, sidecar, write_manifest
 
 HEAVY = {"numpy", "pydantic", "pyvips", "PIL", "torch", "onnxruntime", "openvino", "onnx", "scipy"}
 
@@ -304,3 +306,47 @@ def test_a_closed_engine_says_so(engine: Path) -> None:
     opened.close()
     with pytest.raises(EngineError, match="closed"):
         opened.upscale(noise(8, 8, 3))
+
+
+def test_an_engine_that_is_replaced_while_it_is_opened_is_one_of_the_two(
+    nearest_onnx: Any, tmp_path: Path
+) -> None:
+    """Another thread puts networks of two scales in one place by turns, each with its manifest."""
+    sets = []
+    for scale in (2, 4):
+        path = nearest_onnx(f"x{scale}.onnx", scale=scale)
+        facts = srtool.open_engine(path, "onnxruntime").facts
+        write_manifest(
+            path, Manifest(model=facts, sha256=sha256(path), opset=17, srtool="0", made="")
+        )
+        sets.append([file.read_bytes() for file in (path, sidecar(path))])
+    target, is_over = tmp_path / "x.onnx", threading.Event()
+
+    def replace() -> None:
+        sets.append(sets.pop(0))
+        with whole_files([target, sidecar(target)]) as made:
+            for file, content in zip(made.values(), sets[0], strict=True):
+                file.write_bytes(content)
+
+    def go_on() -> None:
+        while not is_over.wait(0.003):
+            replace()
+
+    replace()
+    other = threading.Thread(target=go_on)
+    other.start()
+    seen = []
+    try:
+        while len(seen) < 200:
+            try:
+                opened = srtool.open_engine(target, "onnxruntime")
+            except ChangedFileError:  # again and again
+                continue
+            with opened:
+                made = opened.upscale_batch(noise(1, 8, 8, 3))
+                assert made.shape[1] == 8 * opened.facts.scale
+                seen.append(opened.facts.scale)
+    finally:
+        is_over.set()
+        other.join()
+    assert set(seen) == {2, 4}
