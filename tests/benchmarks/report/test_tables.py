@@ -28,7 +28,7 @@ from srtool.benchmarks.report.timings import (
     timing_table,
 )
 from srtool.benchmarks.speed.compare import compare
-from srtool.benchmarks.speed.result import Bench, Measured
+from srtool.benchmarks.speed.result import Bench, Measured, Point, Scaling
 from srtool.tables.table import EMPTY, Cell, Table, figure, fixed
 
 
@@ -146,6 +146,20 @@ def test_all_tables_of_a_network(network: Measured, bench: Bench) -> None:
     assert "1.38 million parameters" in network_line(network)
     assert "AMD EPYC, 2 cores, AMX" in machine_line(bench)
     assert "210 GFLOP/s fp32" in machine_line(bench)
+
+
+def test_a_row_for_so_many_callers(network: Measured) -> None:
+    points = tuple(
+        Point(value=count, megapixels=0.01, seconds=(0.1 * count,), rate=12.5)
+        for count in (1, 2, 4, 8)
+    )
+    curve = Scaling(axis="callers", candidate="kserve grpc", fixed="100x100", points=points)
+    table = speed_tables(network.model_copy(update={"scaling": (curve,)}))[-1]
+    assert [group.title for group in table.groups] == ["kserve grpc: 100x100"]
+    assert [[cell.text for cell in cells] for cells in table.rows] == [
+        [str(count), figure(100 * count), figure(100 * count), figure(12.5), figure(0.125)]
+        for count in (1, 2, 4, 8)
+    ]
 
 
 def test_the_fastest_engine_over_the_fastest_other(

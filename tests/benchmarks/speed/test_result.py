@@ -130,3 +130,11 @@ def test_a_result_of_the_first_version_is_read(tmp_path: Path, bench: Bench) -> 
     text = text.replace('"candidate":', '"side":').replace('"bench":2', '"bench":1')
     (tmp_path / "old.json").write_text(text)
     assert read_bench(tmp_path / "old.json") == bench.model_copy(update={"bench": 1})
+
+
+def test_what_callers_wait_and_what_all_get(tmp_path: Path) -> None:
+    """Twenty calls, one of them late; four at a time got 8 a second."""
+    point = Point(value=4, megapixels=0.5, seconds=(*[0.4] * 19, 2.0), rate=8.0)
+    assert point.p50 == 0.4
+    assert point.p95 == pytest.approx(0.4 + 0.05 * 1.6)
+    assert point.cost == pytest.approx(1 / 8 / 0.5)
