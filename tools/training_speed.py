@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from srtool.benchmarks.speed.machine import this_machine
 from srtool.networks.generator import PRESETS, Generator
 from srtool.train.discriminators import iterate_powers, normalised_once
 from srtool.train.loop import accelerator_from_recipe
@@ -206,10 +206,11 @@ def main() -> None:
         print(f"{name:30} {median(seconds[name]):7.3f} s {gain:6.2f}x {gain / before:6.2f}x")  # noqa: T201
         before = gain
     if chosen.out:
+        machine = this_machine()
         runs = json.loads(chosen.out.read_text()) if chosen.out.exists() else []
         facts = {"recipe": chosen.recipe, "preset": chosen.preset, "batch": stage.batch}
         facts |= {"patch": stage.patch, "device": chosen.device, "torch": torch.__version__}
-        facts |= {"machine": platform.processor() or platform.machine()}
+        facts |= {"cpu": machine.cpu, "instructions": machine.instructions}
         facts |= {"threads": torch.get_num_threads()}
         rows = {
             name: {"seconds": [round(value, 4) for value in found], "gain": round(gains[name], 3)}
