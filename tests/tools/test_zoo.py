@@ -15,9 +15,11 @@ from srtool.manifest import ModelFacts
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.folder import upscale_images
+from srtool.runtime.forecast import forecast, outlook
 from srtool.runtime.index import Index
 from srtool.runtime.inputs import jobs_from_inputs
 from srtool.runtime.session import DirectSession
+from srtool.runtime.upscaling import Options
 
 
 def nearest() -> Engine:
@@ -39,6 +41,9 @@ def test_no_animal_ends_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str
     found = jobs_from_inputs([str(tmp_path / "zoo")], tmp_path / "out", "_4x")
     assert found.folder is not None
     index = Index(found.folder)
+    foreseen = list(outlook(found.jobs, nearest(), Options(), index))
+    assert forecast(foreseen, len(foreseen), nearest(), Options(), always=True) is not None
+    assert capfd.readouterr() == ("", "")
     events = list(upscale_images(found.jobs, nearest(), None, None, index))
     index.close()
     kinds = {e.job.source.name: e.kind for e in events if e.kind != "note"}
@@ -49,6 +54,10 @@ def test_no_animal_ends_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str
         if animals[name].right != EITHER and kind != animals[name].right
     }
     assert wrong == {}
+    # What fails by its head has failed; what was foreseen to fail did
+    expected = {each.job.source.name for each in foreseen if each.event and each.event.error}
+    assert expected <= {name for name, kind in kinds.items() if kind == "failed"}
+    assert len(expected) > 40
     for event in events:
         # The name may hold anything; the rest is one line
         assert "\n" not in event.message.replace(str(event.job.source), "")

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from srtool.errors import SrtoolError
 from srtool.images.formats import FORMATS
 from srtool.images.picture import Picture
 from srtool.images.reading import ImageFile
@@ -20,6 +19,7 @@ from srtool.images.writing import write_image
 from srtool.runtime.checks import check, standing
 from srtool.runtime.engine import Engine
 from srtool.runtime.events import Event
+from srtool.runtime.failures import engine_failure
 from srtool.runtime.folder import MANY
 from srtool.runtime.index import Index
 from srtool.runtime.inputs import Job
@@ -71,8 +71,9 @@ def outlook(
             with ImageFile(job.source, options.max_pixels) as file:
                 notes = check(job, file, options, engine.facts.scale)
                 size = file.width, file.height
-        except SrtoolError as error:
-            yield Outlook(job, Event(job, "failed", str(error), error=error))
+        except Exception as error:  # whatever it is, it is this one image's
+            failure = engine_failure(error, job)
+            yield Outlook(job, Event(job, "failed", str(failure), error=failure))
             continue
         made = options.size_of(*size, engine.facts.scale)
         note = Event(job, "note", "; ".join(notes)) if notes else None
@@ -134,7 +135,7 @@ def _trial(tried: Outlook, engine: Engine, options: Options) -> _Trial | None:
             write_image(path, made, options.quality)
             encoded = time.perf_counter() - start
             taken = path.stat().st_size
-    except (SrtoolError, OSError, RuntimeError, MemoryError):
+    except Exception:  # whatever it is
         return None
     cores = os.cpu_count() or 1
     computed *= _overlap(tried.size, engine, options)
