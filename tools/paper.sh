@@ -3,7 +3,7 @@
 # continues where it was cut off, so the whole of it can be started again.
 #
 #   GPUS=8 PRECISION=bf16 tools/paper.sh         eight H100
-#   ACCUMULATE=2 tools/paper.sh                  one GTX 1080 Ti: 11 GB, float32
+#   ACCUMULATE=4 tools/paper.sh                  one GTX 1080 Ti: 11 GB, float32
 #
 # General100 has no download of its own: `srtool assets add General-100.zip` beforehand, or it is
 # left out of table 1.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # in FP32 (GTX 1070 Ti) and 0.28 on tensor cores (A100), the training of `fast` on an H200 0.1.
 PEAK_SHARES = {"fp32": (0.6, 0.3), "half": (0.3, 0.1)}
 TENSOR_CORES = 7.0  # compute capability from which half precision is faster
-ROOM = 0.85  # of its memory, beside the workspace and what else is on it
+ROOM = 0.9  # of its memory, beside what else is on it
 
 
 def print_tables(tables: Sequence[Table], form: FormatChoice = FormatChoice.text) -> None:
@@ -140,7 +140,7 @@ def print_costs(found: list[Cost], gpu: Gpu, precision: str) -> None:
     total = sum(item.steps * item.flops for item in found)
     low, high = (_duration(total / peak / share) for share in shares)
     say(f"together {total:.3g} FLOP, {low} to {high} on one {gpu.name} at {peak / 1e12:g} TFLOP/s")
-    needed = max(item.lasting + item.saved for item in found)
+    needed = max(item.peak for item in found)
     if needed > ROOM * gpu.memory * 1e9:
         say(
             f"{needed / 1e9:.1f} GB do not fit into its {gpu.memory} GB: raise accumulate in the "
@@ -162,6 +162,7 @@ def _cost_rows(found: list[Cost]) -> list[tuple[str, ...]]:
         ("TFLOP a step", *(f"{item.flops / 1e12:.3g}" for item in found)),
         ("weights, gradients, moments", *(f"{item.lasting / 1e9:.2f} GB" for item in found)),
         ("kept for backward passes", *(f"{item.saved / 1e9:.2f} GB" for item in found)),
+        ("most in a step, about", *(f"{item.peak / 1e9:.2f} GB" for item in found)),
     ]
     return rows
 

@@ -28,6 +28,7 @@ from srtool.train.trainer import Stage, Training, perceptual_losses
 
 WARM_UP = 2
 MEASURED = 20
+PEAK = 1.4  # of what is kept: by how much more a CPU's memory grew, from a batch of 4 to one of 16
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Cost:
     of a step, of all processes; one that mixes, where some do. lasting: bytes of weights,
     gradients, moments and averages. saved: bytes that a process keeps for its backward passes, at
     most: of one part of its share of a batch. What a step needs beside these (the gradient under
-    way, the convolutions' workspace) is not counted."""
+    way, the convolutions' workspace) is not counted, but is part of `peak`."""
 
     stage: str
     steps: int
@@ -44,6 +45,11 @@ class Cost:
     flops: float
     lasting: int
     saved: int
+
+    @property
+    def peak(self) -> int:
+        """About the most bytes of a step."""
+        return self.lasting + int(PEAK * self.saved)
 
 
 @dataclass(frozen=True)
