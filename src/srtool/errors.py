@@ -68,3 +68,8 @@ class AssetError(SrtoolError):
 
 class StorageError(SrtoolError):
     """Object storage cannot be reached, read or written."""
+
+
+def in_a_line(error: BaseException, length: int | None = 160) -> str:
+    """What a library's exception says, for a message of ours; its name where it says nothing."""
+    return " ".join(str(error).split())[:length] or type(error).__name__

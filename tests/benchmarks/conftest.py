@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from srtool.benchmarks.workers import Scorer
 
 Array = NDArray[np.float64]
 Bicubic = Callable[[str, str, int], tuple[Array, Array]]
@@ -70,11 +72,11 @@ class _InlinePool:
 
 
 @contextmanager
-def _inline_pool(workers: int) -> Iterator[_InlinePool]:
-    yield _InlinePool()
+def _inline_scoring(workers: int, advice: str) -> Iterator[Scorer]:
+    yield Scorer(cast(ProcessPoolExecutor, _InlinePool()), workers)
 
 
 @pytest.fixture
 def score_inline(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """Make a module score in this process: the tests of bookkeeping need no pool."""
-    return lambda module: monkeypatch.setattr(module, "process_pool", _inline_pool)
+    return lambda module: monkeypatch.setattr(module, "scoring", _inline_scoring)

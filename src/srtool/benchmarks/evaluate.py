@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -20,8 +18,8 @@ from srtool.benchmarks.evaluation import (
 )
 from srtool.benchmarks.methods import Method, Upscale, methods_from_arguments
 from srtool.benchmarks.scores import DEFAULT_METRICS, METRICS, assets_of, score, with_parts
-from srtool.benchmarks.workers import cores, process_pool
-from srtool.errors import AssetError, SrtoolError
+from srtool.benchmarks.workers import cores, scoring
+from srtool.errors import AssetError, SrtoolError, in_a_line
 from srtool.images.datasets import (
     BORDER,
     SCALE,
@@ -153,17 +151,17 @@ def evaluate(
     metrics = tuple(name for name in with_parts(config.metrics) if name not in found.unavailable)
     tasks = _plan(found, datasets, methods, metrics)
     images = len(methods) * sum(len(dataset.samples) for dataset in datasets)
-    counter = _Counter(images - len(tasks), images, report)
-    report(Progress(counter.done, images))
-    if counter.done:
-        counter.say(f"{out}: holds {counter.done} of {images} results already")
-    upscalers = _open(tasks, counter)
-    _describe(found, datasets, methods, counter)
+    record = _Record(found, out, images - len(tasks), images, report)
+    report(Progress(record.done, images))
+    if record.done:
+        record.say(f"{out}: holds {record.done} of {images} results already")
+    upscalers = _open(tasks, record)
+    _describe(found, datasets, methods)
     if out:
         write_evaluation(out, found)  # a folder that cannot be written is found before the work
     try:
         if tasks:
-            _score_all(tasks, upscalers, assets, config, found, out, counter)
+            _score_all(tasks, upscalers, assets, config, record)
     finally:
         found.summarise()
         if out:
@@ -209,7 +207,7 @@ def _plan(
     return tasks
 
 
-def _open(tasks: list[_Task], counter: _Counter) -> dict[str, Upscale]:
+def _open(tasks: list[_Task], record: _Record) -> dict[str, Upscale]:
     """Open every engine that there is work for, so that a bad one is found before the work."""
     upscalers = {}
     for task in tasks:
@@ -217,15 +215,11 @@ def _open(tasks: list[_Task], counter: _Counter) -> dict[str, Upscale]:
         if method.name not in upscalers:
             upscalers[method.name] = method.open()
             if "backend" in method.facts:
-                counter.say(
-                    f"{method.name} on {method.facts['backend']} ({method.facts['reason']})"
-                )
+                record.say(f"{method.name} on {method.facts['backend']} ({method.facts['reason']})")
     return upscalers
 
 
-def _describe(
-    found: Evaluation, datasets: list[Dataset], methods: list[Method], counter: _Counter
-) -> None:
+def _describe(found: Evaluation, datasets: list[Dataset], methods: list[Method]) -> None:
     """Record what was evaluated, and with what."""
     found.versions = versions()
     found.engines |= {method.name: method.facts for method in methods}
@@ -244,27 +238,14 @@ def _score_all(
     upscalers: dict[str, Upscale],
     assets: dict[str, Path],
     config: Config,
-    found: Evaluation,
-    out: Path | None,
-    counter: _Counter,
+    record: _Record,
 ) -> None:
-    """Upscale here, score in the pool, a bounded number of images ahead; each engine is let go
-    when its last image is done. What is scored when an interrupt comes is still recorded."""
+    """Upscale here, score in processes; each engine is let go when its last image is done. What is
+    scored when an interrupt comes is still recorded."""
     workers = min(config.workers or cores(), len(tasks))
-    scoring: deque[tuple[_Task, Future[dict[str, float | str]]]] = deque()
-
-    def collect() -> None:
-        task, future = scoring.popleft()
-        for metric, value in future.result().items():
-            if isinstance(value, str):
-                _fail(task, value, found, counter)
-            else:
-                found.record(*task.place, metric, value)
-        counter.advance()
-        if out:
-            write_evaluation(out, found)
-
-    with process_pool(workers) as pool:
+    kept = record.out is not None
+    advice = "the same command continues" if kept else "with an output folder it could go on"
+    with scoring(workers, advice) as scorer:
         try:
             for number, task in enumerate(tasks):
                 name = task.method.name
@@ -272,45 +253,54 @@ def _score_all(
                     pair = load_pair(task.sample, BORDER)
                     upscaled = upscalers[name](task.sample, pair)
                 except (SrtoolError, RuntimeError, MemoryError) as error:
-                    _fail(task, " ".join(str(error).split())[:300], found, counter)
-                    counter.advance()
+                    record.add(task, in_a_line(error, 300))
                 else:
-                    arguments = (BORDER, task.metrics, config.y_rounding == "nearest", assets)
-                    scoring.append((task, pool.submit(score, upscaled, pair.hr, *arguments)))
+                    rounded = config.y_rounding == "nearest"
+                    work = partial(score, upscaled, pair.hr, BORDER, task.metrics, rounded, assets)
+                    scorer.start(partial(record.add, task), work)
                 if number + 1 == len(tasks) or tasks[number + 1].method.name != name:
                     del upscalers[name]
-                while len(scoring) > 2 * workers or (scoring and scoring[0][1].done()):
-                    collect()
-            while scoring:
-                collect()
-        except BrokenProcessPool:
-            advice = "the same command continues" if out else "with --out it could be continued"
-            raise SrtoolError(
-                "a process that scores images was ended by the system, most likely for want of "
-                f"memory; {advice}"
-            ) from None
+            scorer.finish()
         except KeyboardInterrupt:
-            while scoring and scoring[0][1].done():
-                collect()
+            scorer.collect()
             raise
 
 
-def _fail(task: _Task, message: str, found: Evaluation, counter: _Counter) -> None:
-    """Record why an image has no figures, naming it."""
-    named = str(task.sample.hr) in message or str(task.sample.lr) in message
-    line = message if named else f"{task.sample.hr} by {task.method.name}: {message}"
-    found.fail(*task.place, line)
-    counter.say(line)
+@dataclass
+class _Record:
+    """Takes up what is found image by image, and counts. out: the folder that holds it, too."""
 
+    found: Evaluation
+    out: Path | None
+    done: int
+    total: int
+    report: Report
+    said: set[str] = field(default_factory=set)
 
-class _Counter:
-    """Counts images and passes on each message once."""
+    def add(self, task: _Task, figures: dict[str, float | str] | str) -> None:
+        """Of one image; a text says why there are none."""
+        if isinstance(figures, str):
+            self._fail(task, figures)
+            self.advance()
+            return
+        for metric, value in figures.items():
+            if isinstance(value, str):
+                self._fail(task, value)
+            else:
+                self.found.record(*task.place, metric, value)
+        self.advance()
+        if self.out:
+            write_evaluation(self.out, self.found)
 
-    def __init__(self, done: int, total: int, report: Report) -> None:
-        self.done, self.total, self.report = done, total, report
-        self.said: set[str] = set()
+    def _fail(self, task: _Task, message: str) -> None:
+        """Record why an image has no figures, naming it."""
+        named = str(task.sample.hr) in message or str(task.sample.lr) in message
+        line = message if named else f"{task.sample.hr} by {task.method.name}: {message}"
+        self.found.fail(*task.place, line)
+        self.say(line)
 
     def say(self, message: str) -> None:
+        """Pass on a message, once."""
         if message not in self.said:
             self.said.add(message)
             self.report(Progress(self.done, self.total, message))

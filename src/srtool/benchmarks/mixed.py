@@ -77,7 +77,7 @@ def mix(
                 modules,
                 tile,
                 reference(network, tile),
-                references.gates.min_psnr,
+                references.protocol.gates.min_psnr,
                 nodes,
                 lambda line: references.say(f"{path}: {line}"),
             )

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from srtool.benchmarks.evaluate import Progress, Report
 from srtool.benchmarks.scores import score
-from srtool.benchmarks.workers import cores, process_pool
-from srtool.errors import ExportError, SrtoolError
+from srtool.benchmarks.workers import Figures, Scorer, cores, scoring
+from srtool.errors import ExportError
 from srtool.export.compare import Compared, fidelity_from_images
 from srtool.images.colour import to_levels
 from srtool.images.datasets import BORDER, SCALE, Dataset, Image, load_pair
@@ -27,66 +26,56 @@ from srtool.runtime.opening import open_engine
 from srtool.runtime.session import DEFAULT_TILE
 from srtool.runtime.tiling import Tiling, upscale_tiled
 
-Figures = dict[str, dict[str, float | str]]  # image -> metric -> figure, or why there is none
+Images = dict[str, Figures]  # by image
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How engines are compared. halo: of the tiles of large images, the same for everyone, so that
+    no cut is taken for a difference. metrics, assets: see `score`."""
+
+    dataset: Dataset
+    halo: int
+    gates: Gates
+    metrics: tuple[str, ...]
+    assets: Mapping[str, Path]
 
 
 @contextmanager
 def open_references(
-    model: Path,
-    dataset: Dataset,
-    halo: int,
-    metrics: tuple[str, ...],
-    assets: Mapping[str, Path],
-    gates: Gates,
-    planned: int,
-    workers: int | None,
-    report: Report,
+    model: Path, protocol: Protocol, planned: int, workers: int | None, report: Report
 ) -> Iterator[References]:
     """Run the PyTorch reference over a data set once; engines can then be compared with it.
 
-    halo: of the tiles of large images, the same for everyone, so that no cut is taken for a
-        difference. metrics, assets: see `score`. planned: comparisons, for the progress.
+    planned: comparisons, for the progress. workers: processes that score, None for one per core.
     """
     reference = open_engine(model)
-    workers = workers or cores()
-    try:
-        with tempfile.TemporaryDirectory() as folder, process_pool(workers) as pool:
-            references = References(dataset, Path(folder), halo, gates, planned, report)
-            references.scorer = _Scorer(pool, workers, metrics, assets)
-            references.prepare(reference)
-            del reference
-            yield references
-    except BrokenProcessPool:
-        raise SrtoolError(
-            "a process that scores images was ended by the system, most likely for want of "
-            "memory; name fewer or smaller images"
-        ) from None
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        scoring(workers or cores(), "name fewer or smaller images") as scorer,
+    ):
+        references = References(protocol, Path(folder), scorer, planned, report)
+        references.prepare(reference)
+        del reference
+        yield references
 
 
 class References:
     """Images and their references on disk, and the figures of the references."""
 
-    scorer: _Scorer
-
     def __init__(
-        self,
-        dataset: Dataset,
-        folder: Path,
-        halo: int,
-        gates: Gates,
-        planned: int,
-        report: Report,
+        self, protocol: Protocol, folder: Path, scorer: Scorer, planned: int, report: Report
     ) -> None:
-        self.dataset, self.halo, self.gates, self.report = dataset, halo, gates, report
-        self._folder, self._figures = folder, Figures()
-        self._done, self._total = 0, (1 + planned) * len(dataset.samples)
+        self.protocol, self.dataset, self.report = protocol, protocol.dataset, report
+        self._folder, self._scorer, self._figures = folder, scorer, Images()
+        self._done, self._total = 0, (1 + planned) * len(protocol.dataset.samples)
 
     def prepare(self, reference: Engine) -> None:
         """ExportError where the network makes no image of a photograph."""
         for number, sample in enumerate(self.dataset.samples):
             pair = load_pair(sample, BORDER)
             scaled = pair.lr.astype(np.float32) / np.float32(255)
-            out = upscale_tiled(scaled, reference, Tiling(DEFAULT_TILE, self.halo))
+            out = upscale_tiled(scaled, reference, Tiling(DEFAULT_TILE, self.protocol.halo))
             if not is_finite(out):
                 raise ExportError(
                     f"{reference.path}: makes NaN or infinite values of {sample.hr}; its weights "
@@ -94,19 +83,19 @@ class References:
                 )
             levels = to_levels(out, np.uint8)
             np.savez(self._folder / f"{number}.npz", lr=pair.lr, hr=pair.hr, reference=levels)
-            self.scorer.start(self._figures, sample.name, levels, pair.hr)
+            self._score(self._figures, sample.name, levels, pair.hr)
             self.say()
-        self.scorer.finish()
+        self._scorer.finish()
 
     def compare(self, engine: Engine) -> Fidelity:
         """Run an engine over all images; RuntimeError or MemoryError where it fails on one."""
-        figures = Figures()
+        figures = Images()
         if self._done + len(self.dataset.samples) > self._total:
             self._total += len(self.dataset.samples)
         found = fidelity_from_images(
-            self._outputs(engine, figures), SCALE, self.dataset.name, self.gates
+            self._outputs(engine, figures), SCALE, self.dataset.name, self.protocol.gates
         )
-        self.scorer.finish()
+        self._scorer.finish()
         changes = deltas(figures, self._figures)
         relative = relative_niqe(figures, self._figures)
         return found.model_copy(update={"deltas": changes, "relative_niqe": relative})
@@ -132,11 +121,11 @@ class References:
             if isinstance(figure, str)
         ]
 
-    def _outputs(self, engine: Engine, figures: Figures) -> Iterator[Compared]:
+    def _outputs(self, engine: Engine, figures: Images) -> Iterator[Compared]:
         for number, sample in enumerate(self.dataset.samples):
             arrays = self._load(number)
-            out = upscale_tiled(arrays["lr"], engine, Tiling(DEFAULT_TILE, self.halo))
-            self.scorer.start(figures, sample.name, out, arrays["hr"])
+            out = upscale_tiled(arrays["lr"], engine, Tiling(DEFAULT_TILE, self.protocol.halo))
+            self._score(figures, sample.name, out, arrays["hr"])
             yield Compared(sample.name, out, arrays["reference"], arrays["hr"])
             self.say()
 
@@ -144,33 +133,15 @@ class References:
         with np.load(self._folder / f"{number}.npz") as arrays:
             return dict(arrays)
 
-
-class _Scorer:
-    """Scores images in processes, a bounded number of them ahead."""
-
-    def __init__(
-        self,
-        pool: ProcessPoolExecutor,
-        workers: int,
-        metrics: tuple[str, ...],
-        assets: Mapping[str, Path],
-    ) -> None:
-        self.pool, self.ahead, self.metrics, self.assets = pool, 2 * workers, metrics, assets
-        self._waiting: deque[tuple[Figures, str, Future[dict[str, float | str]]]] = deque()
-
-    def start(self, into: Figures, name: str, image: Image, hr: Image) -> None:
-        arguments = (image, hr, BORDER, self.metrics, True, self.assets)
-        self._waiting.append((into, name, self.pool.submit(score, *arguments)))
-        self.finish(self.ahead)
-
-    def finish(self, left: int = 0) -> None:
-        """Wait until no more than `left` images are unscored."""
-        while len(self._waiting) > left:
-            into, name, future = self._waiting.popleft()
-            into[name] = future.result()
+    def _score(self, into: Images, name: str, image: Image, hr: Image) -> None:
+        metrics, assets = self.protocol.metrics, self.protocol.assets
+        self._scorer.start(
+            partial(into.__setitem__, name),
+            partial(score, image, hr, BORDER, metrics, True, assets),
+        )
 
 
-def deltas(engine: Figures, reference: Figures) -> dict[str, float]:
+def deltas(engine: Images, reference: Images) -> dict[str, float]:
     """Mean figure of an engine minus the reference's, by metric, over the images of which both
     have one. PI = ((10 - Ma) + NIQE) / 2 over those with both of its parts."""
     gaps: dict[str, dict[str, float]] = {}
@@ -186,7 +157,7 @@ def deltas(engine: Figures, reference: Figures) -> dict[str, float]:
     return found
 
 
-def relative_niqe(engine: Figures, reference: Figures) -> float | None:
+def relative_niqe(engine: Images, reference: Images) -> float | None:
     """The change of the mean NIQE over the reference's own, over the images of which both have
     one; None without any."""
     pairs = [

@@ -18,7 +18,7 @@ from srtool.benchmarks.metrics.artefacts import grid, weave
 from srtool.benchmarks.metrics.ma import load_ma, ma
 from srtool.benchmarks.metrics.niqe import load_niqe, niqe
 from srtool.benchmarks.metrics.ssim import ssim, ssim_wang
-from srtool.errors import AssetError, SrtoolError, UsageError
+from srtool.errors import AssetError, SrtoolError, UsageError, in_a_line
 from srtool.images.colour import luma, psnr
 
 Image = NDArray[np.uint8]
@@ -143,7 +143,7 @@ def score(
                 value = lpips(sr, hr, model)
             found[metric] = f"{metric} is not a number" if math.isnan(value) else value
         except (SrtoolError, MemoryError, RuntimeError) as error:
-            found[metric] = " ".join(str(error).split()) or type(error).__name__
+            found[metric] = in_a_line(error, None)
     return found
 
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from srtool.benchmarks.evaluate import Report
 from srtool.benchmarks.evaluation import versions
 from srtool.benchmarks.mixed import Mixed, mix
-from srtool.benchmarks.reference import References, open_references
+from srtool.benchmarks.reference import Protocol, References, open_references
 from srtool.benchmarks.scores import assets_of, with_parts
-from srtool.errors import CheckpointError, EngineError, ExportError, UsageError
+from srtool.errors import CheckpointError, EngineError, ExportError, UsageError, in_a_line
 from srtool.export.mixed.graph import EMULATED
 from srtool.images.datasets import SCALE, dataset_from_folder
 from srtool.manifest import Manifest, read_manifest, sha256, sidecar, write_manifest
@@ -121,10 +121,9 @@ def verify(
         unavailable={name: why for name, why in unavailable.items() if name in ASKED},
     )
     halo = max(manifest.model.halo for manifest in manifests.values())
+    protocol = Protocol(dataset, halo, config.gates, metrics, assets)
     planned = sum(map(len, backends.values()))
-    with open_references(
-        model, dataset, halo, metrics, assets, config.gates, planned, config.workers, report
-    ) as references:
+    with open_references(model, protocol, planned, config.workers, report) as references:
         for path, manifest in manifests.items():
             if manifest.model.weights_sha256 != record.model_sha256:
                 weights = manifest.model.weights
@@ -135,32 +134,26 @@ def verify(
             if config.bisect and half and half.passed:
                 references.say(f"{path}: passes in float16; there is nothing to bisect")
             elif config.bisect and half:
-                _mix(path, manifest, half, model, references, record, backends[path])
+                try:
+                    mixed, written = mix(path, manifest, half, model, references)
+                except ExportError as error:
+                    references.say(str(error))
+                else:
+                    record.mixed.append(mixed)
+                    record.rows += _check_mixed(mixed, written, backends[path], references)
         for line in references.problems:
             references.say(line)
     return record
 
 
-def _mix(
-    path: Path,
-    manifest: Manifest,
-    failed: Fidelity,
-    model: Path,
-    references: References,
-    record: Verification,
-    backends: list[Backend],
-) -> None:
-    """Write the mixed file and check it like any other; where there is none, say why."""
-    try:
-        mixed, written = mix(path, manifest, failed, model, references)
-    except ExportError as error:
-        references.say(str(error))
-        return
-    record.mixed.append(mixed)
+def _check_mixed(
+    mixed: Mixed, written: Manifest, backends: list[Backend], references: References
+) -> list[Row]:
+    """The mixed file like any other; by emulation it was compared when it was made."""
     known = written.fidelity[str(EMULATED)]
-    record.rows.append(Row(engine=mixed.engine, backend=str(EMULATED), fidelity=known, missed=[]))
+    row = Row(engine=mixed.engine, backend=str(EMULATED), fidelity=known, missed=[])
     others = [backend for backend in backends if backend != EMULATED]
-    record.rows += _check(Path(mixed.engine), written, others, references)
+    return [row, *_check(Path(mixed.engine), written, others, references)]
 
 
 def _manifest(path: Path) -> Manifest:
@@ -224,8 +217,8 @@ def _check(
             with _opened(path, manifest, backend) as engine:
                 found = references.compare(engine)
         except (EngineError, RuntimeError, MemoryError) as error:
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
-            rows.append(Row(engine=title, backend=name, fidelity=None, missed=[f"fails: {reason}"]))
+            missed = [f"fails: {in_a_line(error)}"]
+            rows.append(Row(engine=title, backend=name, fidelity=None, missed=missed))
             continue
         known[name] = found
         missed = found.misses(found.gates)

@@ -1,4 +1,4 @@
-"""The process pool that scores images. Nothing heavy is imported here, see `_prepare`."""
+"""Processes that score images. Nothing heavy is imported here, see `_prepare`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
+from srtool.errors import SrtoolError
 from srtool.interrupts import interrupts_held
 
 
@@ -21,9 +24,43 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+Figures = dict[str, float | str]  # by metric: the figure, or why there is none
+
+
+class Scorer:
+    """Scores images in processes, a bounded number of them ahead."""
+
+    def __init__(self, pool: ProcessPoolExecutor, workers: int) -> None:
+        self._pool, self._ahead = pool, 2 * workers
+        self._waiting: deque[tuple[Callable[[Figures], None], Future[Figures]]] = deque()
+
+    def start(self, done: Callable[[Figures], None], work: Callable[[], Figures]) -> None:
+        """done: is called here with what `work` gives, image by image in the order of their start.
+        work: is pickled."""
+        self._waiting.append((done, self._pool.submit(work)))
+        self.collect()
+        while len(self._waiting) > self._ahead:
+            self._collect()
+
+    def collect(self) -> None:
+        """Take what is scored by now."""
+        while self._waiting and self._waiting[0][1].done():
+            self._collect()
+
+    def finish(self) -> None:
+        """Wait for all."""
+        while self._waiting:
+            self._collect()
+
+    def _collect(self) -> None:
+        done, future = self._waiting.popleft()
+        done(future.result())
+
+
 @contextmanager
-def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh (spawned) processes, each of one thread, that leave Ctrl-C to their parent.
+def scoring(workers: int, advice: str) -> Iterator[Scorer]:
+    """Fresh (spawned) processes, each of one thread, that leave Ctrl-C to their parent. SrtoolError
+    with the advice where one of them is ended from outside.
 
     Work that has not begun when the block ends is dropped.
     """
@@ -34,7 +71,12 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         with interrupts_held(from_children=True):
             for _ in range(workers):
                 pool.submit(os.getpid)
-        yield pool
+        yield Scorer(pool, workers)
+    except BrokenProcessPool:
+        raise SrtoolError(
+            "a process that scores images was ended by the system, most likely for want of "
+            f"memory; {advice}"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

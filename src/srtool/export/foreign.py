@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srtool.errors import ExportError, UsageError
+from srtool.errors import ExportError, UsageError, in_a_line
 from srtool.export import certify
 from srtool.export.graph import HALF, inferred, types_of
 from srtool.export.onnx import DEFAULTS, Draft, ExportConfig, Written, halved, written
@@ -36,8 +36,7 @@ def model_from_file(path: Path) -> onnx.ModelProto:
             path=path,
         ) from None
     except Exception as error:  # of protobuf and of onnx, without a common root
-        text = " ".join(str(error).split())[:160]
-        raise UsageError(f"{path}: is no ONNX model ({text})", path=path) from None
+        raise UsageError(f"{path}: is no ONNX model ({in_a_line(error)})", path=path) from None
 
 
 def export_onnx(

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from srtool.errors import ImageError
+from srtool.errors import ImageError, in_a_line
 
 # Decoders by themselves: `Image.open` has a limit of its own, which the user could not raise
 BY_PILLOW = {
@@ -47,7 +47,7 @@ def by_pillow(file: BinaryIO, path: Path, format: str, max_pixels: int) -> Any:
     except ImageError:
         raise
     except Exception as error:  # Pillow raises whatever its decoders run into
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = in_a_line(error)
         raise ImageError(
             f"{path}: cannot be decoded ({reason}), expected a whole {format} file"
         ) from None

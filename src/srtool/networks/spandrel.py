@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srtool.errors import CheckpointError
+from srtool.errors import CheckpointError, in_a_line
 from srtool.networks.checkpoint import Checkpoint, described
 from srtool.networks.network import SCALES, Called, Gray, Network
 from srtool.networks.size import Size, continued
@@ -39,8 +39,7 @@ def network_from_checkpoint(checkpoint: Checkpoint) -> Network:
         except UnsupportedModelError:
             continue
         except Exception as error:  # whatever an architecture's code raises about its weights
-            text = " ".join(str(error).split())
-            reason = reason or f"{type(error).__name__}: {text[:160]}"
+            reason = reason or f"{type(error).__name__}: {in_a_line(error)}"
             continue
         notes = (candidate.note,) if candidate.note else ()
         return _network(model, checkpoint.path, notes)

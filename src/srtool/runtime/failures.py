@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from srtool.errors import ImageError, SrtoolError
+from srtool.errors import ImageError, SrtoolError, in_a_line
 from srtool.runtime.inputs import Job
 
 
@@ -12,7 +12,7 @@ def engine_failure(error: Exception, job: Job) -> SrtoolError:
     """Why an image failed before it was written."""
     if isinstance(error, SrtoolError | OSError):
         return _naming(error, job)
-    text = " ".join(str(error).split())[:160] or type(error).__name__
+    text = in_a_line(error)
     message = f"{job.source}: the engine failed on it ({text})"
     if isinstance(error, MemoryError) or "alloc" in text.lower():
         message = f"{job.source}: the engine failed on it (not enough memory: {text})"
@@ -32,7 +32,7 @@ def writing_failure(error: Exception, job: Job) -> SrtoolError:
 
 def _naming(error: Exception, job: Job) -> SrtoolError:
     """The error, with the image named where it is about something else."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = in_a_line(error, None)
     if str(job.source) not in text and str(job.target) not in text:
         text = f"{job.source}: {text}"
     if not isinstance(error, SrtoolError):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError, UsageError
+from srtool.errors import EngineError, UsageError, in_a_line
 from srtool.images.picture import Picture
 from srtool.images.reading import read_image
 from srtool.runtime.guard import Guard
@@ -48,7 +48,7 @@ def upscale_guarded(picture: Picture, engine: TileEngine, options: Options) -> P
     try:
         return upscale_picture(picture, engine, options, Guard(engine))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = in_a_line(error)
         raise EngineError(
             f"{engine.path}: fails on the image ({reason})", path=engine.path, found=reason
         ) from None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.benchmarks.scores import assets_of, score
-from srtool.errors import EngineError, UsageError
+from srtool.errors import EngineError, UsageError, in_a_line
 from srtool.images.colour import luma
 from srtool.images.datasets import (
     BORDER,
@@ -210,8 +210,7 @@ def _upscaled(lr: Image, engine: Engine, name: str) -> Image:
     try:
         return np.asarray(upscale_tiled(lr, engine))
     except (RuntimeError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise EngineError(f"{engine.path}: fails on {name} ({reason})") from None
+        raise EngineError(f"{engine.path}: fails on {name} ({in_a_line(error)})") from None
 
 
 def busiest(changes: NDArray[np.float64], side: int) -> Box:

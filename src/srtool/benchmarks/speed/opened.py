@@ -81,12 +81,6 @@ def levels_from_planes(planes: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
 
 
-def one_line(error: BaseException, length: int = 160) -> str:
-    """What an exception says, its first line, or its name where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:length] if lines else type(error).__name__
-
-
 def missing(name: str, extra: str) -> EngineError:
     """An optional library that is not there, and where it comes from."""
     return EngineError(f"{name} is not installed; pip install 'srtool[{extra}]'")

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.benchmarks.speed.opened import Opened, one_line
+from srtool.benchmarks.speed.opened import Opened
 from srtool.benchmarks.speed.result import EndToEnd
 from srtool.benchmarks.workers import end_with_parent
-from srtool.errors import EngineError, SrtoolError
+from srtool.errors import EngineError, SrtoolError, in_a_line
 from srtool.interrupts import interrupts_held
 
 MANY = 1_000_000
@@ -324,4 +324,4 @@ def _limit_threads(threads: int | None) -> None:
 
 
 def _failure(error: BaseException) -> ProcessError:
-    return ProcessError("not enough memory" if isinstance(error, MemoryError) else one_line(error))
+    return ProcessError("not enough memory" if isinstance(error, MemoryError) else in_a_line(error))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError
+from srtool.errors import EngineError, in_a_line
 from srtool.manifest import METADATA_KEY, ModelFacts
 from srtool.runtime.session import DirectSession
 
@@ -88,5 +88,5 @@ def _opened(path: Path, threads: int | None = None) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = in_a_line(error, None)
     return text.rpartition(" : ")[2][:120]

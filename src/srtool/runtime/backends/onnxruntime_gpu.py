@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from srtool.assets import cache_folder
-from srtool.errors import EngineError
+from srtool.errors import EngineError, in_a_line
 from srtool.manifest import ModelFacts, Profile, Shape, sha256
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.gpu.cuda import Buffer, Cuda, OutOfMemory, find_gpu, open_cuda
@@ -264,7 +264,7 @@ def load_provider(provider: Provider, folder: Path) -> str:
         for library in (shared, own):
             ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
-        return " ".join(str(error).split())[:200]
+        return in_a_line(error, 200)
     return ""
 
 
@@ -293,6 +293,6 @@ def _tensor(shape: Shape, facts: ModelFacts) -> tuple[int, int, int, int]:
 
 
 def _error(error: Exception) -> RuntimeError:
-    text = " ".join(str(error).split())
+    text = in_a_line(error, None)
     found = OutOfMemory if _NO_MEMORY.search(text) else RuntimeError
     return found(text.rpartition(" : ")[2][:200])

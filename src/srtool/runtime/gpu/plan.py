@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
-from srtool.errors import ChangedFileError, EngineError
+from srtool.errors import ChangedFileError, EngineError, in_a_line
 from srtool.manifest import Flavour, Manifest, PlanFacts, read_manifest, sha256, sidecar
 from srtool.runtime.gpu.devices import driver_library, gpu_number, visible_gpus
 
@@ -141,7 +141,7 @@ def _loaded(flavour: Flavour, names: tuple[str, ...]) -> Any:
     try:
         return [importlib.import_module(name) for name in names][-1]
     except (ImportError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = in_a_line(error)
         raise EngineError(
             f"{NAMES[flavour]} is installed and does not load ({reason}); {INSTALL[flavour]} in a "
             "new environment"

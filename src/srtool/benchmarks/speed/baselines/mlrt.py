@@ -15,9 +15,9 @@ from srtool.benchmarks.speed.opened import (
     Opened,
     levels_from_planes,
     missing,
-    one_line,
     planes_from_levels,
 )
+from srtool.errors import in_a_line
 
 Plugin = Literal["ov", "ort"]
 
@@ -73,7 +73,7 @@ def open_mlrt(plugin: Plugin, weights: Path, folder: Path) -> Opened:
                 with clips[height, width].get_frame(asked) as frame:
                     made.append(np.stack([np.asarray(frame[channel]) for channel in range(3)]))
         except vapoursynth.Error as error:
-            raise RuntimeError(one_line(error)) from None
+            raise RuntimeError(in_a_line(error)) from None
         return levels_from_planes(np.stack(made))
 
     versions = [_version(f"vapoursynth-mlrt-{plugin}"), _version("vapoursynth")]

@@ -16,11 +16,10 @@ from srtool.benchmarks.speed.opened import (
     Opened,
     levels_from_planes,
     missing,
-    one_line,
     planes_from_levels,
 )
 from srtool.benchmarks.workers import cores
-from srtool.errors import EngineError
+from srtool.errors import EngineError, in_a_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +77,7 @@ def convert(weights: Path, folder: Path) -> None:
         _compare(expected, _session(folder)(image.numpy()))
     except (EngineError, RuntimeError) as error:
         (folder / WEIGHTS).unlink(missing_ok=True)
-        raise EngineError(one_line(error)) from None
+        raise EngineError(in_a_line(error)) from None
 
 
 def open_ncnn(weights: Path, folder: Path) -> Opened:

@@ -18,11 +18,10 @@ from srtool.benchmarks.speed.opened import (
     Opened,
     levels_from_planes,
     missing,
-    one_line,
     planes_from_levels,
 )
 from srtool.benchmarks.workers import cores
-from srtool.errors import EngineError
+from srtool.errors import EngineError, in_a_line
 from srtool.files import whole_file
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
@@ -66,7 +65,7 @@ def write_plain_onnx(weights: Path, folder: Path, half: bool = False) -> Path:
                 verbose=False,
             )
     except Exception as error:
-        raise EngineError(f"torch.onnx.export fails with it ({one_line(error)})") from None
+        raise EngineError(f"torch.onnx.export fails with it ({in_a_line(error)})") from None
     finally:
         quiet.setLevel(level)
     assert program is not None
@@ -110,7 +109,7 @@ def open_onnxruntime(provider: Provider, weights: Path, folder: Path) -> Opened:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its exception classes have no common root of their own
-        raise EngineError(f"ONNX Runtime does not open it ({one_line(error)})") from None
+        raise EngineError(f"ONNX Runtime does not open it ({in_a_line(error)})") from None
     if session.get_providers()[0] != name:
         raise EngineError(f"{name} does not load; are CUDA, cuDNN and its libraries installed?")
     image = session.get_inputs()[0].name
@@ -119,7 +118,7 @@ def open_onnxruntime(provider: Provider, weights: Path, folder: Path) -> Opened:
         try:
             planes = session.run(None, {image: planes_from_levels(pixels)})[0]
         except Exception as error:  # see above
-            raise RuntimeError(one_line(error)) from None
+            raise RuntimeError(in_a_line(error)) from None
         return levels_from_planes(planes)
 
     precision = {"cpu": "fp32", "cuda": "tf32", "tensorrt": "fp16"}[provider]

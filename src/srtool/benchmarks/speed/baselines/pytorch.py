@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.benchmarks.speed.opened import Opened, missing, one_line
+from srtool.benchmarks.speed.opened import Opened, missing
 from srtool.benchmarks.workers import cores
-from srtool.errors import EngineError
+from srtool.errors import EngineError, in_a_line
 
 if TYPE_CHECKING:
     import torch
@@ -173,7 +173,7 @@ def _compiled(module: Any, device: Device, folder: Path) -> Any:
                 out: torch.Tensor = compiled(x)
                 return out
         except torch._dynamo.exc.BackendCompilerFailed as error:
-            raise RuntimeError(f"torch.compile: {one_line(error)}") from None
+            raise RuntimeError(f"torch.compile: {in_a_line(error)}") from None
 
     return run
 

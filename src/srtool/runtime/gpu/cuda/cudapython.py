@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError
+from srtool.errors import EngineError, in_a_line
 from srtool.runtime.gpu.cuda.interface import (
     BLOCKING,
     NON_BLOCKING,
@@ -37,8 +37,9 @@ class CudaPython:
             self._call("cuInit", 0)
             device = self._call("cuDeviceGet", gpu.number)
         except RuntimeError as error:  # its own class where the driver's library is damaged
-            text = " ".join(str(error).split())[:160]
-            raise EngineError(f"cuda-python does not reach the {gpu.name} ({text})") from None
+            raise EngineError(
+                f"cuda-python does not reach the {gpu.name} ({in_a_line(error)})"
+            ) from None
         self._context = self._call("cuDevicePrimaryCtxRetain", device)
         found = self._call("cuCtxGetCurrent")
         check_context(int(found), int(self._context))

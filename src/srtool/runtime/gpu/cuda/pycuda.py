@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError
+from srtool.errors import EngineError, in_a_line
 from srtool.runtime.gpu.cuda.interface import (
     BLOCKING,
     NON_BLOCKING,
@@ -39,8 +39,9 @@ class PyCuda:
             driver.init()
             device = driver.Device(gpu.number)
         except driver.Error as error:
-            text = " ".join(str(error).split())[:160]
-            raise EngineError(f"PyCUDA does not reach the {gpu.name} ({text})") from None
+            raise EngineError(
+                f"PyCUDA does not reach the {gpu.name} ({in_a_line(error)})"
+            ) from None
         self._context = device.retain_primary_context()
         found = driver.Context.get_current()
         check_context(found.handle if found else 0, self._context.handle)
@@ -50,9 +51,9 @@ class PyCuda:
         try:
             return function(*arguments)
         except self._driver.MemoryError as error:
-            raise OutOfMemory(" ".join(str(error).split())) from None
+            raise OutOfMemory(in_a_line(error, None)) from None
         except self._driver.Error as error:
-            raise CudaError(" ".join(str(error).split())) from None
+            raise CudaError(in_a_line(error, None)) from None
 
     @contextmanager
     def current(self) -> Iterator[None]:
