@@ -92,7 +92,7 @@ class Profile(Strict):
         return self
 
     def __str__(self) -> str:
-        """As in `--shapes 1x16x16,4x256x256,4x256x256`."""
+        """As in "1x16x16,4x256x256,4x256x256"."""
         return ",".join("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
 
 

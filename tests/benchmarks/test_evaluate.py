@@ -453,7 +453,7 @@ def test_wrong_arguments(photographs: Path, tmp_path: Path, complains: Complains
         evaluate([photographs], ["bicubik"])
     with complains(UsageError, "=bicubic", "NAME=PATH"):
         evaluate([photographs], ["=bicubic"])
-    with complains(UsageError, "bicubic", "--engine NAME="):
+    with complains(UsageError, "bicubic", "NAME=", "--engine"):
         evaluate([photographs], ["bicubic", "bicubic"])
     with complains(UsageError, "both called photographs"):
         evaluate([photographs, photographs], ["bicubic"])

@@ -157,7 +157,7 @@ def test_weights_of_another_architecture_are_refused(
 def test_a_stage_that_the_recipe_lacks_is_refused(
     tiny_recipe: Recipe, photographs: Path, tmp_path: Path, complains: Any
 ) -> None:
-    with complains(UsageError, "--stage 2", "only stage1"):
+    with complains(UsageError, "stage2", "only stage1", "--stage"):
         train(tiny_recipe, Run(photographs, tmp_path, only_stage=2))
 
 

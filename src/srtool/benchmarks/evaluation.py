@@ -132,14 +132,20 @@ def evaluation_in(folder: Path | None, protocol: dict[str, Any]) -> Evaluation:
     except (ValidationError, UnicodeDecodeError):
         raise DataError(
             f"{path}: is no evaluation that this version of srtool reads; "
-            "name another folder with --out, or delete it"
+            "name another folder, or delete it",
+            path=path,
+            parameter="out",
         ) from None
     for key in sorted(protocol.keys() | found.protocol.keys()):
         before, now = found.protocol.get(key), protocol.get(key)
         if before != now:
             raise UsageError(
                 f"{path}: was made with {key} {before}, this evaluation has {now}; "
-                "name another folder with --out"
+                "name another folder",
+                path=path,
+                found=str(before),
+                expected=str(now),
+                parameter="out",
             )
     return found
 
@@ -176,8 +182,9 @@ def _written(path: Path) -> Iterator[Path]:
             yield temporary
     except OSError as error:
         raise DataError(
-            f"{path.parent}: cannot be written to ({error.strerror or error}); "
-            "name another folder with --out"
+            f"{path.parent}: cannot be written to ({error.strerror or error}); name another folder",
+            path=path.parent,
+            parameter="out",
         ) from None
 
 

@@ -86,7 +86,8 @@ def methods_from_arguments(
             )
         if method.name in methods:
             raise UsageError(
-                f"two engines are called {method.name}; name them: --engine NAME={text}"
+                f"two engines are called {method.name}; name them, as NAME={text}",
+                parameter="engine",
             )
         methods[method.name] = method
     return list(methods.values())

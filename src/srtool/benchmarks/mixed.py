@@ -1,4 +1,4 @@
-"""What `srtool verify --bisect` does with a float16 file that fails: a mixed one that passes."""
+"""What `srtool verify` makes of a float16 file that fails: a mixed one that passes."""
 
 from __future__ import annotations
 

@@ -66,8 +66,9 @@ def metrics_from_text(text: str) -> tuple[str, ...]:
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise UsageError(
-            f"--metrics {text}: {unknown[0] or 'an empty name'} is no metric; "
-            f"expected some of {','.join(METRICS)}"
+            f"{text}: {unknown[0] or 'an empty name'} is no metric; "
+            f"expected some of {','.join(METRICS)}",
+            parameter="metrics",
         )
     return names
 

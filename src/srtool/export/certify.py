@@ -114,27 +114,30 @@ def check(precision: str, found: Fidelity, path: Path) -> None:
     if missed := found.misses(EXPORTED[precision]):
         raise ExportError(
             f"{path}: the {precision} file does not do what the network does: "
-            f"{', '.join(missed)}; {_next_step(precision, path)}"
+            f"{', '.join(missed)}; {_next_step(precision)}",
+            path=path,
+            found=", ".join(missed),
+            remedy={"force": ""},
         )
 
 
 def check_emulated(found: Fidelity, path: Path) -> None:
     """ExportError unless an fp16 file is faithful with each of its values in float16."""
     if not found.passed:
+        missed = ", ".join(found.misses(found.gates))
         raise ExportError(
             f"{path}: the fp16 file does not do what the network does where its values are "
-            f"float16, as they are on a GPU: {', '.join(found.misses(found.gates))}; "
-            f"{_next_step('fp16', path)}"
+            f"float16, as they are on a GPU: {missed}; {_next_step('fp16')}",
+            path=path,
+            found=missed,
+            remedy={"force": ""},
         )
 
 
-def _next_step(precision: str, path: Path) -> str:
+def _next_step(precision: str) -> str:
     if precision == "fp32":
-        return "nothing was written (--force writes it all the same)"
-    return (
-        f"nothing was written (--force writes it all the same, and then `srtool verify MODEL "
-        f"{path} --images DIR --bisect` finds what goes wrong and mends it)"
-    )
+        return "nothing was written"
+    return "nothing was written; of a file that is, `srtool verify` can find what fails and mend it"
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,11 @@ def train(recipe: Recipe, run: Run, report: Callable[[Progress], None] = lambda 
     interrupt (Ctrl-C, SIGTERM) saves first. Returns the path of the weights.
     """
     if run.out.exists() and not run.out.is_dir():
-        raise UsageError(f"{run.out}: is a file; --out names a folder for checkpoints")
+        raise UsageError(
+            f"{run.out}: is a file; expected a folder for checkpoints",
+            path=run.out,
+            parameter="out",
+        )
     stages = stages_of(recipe, run.only_stage)
     accelerator = accelerator_from_recipe(recipe, run.device)
     for stage in stages.values():  # a missing file is told now, not when stage 2 begins
@@ -113,7 +117,7 @@ def stages_of(recipe: Recipe, only: int | None = None) -> dict[str, Stage]:
     if only is None:
         return stages
     if f"stage{only}" not in stages:
-        raise UsageError(f"--stage {only}: the recipe has only {', '.join(stages)}")
+        raise UsageError(f"stage{only}: the recipe has only {', '.join(stages)}", parameter="stage")
     return {f"stage{only}": stages[f"stage{only}"]}
 
 
@@ -151,7 +155,7 @@ def _device_from_name(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UsageError(
-            f"--device {name}: torch has no such device here; expected auto, cpu or cuda"
+            f"{name}: torch has no such device here; expected auto, cpu or cuda", parameter="device"
         ) from None
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)

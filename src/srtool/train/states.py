@@ -52,7 +52,9 @@ def load_state(path: Path) -> dict[str, Any]:
     if content["srtool"] != FORMAT:
         raise CheckpointError(
             f"{path}: has format {content['srtool']}, this srtool continues format {FORMAT}; "
-            "start again from its weights with --start-from, in another --out folder"
+            "start again from its weights, in another folder",
+            path=path,
+            remedy={"start_from": "WEIGHTS"},
         )
     return content
 
@@ -65,7 +67,9 @@ def check_space(out: Path, size: int, keep: int) -> None:
     if needed > free:
         raise UsageError(
             f"{out}: has {free / 1e6:.0f} MB free, checkpoints need {needed / 1e6:.0f} MB; "
-            "free some space, lower keep or choose another --out folder"
+            "free some space, lower keep or choose another folder",
+            path=out,
+            parameter="out",
         )
 
 

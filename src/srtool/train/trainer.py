@@ -44,7 +44,7 @@ Stage: TypeAlias = PretrainStage | AdversarialStage
 
 DIVERGED = (
     "the last checkpoint is kept: lower the learning rate of {stage} or set precision: fp32, "
-    "with another --out folder"
+    "in another folder"
 )
 # What may change between two runs that continue one another.
 EXTENDABLE = {
@@ -285,7 +285,9 @@ class Training:
         if difference := _difference(before, now, EXTENDABLE):
             raise UsageError(
                 f"{path}: was trained with another recipe ({difference}); "
-                "choose another --out folder, or the same recipe to continue"
+                "choose another folder, or the same recipe to continue",
+                path=path,
+                parameter="out",
             )
         for name, module in self.plain.items():
             module.load_state_dict(state[name])

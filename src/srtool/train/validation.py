@@ -116,14 +116,14 @@ def warnings_of(validation: Validation) -> list[str]:
         warnings.append(
             f"activations of {first} reach {validation.largest_activation:.6g}, float16 ends at "
             f"{FLOAT16_LARGEST:.0f}{also}: a float16 engine computes infinity there; keep these "
-            "modules in float32 (`srtool verify --bisect`) or go back to an earlier checkpoint"
+            "modules in float32 (`srtool verify` finds them) or go back to an earlier checkpoint"
         )
     fall = validation.psnr_y - validation.deployed_psnr_y
     if fall > FALL:
         warnings.append(
             f"PSNR-Y falls by {fall:.3f} dB in float16, from {validation.psnr_y:.3f} to "
             f"{validation.deployed_psnr_y:.3f}, and a faithful engine by at most {FALL}: "
-            "`srtool verify --bisect` finds the modules that need float32"
+            "`srtool verify` finds the modules that need float32, by bisection"
         )
     return warnings
 

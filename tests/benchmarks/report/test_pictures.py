@@ -149,7 +149,7 @@ def test_an_engine_of_other_weights(
 
 
 def test_two_engines(compact_engine: Path, photographs: Path, complains: Any) -> None:
-    with complains(UsageError, "no checkpoint", "--engine"):
+    with complains(UsageError, "no checkpoint", "--model"):
         pictures_from_images(photographs, [compact_engine], compact_engine, 1)
 
 

@@ -33,7 +33,7 @@ def test_what_is_no_result(tmp_path: Path, complains: Any) -> None:
     for text in ('{"name": 1}', "[1, 2]", "not JSON", "\x00\x01", '"bench"'):
         path = tmp_path / "other.json"
         path.write_text(text)
-        with complains(DataError, path, "no result", "evaluate --out"):
+        with complains(DataError, path, "no result", "srtool evaluate"):
             sources_from_paths([path])
     with complains(DataError, tmp_path, "holds no results"):
         sources_from_paths([tmp_path])

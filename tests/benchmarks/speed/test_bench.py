@@ -210,7 +210,7 @@ def test_bad_names(compact_engine: Path, compact_weights: Path, tmp_path: Path) 
     text.write_text("hello")
     with pytest.raises(UsageError, match="is no engine"):
         networks_from_files([text], [], [], tmp_path)
-    with pytest.raises(UsageError, match="--preset huge: expected one of full, lite"):
+    with pytest.raises(UsageError, match="huge: no such network; expected one of full, lite"):
         random_weights("huge", tmp_path)
 
 

@@ -291,7 +291,7 @@ def test_the_export_refuses_it_and_names_the_next_step(
     overflowing_weights: Path, hr_images: Path, tmp_path: Path, complains: Any
 ) -> None:
     path, network = tmp_path / "x4.onnx", load_network(overflowing_weights)
-    words = ("x4.onnx", "GPU", "expected at least 50", "--force", "srtool verify", "--bisect")
+    words = ("x4.onnx", "GPU", "expected at least 50", "--force", "srtool verify")
     with complains(ExportError, *words):
         onnx_export.export(network, path, onnx_export.ExportConfig("fp16", "float32", hr_images))
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []

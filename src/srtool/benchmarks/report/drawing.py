@@ -190,7 +190,8 @@ def write_plots(folder: Path, plots: Sequence[Plot]) -> list[Path]:
                 written.append(path)
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be written to ({error.strerror or error}); "
-            "name another folder with --plots"
+            f"{folder}: cannot be written to ({error.strerror or error}); name another folder",
+            path=folder,
+            parameter="plots",
         ) from None
     return written

@@ -84,7 +84,9 @@ def write_page(path: Path, page: Page) -> int:
             temporary.write_text(page.html, encoding="utf-8")
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}); name another file with -o"
+            f"{path}: cannot be written ({error.strerror or error}); name another file",
+            path=path,
+            parameter="out",
         ) from None
     return path.stat().st_size
 

@@ -107,8 +107,9 @@ def pictures_from_images(
     """
     if not engines and model is None:
         raise UsageError(
-            f"--images {images}: nothing upscales them; name an engine with --engine, weights "
-            "with --model, or both"
+            f"{images or 'the shipped photographs'}: nothing upscales them; expected an engine, "
+            "weights, or both",
+            parameter="engine",
         )
     if model:
         for engine in engines:
@@ -146,16 +147,19 @@ def _check_fit(engine: Path, model: Path) -> None:
         return  # opening it says so
     if model.suffix.lower() not in CHECKPOINTS:
         raise UsageError(
-            f"{model}: is no checkpoint; --model takes weights (.pth or .safetensors), --engine "
-            "takes engines"
+            f"{model}: is no checkpoint; expected weights (.pth or .safetensors)",
+            path=model,
+            parameter="model",
         )
     manifest = read_manifest(engine) if engine.is_file() else None
     weights = manifest.model.weights_sha256 if manifest else ""
     if manifest and weights and weights != sha256(model):
         raise UsageError(
             f"{engine}: was exported from {manifest.model.weights or 'other weights'} "
-            f"(SHA-256 {weights[:8]}...), another file than {model}; name the weights it was "
-            "made from with --model"
+            f"(SHA-256 {weights[:8]}...), another file than {model}; name the weights that it was "
+            "made from",
+            path=engine,
+            parameter="model",
         )
 
 

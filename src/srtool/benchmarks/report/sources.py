@@ -49,7 +49,7 @@ def results_and_photographs(paths: Sequence[Path]) -> tuple[list[Path], list[Pat
 
 
 def sources_from_paths(paths: list[Path]) -> Sources:
-    """Read results of `srtool bench`, `srtool evaluate --out` and `srtool verify --json`.
+    """Read results of `srtool bench`, `srtool evaluate` and `srtool verify`.
 
     Of a folder, evaluation.json is taken, or else all the results in it. DataError where a file
     is missing or no result, or a folder holds none.
@@ -64,8 +64,8 @@ def sources_from_paths(paths: list[Path]) -> Sources:
         results = {file: content for file, content in contents.items() if _kind(content)}
         if not results:
             raise DataError(
-                f"{path}: holds no results; expected {JSON} of `srtool evaluate --out`, or files "
-                "of `srtool bench --out` or `srtool verify --json`"
+                f"{path}: holds no results; expected {JSON} of `srtool evaluate`, or files "
+                "of `srtool bench` or `srtool verify`"
             )
         for file, content in results.items():
             _add(found, file, content)
@@ -78,8 +78,8 @@ def _content(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file; expected a result of `srtool bench`, `srtool evaluate --out` "
-            "or `srtool verify --json`"
+            f"{path}: no such file; expected a result of `srtool bench`, `srtool evaluate` "
+            "or `srtool verify`"
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -114,7 +114,7 @@ def _add(found: Sources, path: Path, content: Any) -> None:
     else:
         raise DataError(
             f"{path}: is no result that a report is made of; expected a JSON file of "
-            "`srtool bench`, `srtool evaluate --out` or `srtool verify --json`"
+            "`srtool bench`, `srtool evaluate` or `srtool verify`"
         )
 
 

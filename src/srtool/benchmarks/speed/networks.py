@@ -64,7 +64,9 @@ def networks_from_files(
         network.cost = _cost(network.engines)
     if known:
         names = ", ".join(str(model) for model in known.values())
-        raise UsageError(f"--model {names}: no engine was made of it; leave it out, or export it")
+        raise UsageError(
+            f"{names}: no engine was made of it; leave it out, or export it", parameter="model"
+        )
     return list(found.values())
 
 
@@ -76,7 +78,9 @@ def random_weights(preset: str, folder: Path) -> Path:
     from srtool.networks.loading import save_generator
 
     if preset not in PRESETS:
-        raise UsageError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
+        raise UsageError(
+            f"{preset}: no such network; expected one of {', '.join(PRESETS)}", parameter="preset"
+        )
     torch.manual_seed(0)
     generator = Generator(PRESETS[preset]).eval()
     if not generator.config.image_skip:

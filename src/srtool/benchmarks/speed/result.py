@@ -319,7 +319,7 @@ def read_bench(path: Path) -> Bench:
         text = path.read_text(encoding="utf-8")
         return Bench.model_validate_json(text)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; `srtool bench --out DIR` writes one") from None
+        raise DataError(f"{path}: no such file; `srtool bench` writes one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     except ValidationError as error:

@@ -42,7 +42,7 @@ class Support:
 
     @property
     def sm(self) -> str:
-        """As in `--gpu sm89`."""
+        """As in "sm89"."""
         return "sm" + self.compute.replace(".", "")
 
 
@@ -129,7 +129,7 @@ _OTHER_PRODUCTS = {"ti", "super", "laptop", "mobile", "max", "d"}
 
 
 def target_from_text(text: str, here: Machine) -> Target:
-    """What `--gpu` names: "local", a class as sm89 or 8.9, or a product as RTX 4090.
+    """A GPU by its name: "local", a class as sm89 or 8.9, or a product as RTX 4090.
 
     UsageError where nothing is called so, with what is meant perhaps.
     """
@@ -163,7 +163,7 @@ def target_from_text(text: str, here: Machine) -> Target:
 
 
 def targets_from_texts(texts: Sequence[str], here: Machine) -> tuple[Target, ...]:
-    """What several `--gpu` name. "portable" is every class for which TensorRT-RTX has one plan."""
+    """Several GPUs by their names. "portable" is every class for which TensorRT-RTX has one plan."""
     if PORTABLE in texts and len(texts) > 1:
         raise UsageError(
             f"{PORTABLE}: is a plan for all of them; name no other GPU beside it", parameter="gpu"

@@ -108,7 +108,7 @@ def recipe_from_options(
 
 
 def profile_from_text(text: str) -> Profile:
-    """What `--shapes` says: MIN,OPT,MAX, each HxW or BxHxW. UsageError where it is not so."""
+    """MIN,OPT,MAX, each HxW or BxHxW. UsageError where it is not so."""
     parts = [part.strip().lower().split("x") for part in text.split(",")]
     whole = all(number.isascii() and number.isdigit() for part in parts for number in part)
     if len(parts) != 3 or not whole or any(len(part) not in (2, 3) for part in parts):

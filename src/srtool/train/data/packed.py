@@ -116,7 +116,7 @@ def pack(
     if out.is_dir():
         raise UsageError(f"{out}: is a folder; name the file to write, like {out / 'train.h5'}")
     if out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists; choose another file or add --overwrite")
+        raise UsageError(f"{out}: exists; choose another file", path=out, remedy={"overwrite": ""})
     samples = dataset_from_folder(folder).samples
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(_size, samples))

@@ -1,4 +1,4 @@
-"""TensorRT on the plain ONNX file in float16: the plan that trtexec --fp16 would build."""
+"""TensorRT on the plain ONNX file in float16: the plan that trtexec would build."""
 
 from __future__ import annotations
 
