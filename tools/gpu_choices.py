@@ -27,7 +27,7 @@ from srtool.export.tensorrt.plans import export_plan, source_from_onnx
 from srtool.manifest import DEFAULT_PROFILE, PlanRecipe, Profile
 from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
 from srtool.runtime.engine import Engine
-from srtool.runtime.gpu.plan import Machine, this_machine
+from srtool.runtime.gpu.machine import Machine, this_machine
 from srtool.runtime.onnx_files import open_on
 from srtool.runtime.opening import open_engine
 from srtool.runtime.tiling import upscale_tiled

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from srtool.export.tensorrt.gpus import local_target
 from srtool.export.tensorrt.installing import extra_for, pinned_for
-from srtool.runtime.gpu.plan import Machine, this_machine
+from srtool.runtime.gpu.machine import Machine, this_machine
 
 
 def requirements_for(here: Machine) -> list[str]:

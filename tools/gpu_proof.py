@@ -223,7 +223,7 @@ class _Counting:
 _IDENTITY = """
 import json
 from srtool.runtime.gpu.devices import visible_gpus
-from srtool.runtime.gpu.plan import this_machine
+from srtool.runtime.gpu.machine import this_machine
 gpus, here = visible_gpus(), this_machine()
 print(json.dumps({
     "uuids": [gpu.uuid for gpu in gpus],

@@ -17,8 +17,8 @@ from srtool.export.tensorrt.doctor import abilities, advice, estimates, parts
 from srtool.export.tensorrt.gpus import SUPPORT, Target, target_from_text
 from srtool.export.tensorrt.installing import constraints_text, readme_text
 from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
-from srtool.runtime.gpu import plan
-from srtool.runtime.gpu.plan import Library, Machine
+from srtool.runtime.gpu import machine as machine_module
+from srtool.runtime.gpu.machine import Library, Machine
 
 RTX = {"tensorrt-rtx": Library("tensorrt-rtx", "1.7.1.116", 13)}
 BOTH = {**RTX, "tensorrt": Library("tensorrt", "10.9.0", 12)}
@@ -33,7 +33,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def command(*arguments: object, here: Machine | None = None) -> tuple[Any, str, str]:
         if here is not None:
-            monkeypatch.setattr(plan, "this_machine", lambda device=0: here)
+            monkeypatch.setattr(machine_module, "this_machine", lambda device=0: here)
         monkeypatch.setattr(sys, "argv", ["srtool", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
             cli.main()

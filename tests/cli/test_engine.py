@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from srtool.manifest import read_manifest, sidecar, write_manifest
-from srtool.runtime.gpu import plan
-from srtool.runtime.gpu.plan import Library, Machine, library_of
+from srtool.runtime.gpu import machine as machine_module
+from srtool.runtime.gpu.machine import Library, Machine, library_of
 
 SMALL = ["--shapes", "16x16,32x32,32x32"]
 
@@ -24,7 +24,9 @@ Run = Callable[..., Any]  # of conftest
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], None]:
     """Be on another machine."""
-    return lambda machine: monkeypatch.setattr(plan, "this_machine", lambda device=0: machine)
+    return lambda machine: monkeypatch.setattr(
+        machine_module, "this_machine", lambda device=0: machine
+    )
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ def make_plan(
 
         from srtool.manifest import Manifest, PlanFacts, PlanRecipe, sha256, write_manifest
         from srtool.runtime import plan_files as fallback
-        from srtool.runtime.gpu.plan import Library, Machine
+        from srtool.runtime.gpu.machine import Library, Machine
 
         chosen = {key: wanted.pop(key) for key in ("library", "capacity", "seed") if key in wanted}
         gpu = wanted.pop("gpu", None) or make_gpu(**chosen)

@@ -13,7 +13,7 @@ from srtool.errors import EngineError, UsageError
 from srtool.manifest import Flavour, PlanRecipe, Profile
 from srtool.runtime.gpu import cuda as cuda_module
 from srtool.runtime.gpu.cuda import Cuda, find_gpu, open_cuda
-from srtool.runtime.gpu.plan import this_machine
+from srtool.runtime.gpu.machine import this_machine
 from srtool.runtime.opening import open_engine
 
 pytestmark = [

@@ -18,7 +18,7 @@ from srtool.runtime import onnx_files
 from srtool.runtime.backends import onnxruntime_gpu as backend
 from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
 from srtool.runtime.gpu.cuda import open_cuda
-from srtool.runtime.gpu.plan import Library
+from srtool.runtime.gpu.machine import Library
 from srtool.runtime.onnx_files import installed_backends, open_on
 from srtool.runtime.opening import open_engine
 

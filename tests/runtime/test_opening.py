@@ -225,7 +225,7 @@ def test_what_it_says(make_plan: Any) -> None:
 
 def refusals() -> dict[str, tuple[dict[str, Any], list[str]]]:
     """Changes of the machine, and words of the reason."""
-    from srtool.runtime.gpu.plan import Library
+    from srtool.runtime.gpu.machine import Library
 
     older = Library("tensorrt", "10.13.3.9", 13)
     return {

@@ -14,7 +14,7 @@ from srtool.errors import EngineError
 from srtool.runtime.backends import tensorrt as backend
 from srtool.runtime.backends.tensorrt import TensorRt
 from srtool.runtime.engine import Engine, EngineInfo
-from srtool.runtime.gpu.plan import load_library, log_of
+from srtool.runtime.gpu.machine import load_library, log_of
 from srtool.runtime.tiling import upscale_tiled
 
 GENERATIONS = ["8.6", "10.0", "10.4", "10.13", "10.16", "11", "rtx-1.4", "rtx"]

@@ -8,7 +8,7 @@ import pytest
 from gpu_check import BARS, main, misses
 
 from srtool.benchmarks.speed.result import Bench, Candidate, Machine, Measured, Timing
-from srtool.runtime.gpu.plan import Machine as Here
+from srtool.runtime.gpu.machine import Machine as Here
 
 
 def candidate(name: str, kind: Literal["engine", "baseline"], seconds: float) -> Candidate:

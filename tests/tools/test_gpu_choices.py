@@ -13,7 +13,7 @@ from srtool.manifest import PlanRecipe
 from srtool.models import engine_path
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.openvino import OpenVino
-from srtool.runtime.gpu.plan import Machine
+from srtool.runtime.gpu.machine import Machine
 from srtool.runtime.onnx_files import open_on
 
 ADA = Machine("NVIDIA GeForce RTX 4090", "8.9", "580.65.06")

@@ -13,7 +13,7 @@ from srtool.cli.progress import answer, say
 if TYPE_CHECKING:
     from srtool.export.tensorrt.plans import WrittenPlan
     from srtool.manifest import Manifest, PlanFacts
-    from srtool.runtime.gpu.plan import Machine
+    from srtool.runtime.gpu.machine import Machine
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def print_plan(written: WrittenPlan) -> None:
 
 
 def made_by(plan: PlanFacts, manifest: Manifest) -> str:
-    from srtool.runtime.gpu.plan import NAMES
+    from srtool.runtime.gpu.machine import NAMES
 
     classes = ", ".join(f"sm{compute.replace('.', '')}" for compute in plan.compute)
     name = NAMES[plan.recipe.flavour]

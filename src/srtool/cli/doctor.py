@@ -16,7 +16,7 @@ from srtool.version import __version__
 
 if TYPE_CHECKING:
     from srtool.export.tensorrt.gpus import Target
-    from srtool.runtime.gpu.plan import Machine
+    from srtool.runtime.gpu.machine import Machine
 
 
 def doctor(
@@ -39,7 +39,7 @@ def doctor(
     from srtool.export.tensorrt import doctor as findings
     from srtool.export.tensorrt.gpus import local_target, target_from_text
     from srtool.export.tensorrt.installing import conflicts
-    from srtool.runtime.gpu.plan import this_machine
+    from srtool.runtime.gpu.machine import this_machine
     from srtool.tables.table import table_of_texts
     from srtool.tables.terminal import print_table
 

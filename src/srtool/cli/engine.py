@@ -20,7 +20,8 @@ def engine_explain(
     plan: Annotated[Path, typer.Argument(help="A .plan file with its manifest.")],
 ) -> None:
     """Say what a plan is, whether it runs here, and what asks for a new one."""
-    from srtool.runtime.gpu.plan import plan_facts, this_machine
+    from srtool.runtime.gpu.machine import this_machine
+    from srtool.runtime.gpu.plan import plan_facts
 
     manifest, facts = plan_facts(plan)
     building.print_explanation(plan, manifest, facts, this_machine())
@@ -40,7 +41,7 @@ def engine_rebuild(
     """Build a plan again, as its manifest says, from the .onnx file beside it."""
     with needing("export"):
         from srtool.export.tensorrt import plans
-    from srtool.runtime.gpu.plan import this_machine
+    from srtool.runtime.gpu.machine import this_machine
 
     with building.building_progress(plan.name) as report:
         written = plans.rebuild(
@@ -73,7 +74,8 @@ def engine_refit(
     from srtool.errors import UsageError
     from srtool.export.tensorrt import refit
     from srtool.export.tensorrt.plans import source_from_onnx
-    from srtool.runtime.gpu.plan import plan_facts, this_machine
+    from srtool.runtime.gpu.machine import this_machine
+    from srtool.runtime.gpu.plan import plan_facts
 
     target = out or model.with_suffix(".plan")
     if target.suffix != ".plan" or target.absolute() == plan.absolute():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from srtool.export.tensorrt.plans import Certify
     from srtool.manifest import PlanRecipe
     from srtool.networks.own import OwnModule
-    from srtool.runtime.gpu.plan import Machine
+    from srtool.runtime.gpu.machine import Machine
 
 
 class PrecisionChoice(str, Enum):
@@ -152,7 +152,7 @@ def export(
         precision_from_recipe,
         recipe_from_options,
     )
-    from srtool.runtime.gpu.plan import this_machine
+    from srtool.runtime.gpu.machine import this_machine
 
     options = PlanOptions(
         flavour.value,

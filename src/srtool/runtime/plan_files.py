@@ -14,13 +14,8 @@ from srtool.manifest import Manifest, ModelFacts, PlanFacts, sidecar, uncertifie
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.tensorrt import TensorRt
 from srtool.runtime.engine import Engine, EngineInfo
-from srtool.runtime.gpu.plan import (
-    NAMES,
-    plan_facts,
-    rebuild_command,
-    this_machine,
-    unrunnable,
-)
+from srtool.runtime.gpu.machine import NAMES, this_machine
+from srtool.runtime.gpu.plan import plan_facts, rebuild_command, unrunnable
 from srtool.runtime.onnx_files import (
     ON_GPU,
     companion_facts,

@@ -13,8 +13,8 @@ import pytest
 
 from srtool.benchmarks.speed import machine as machine_module
 from srtool.benchmarks.speed.machine import INSTRUCTIONS, Sensors, busy_cores, this_machine
-from srtool.runtime.gpu.plan import Library
-from srtool.runtime.gpu.plan import Machine as Plans
+from srtool.runtime.gpu.machine import Library
+from srtool.runtime.gpu.machine import Machine as Plans
 
 
 def test_this_machine_is_described() -> None:
@@ -68,7 +68,7 @@ def test_instructions_are_those_that_networks_use(
 def test_the_gpu_and_tensorrt_are_those_that_plans_see(monkeypatch: pytest.MonkeyPatch) -> None:
     libraries = {"tensorrt": Library("tensorrt", "10.13.0.35", 12)}
     here = Plans("RTX 4090", "8.9", "580.65", 24 << 30, libraries=libraries)  # type: ignore[arg-type]
-    monkeypatch.setattr(machine_module.plan, "this_machine", lambda device=0: here)
+    monkeypatch.setattr(machine_module.gpus, "this_machine", lambda device=0: here)
     found = this_machine()
     assert (found.gpu, found.driver, found.gpu_memory) == ("RTX 4090", "580.65", 24 << 30)
     assert found.versions["tensorrt"] == "10.13.0.35"

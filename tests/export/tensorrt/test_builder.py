@@ -22,7 +22,7 @@ from srtool.export.tensorrt.editions import Generation, generation_of
 from srtool.export.tensorrt.gpus import targets_from_texts
 from srtool.export.tensorrt.refit import refitted
 from srtool.manifest import PlanRecipe, Profile
-from srtool.runtime.gpu.plan import Library, Machine, library_of, load_library
+from srtool.runtime.gpu.machine import Library, Machine, library_of, load_library
 
 # What the real bindings have, see tools/tensorrt_names.py.
 _NAMES = Path(__file__).parents[2] / "runtime" / "tensorrt_names.json"

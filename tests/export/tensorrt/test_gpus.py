@@ -35,7 +35,7 @@ from srtool.export.tensorrt.installing import PINNED
 from srtool.networks.deployed import plain_module
 from srtool.networks.generator import PRESETS, Generator
 from srtool.networks.network import Network
-from srtool.runtime.gpu.plan import Library, Machine
+from srtool.runtime.gpu.machine import Library, Machine
 
 NOWHERE = Machine()
 

@@ -23,7 +23,7 @@ from srtool.export.tensorrt.plans import WrittenPlan, export_plan, locked, rebui
 from srtool.manifest import DEFAULT_PROFILE, PlanRecipe, Profile, read_manifest, sha256, sidecar
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.tensorrt import TensorRt
-from srtool.runtime.gpu.plan import Library, Machine, library_of
+from srtool.runtime.gpu.machine import Library, Machine, library_of
 from srtool.runtime.session import DirectSession
 
 SMALL = Profile(min=(1, 16, 16), opt=(1, 32, 32), max=(2, 32, 32))

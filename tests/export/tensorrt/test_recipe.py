@@ -19,7 +19,7 @@ from srtool.export.tensorrt.recipe import (
     recipe_from_options,
 )
 from srtool.manifest import DEFAULT_PROFILE, DEFAULT_PROFILES, PlanRecipe, Profile
-from srtool.runtime.gpu.plan import Library, Machine
+from srtool.runtime.gpu.machine import Library, Machine
 
 TRT, RTX = Library("tensorrt", "10.9.0.34", 12), Library("tensorrt-rtx", "1.7.1.116", 13)
 ADA = ("NVIDIA GeForce RTX 4090", "8.9", "580.65.06")

@@ -21,18 +21,9 @@ from srtool.manifest import (
     uncertified_reason,
     write_manifest,
 )
-from srtool.runtime.gpu import plan
-from srtool.runtime.gpu.plan import (
-    Library,
-    Machine,
-    library_of,
-    load_library,
-    plan_facts,
-    rebuild_command,
-    rebuild_reasons,
-    this_machine,
-    unrunnable,
-)
+from srtool.runtime.gpu import machine as machine_module
+from srtool.runtime.gpu.machine import Library, Machine, library_of, load_library, this_machine
+from srtool.runtime.gpu.plan import plan_facts, rebuild_command, rebuild_reasons, unrunnable
 
 MODEL = ModelFacts(scale=4, io="uint8", precision="fp16", architecture="test", halo=4)
 RTX_4090 = Machine("NVIDIA GeForce RTX 4090", "8.9", "580.65.06", 24 << 30, "linux x86_64")
@@ -282,7 +273,9 @@ def test_libraries_for_8_6_are_loaded_out_of_their_packages(
     for name in [name for name in sys.modules if name.partition(".")[0] in ("nvidia", "tensorrt")]:
         monkeypatch.delitem(sys.modules, name)
     loaded: list[str] = []
-    monkeypatch.setattr(plan.ctypes, "CDLL", lambda name, mode: loaded.append(Path(name).name))
+    monkeypatch.setattr(
+        machine_module.ctypes, "CDLL", lambda name, mode: loaded.append(Path(name).name)
+    )
     assert load_library("tensorrt").__version__ == "8.6.1"
     assert {"libcublas.so.12", "libcudnn.so.8"} <= set(loaded)
     sys.modules.pop("tensorrt", None)
@@ -290,7 +283,7 @@ def test_libraries_for_8_6_are_loaded_out_of_their_packages(
 
 def test_nothing_heavy_is_loaded() -> None:
     code = (
-        "import sys; from srtool.runtime.gpu import plan; plan.this_machine();"
+        "import sys; from srtool.runtime.gpu import machine; machine.this_machine();"
         "print([m for m in sys.modules if m in ('torch', 'tensorrt', 'numpy', 'onnx')"
         " or m.startswith('tensorrt_rtx')])"
     )

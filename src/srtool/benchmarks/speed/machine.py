@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from srtool.benchmarks.speed.result import Machine
-from srtool.runtime.gpu import plan
+from srtool.runtime.gpu import machine as gpus
 
 # Of x86 and of ARM, by the names of Linux: what libraries choose their kernels of networks by.
 INSTRUCTIONS = (
@@ -49,7 +49,7 @@ _PERIOD = 0.02  # seconds between readings of the GPU's sensors
 
 def this_machine() -> Machine:
     """Ask the system, the GPU's driver and the installed packages; loads no library."""
-    here = plan.this_machine()
+    here = gpus.this_machine()
     cpus = _cpus()
     versions = {"python": platform.python_version()}
     for package in PACKAGES:

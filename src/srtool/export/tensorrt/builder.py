@@ -14,7 +14,7 @@ from srtool.export.tensorrt.editions import Generation
 from srtool.export.tensorrt.gpus import PORTABLE, Target
 from srtool.interrupts import interrupts_held
 from srtool.manifest import ModelFacts, PlanRecipe
-from srtool.runtime.gpu.plan import log_of
+from srtool.runtime.gpu.machine import log_of
 
 Report = Callable[[float, str], None]  # share of the build that is done, and the phase
 

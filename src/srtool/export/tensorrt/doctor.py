@@ -19,7 +19,7 @@ from srtool.export.tensorrt.installing import (
 from srtool.export.tensorrt.recipe import install
 from srtool.files import whole_file
 from srtool.manifest import DEFAULT_PROFILE, Profile
-from srtool.runtime.gpu.plan import NAMES, OLDEST_DRIVER, Machine, this_machine
+from srtool.runtime.gpu.machine import NAMES, OLDEST_DRIVER, Machine, this_machine
 
 _SHARE = 0.8  # of a GPU's memory: the driver, the library and the pixels take some
 _TILES = ((4, 256), (2, 256), (1, 256), (1, 192), (1, 128), (1, 64))  # batch, side

@@ -12,7 +12,7 @@ from typing import Literal
 from srtool.errors import UsageError
 from srtool.export.tensorrt.gpus import Support, Target
 from srtool.manifest import Flavour
-from srtool.runtime.gpu.plan import NAMES, Library
+from srtool.runtime.gpu.machine import NAMES, Library
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from srtool.errors import UsageError
-from srtool.runtime.gpu.plan import OLDEST_DRIVER, Machine
+from srtool.runtime.gpu.machine import OLDEST_DRIVER, Machine
 
 # FP16 on Pascal, in words for the user: why `--precision auto` takes FP32 there.
 _RATE_64 = "FP16 arithmetic runs at 1/64 of the FP32 rate on compute capability 6.1"
@@ -163,7 +163,7 @@ def target_from_text(text: str, here: Machine) -> Target:
 
 
 def targets_from_texts(texts: Sequence[str], here: Machine) -> tuple[Target, ...]:
-    """Several GPUs by their names. "portable" is every class for which TensorRT-RTX has one plan."""
+    """Several GPUs by name. "portable" is every class for which TensorRT-RTX has one plan."""
     if PORTABLE in texts and len(texts) > 1:
         raise UsageError(
             f"{PORTABLE}: is a plan for all of them; name no other GPU beside it", parameter="gpu"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from srtool.export.tensorrt.gpus import Support, Target
-from srtool.runtime.gpu.plan import OLDEST_DRIVER, Machine
+from srtool.runtime.gpu.machine import OLDEST_DRIVER, Machine
 
 # ONNX Runtime of 1.20 brings no CUDA libraries along.
 _OLD_ONNXRUNTIME = (

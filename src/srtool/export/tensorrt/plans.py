@@ -31,7 +31,8 @@ from srtool.manifest import (
 )
 from srtool.parity import Fidelity
 from srtool.runtime.engine import Engine, EngineInfo
-from srtool.runtime.gpu.plan import Machine, load_library, unrunnable
+from srtool.runtime.gpu.machine import Machine, load_library
+from srtool.runtime.gpu.plan import unrunnable
 from srtool.runtime.onnx_files import facts_from_onnx
 from srtool.runtime.plan_files import plan_backend
 from srtool.version import __version__

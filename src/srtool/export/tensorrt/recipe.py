@@ -27,7 +27,7 @@ from srtool.export.tensorrt.gpus import (
 )
 from srtool.export.tensorrt.installing import install_command
 from srtool.manifest import DEFAULT_PROFILE, DEFAULT_PROFILES, Flavour, PlanRecipe, Profile
-from srtool.runtime.gpu.plan import INSTALL, NAMES, Library, Machine
+from srtool.runtime.gpu.machine import INSTALL, NAMES, Library, Machine
 
 Precision = Literal["fp32", "fp16", "both"]
 

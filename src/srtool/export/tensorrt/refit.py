@@ -12,7 +12,8 @@ from srtool.export.tensorrt.builder import last_line
 from srtool.export.tensorrt.plans import Certify, Source, WrittenPlan, key_of, write_plan
 from srtool.files import locked
 from srtool.manifest import ModelFacts, PlanFacts, sha256
-from srtool.runtime.gpu.plan import Machine, load_library, log_of, plan_facts, unrunnable
+from srtool.runtime.gpu.machine import Machine, load_library, log_of
+from srtool.runtime.gpu.plan import plan_facts, unrunnable
 
 
 def refit(

@@ -26,7 +26,7 @@ from srtool.manifest import ModelFacts, Profile, Shape, sha256
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.gpu.cuda import Buffer, Cuda, OutOfMemory, find_gpu, open_cuda
 from srtool.runtime.gpu.layout import FEWEST_SLOTS
-from srtool.runtime.gpu.plan import library_of, load_library
+from srtool.runtime.gpu.machine import library_of, load_library
 from srtool.runtime.gpu.scheduler import Scheduler
 from srtool.runtime.session import Library
 

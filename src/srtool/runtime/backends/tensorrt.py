@@ -20,7 +20,7 @@ from srtool.files import whole_file
 from srtool.manifest import Flavour, ModelFacts, Profile, Shape
 from srtool.runtime.gpu.cuda import Buffer, Cuda, CudaError, OutOfMemory, find_gpu, open_cuda
 from srtool.runtime.gpu.layout import SLOTS
-from srtool.runtime.gpu.plan import NAMES, library_of, load_library, log_of
+from srtool.runtime.gpu.machine import NAMES, library_of, load_library, log_of
 from srtool.runtime.gpu.scheduler import Scheduler
 
 _NO_MEMORY = re.compile(r"out ?of ?memory|allocat|insufficient memory|cudaMalloc", re.IGNORECASE)

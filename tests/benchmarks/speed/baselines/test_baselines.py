@@ -245,7 +245,7 @@ def test_tensorrt_gets_the_float16_file_and_its_plan_is_run(
     """With everything that takes a GPU replaced: what is handed from one to the next."""
     from srtool.export.tensorrt.builder import Plan
     from srtool.runtime.backends.tensorrt import TensorRt
-    from srtool.runtime.gpu.plan import Library, Machine
+    from srtool.runtime.gpu.machine import Library, Machine
     from srtool.runtime.session import DirectSession
 
     library = Library("tensorrt", "10.13.0.35", 13)
@@ -262,8 +262,8 @@ def test_tensorrt_gets_the_float16_file_and_its_plan_is_run(
         return DirectSession(facts, lambda batch: batch.repeat(4, 2).repeat(4, 3))
 
     monkeypatch.setattr("srtool.runtime.gpu.cuda.find_gpu", lambda: "a GPU")
-    monkeypatch.setattr("srtool.runtime.gpu.plan.this_machine", lambda: here)
-    monkeypatch.setattr("srtool.runtime.gpu.plan.load_library", lambda flavour: None)
+    monkeypatch.setattr("srtool.runtime.gpu.machine.this_machine", lambda: here)
+    monkeypatch.setattr("srtool.runtime.gpu.machine.load_library", lambda flavour: None)
     monkeypatch.setattr("srtool.export.tensorrt.builder.plan_from_onnx", plan)
     monkeypatch.setattr(TensorRt, "open", session)
     for _ in range(2):

@@ -23,7 +23,7 @@ def build(weights: Path, folder: Path) -> None:
     from srtool.export.tensorrt.gpus import local_target
     from srtool.manifest import ModelFacts, PlanRecipe
     from srtool.networks.loading import load_network
-    from srtool.runtime.gpu.plan import load_library, this_machine
+    from srtool.runtime.gpu.machine import load_library, this_machine
     from srtool.runtime.session import DEFAULT_HALO
 
     here = this_machine()
@@ -60,7 +60,7 @@ def open_tensorrt(weights: Path, folder: Path) -> Opened:
     from srtool.manifest import ModelFacts
     from srtool.runtime.backends.tensorrt import TensorRt
     from srtool.runtime.engine import Engine, EngineInfo
-    from srtool.runtime.gpu.plan import this_machine
+    from srtool.runtime.gpu.machine import this_machine
 
     path = folder / PLAN
     facts = ModelFacts.model_validate_json((folder / FACTS).read_text(encoding="utf-8"))
