@@ -58,7 +58,7 @@ results: .venv/dev.stamp
 		--files 6 --out $(SPEED)-full-$(MACHINE).json
 	$(BIN)/srtool bench weights/x4-fast.safetensors --backend all --seconds 15 \
 		--sizes 64x64,128x128,256x256 --scaling size,files,tile,batch,threads \
-		--out $(SPEED)-lite-$(MACHINE).json
+		--out $(SPEED)-fast-$(MACHINE).json
 	for weights in $(OTHERS); do $(BIN)/srtool bench $$weights --backend all --seconds 9 \
 		--sizes 128x128,256x256 --files 100 \
 		--out $(SPEED)-$$(basename $${weights%.*})-$(MACHINE).json || exit 1; done

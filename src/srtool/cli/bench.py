@@ -59,7 +59,7 @@ def run(
     ] = None,
     preset: Annotated[
         list[str] | None,
-        typer.Option(help="full or lite: the network with random weights. May be repeated."),
+        typer.Option(help="full, fast or lite: the network with random weights. May be repeated."),
     ] = None,
     backend: Annotated[
         str, typer.Option(help="Of .onnx files: auto, all, or names with commas.")

@@ -39,7 +39,7 @@ SIZES = ((128, 128), (256, 256), (480, 270), (960, 540))
 
 
 def made_up_network(
-    name: str = "x4-lite", factor: float = 1.0, sha256: str = WEIGHTS, runs: int = 30
+    name: str = "x4-fast", factor: float = 1.0, sha256: str = WEIGHTS, runs: int = 30
 ) -> Measured:
     random = np.random.default_rng(5)
     reference: dict[tuple[int, int], float] = {}
@@ -123,7 +123,7 @@ def made_up_network(
 def made_up_bench(*networks: Measured) -> Bench:
     return Bench(
         made="2026-11-23T18:00:00+00:00",
-        command="srtool bench weights/x4-lite.safetensors --seconds 60",
+        command="srtool bench weights/x4-fast.safetensors --seconds 60",
         machine=Machine(
             cpu="AMD EPYC",
             cores=2,
@@ -219,7 +219,7 @@ def verification() -> Any:
     return Verification(
         made="2026-11-23T16:00:00+00:00",
         versions={"srtool": "0.1.0"},
-        model="weights/x4-lite.safetensors",
+        model="weights/x4-fast.safetensors",
         model_sha256=WEIGHTS,
         dataset="samples",
         images=4,

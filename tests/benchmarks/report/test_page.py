@@ -91,7 +91,7 @@ def test_everything(full: Sources, bench: Bench) -> None:
         f"{timing.speed.median:.2f}×",
         figure(timing.lr_megapixels_per_second) + " LR MP/s",
         figure(1e3 * timing.p99),
-        "x4-lite: use openvino bf16",
+        "x4-fast: use openvino bf16",
         "as fast as the fastest other, PyTorch eager bf16 channels_last",
         "Set5: PSNR 30.12, NIQE 6.010",
         "1 of 2 engines do what PyTorch does on samples",

@@ -30,11 +30,11 @@ def test_all_of_them(network: Measured) -> None:
     found = drawn(network)
     assert dict(mpl.rcParams) == before
     assert [plot.slug for plot in found] == [
-        "x4-lite-throughput",
-        "x4-lite-latency",
-        "x4-lite-roofline",
-        "x4-lite-scaling-batch",
-        "x4-lite-scaling-threads",
+        "x4-fast-throughput",
+        "x4-fast-latency",
+        "x4-fast-roofline",
+        "x4-fast-scaling-batch",
+        "x4-fast-scaling-threads",
     ]
     for plot in found:
         assert len(plot.alt) > 40
@@ -131,7 +131,7 @@ def test_quality_against_speed(
     monkeypatch.setattr(charts, "FEWEST", 1)
     (plot,) = against(bench, evaluation_of())
     assert plot.slug == "quality-against-speed-set5"
-    assert "x4-lite 30.12 at 0.05" in plot.alt
+    assert "x4-fast 30.12 at 0.05" in plot.alt
     assert "other.pth 29.50 at 0.1" in plot.alt
     assert [axes.get_title(loc="left") for axes in plot.figure.axes] == [
         "Set5: PSNR, dB (higher is better)",
@@ -152,13 +152,13 @@ def test_results_of_one_machine_share_a_plot(
     elsewhere = second.model_copy(update={"machine": machine})
     found = [("evaluation", evaluation_of())]
     for benches, names in (
-        ([first, second], [["x4-lite", "other.pth"]]),
-        ([first, elsewhere], [["x4-lite"], ["other.pth"]]),
+        ([first, second], [["x4-fast", "other.pth"]]),
+        ([first, elsewhere], [["x4-fast"], ["other.pth"]]),
     ):
         sources = Sources([(str(number), bench) for number, bench in enumerate(benches)], found)
         made = list(charts.quality_plots(sources, charts.Slugs()))
         for plot, expected in zip(made, names, strict=True):
-            assert [name for name in ("x4-lite", "other.pth") if name in plot.alt] == expected
+            assert [name for name in ("x4-fast", "other.pth") if name in plot.alt] == expected
             cpu = "another" if expected == ["other.pth"] else first.machine.cpu
             assert f"per second on {cpu}, " in plot.alt
 
@@ -170,7 +170,7 @@ def test_quality_that_is_infinite_or_of_others(
     assert against(bench, evaluation_of(lite={"psnr": None})) == []
     assert against(bench, evaluation_of(another={"psnr": 30.0})) == []
     found = evaluation_of(another={"psnr": 30.0})
-    found.engines["another"] = {"sha256": "cd" * 32, "file": "x4-lite.pth"}
+    found.engines["another"] = {"sha256": "cd" * 32, "file": "x4-fast.pth"}
     assert against(bench, found) == []  # the name is the same, the weights are not
 
 
@@ -184,7 +184,7 @@ def test_labels_keep_apart() -> None:
 def test_a_plot_in_the_page(network: Measured) -> None:
     one, two = (drawing.inline_svg(plot) for plot in drawn(network)[:2])
     assert one.startswith("<svg ")
-    assert 'role="img" aria-label="x4-lite: Throughput by image size; the figures' in one
+    assert 'role="img" aria-label="x4-fast: Throughput by image size; the figures' in one
     for colour in (drawing.INK, drawing.MUTED, drawing.GRID, *drawing.SERIES):
         assert colour not in one + two  # the page's colours take their place
     assert "currentColor" in one
@@ -198,7 +198,7 @@ def test_a_plot_in_the_page(network: Measured) -> None:
 def test_files_for_papers(network: Measured, tmp_path: Path) -> None:
     found = drawn(network)[:1]
     written = drawing.write_plots(tmp_path / "plots", found)
-    assert [path.name for path in written] == ["x4-lite-throughput.png", "x4-lite-throughput.svg"]
+    assert [path.name for path in written] == ["x4-fast-throughput.png", "x4-fast-throughput.svg"]
     assert written[0].read_bytes().startswith(b"\x89PNG")
     svg = written[1].read_bytes()
     assert drawing.INK in svg.decode()
