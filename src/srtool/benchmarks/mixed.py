@@ -13,7 +13,7 @@ from srtool.benchmarks.reference import References
 from srtool.errors import ExportError
 from srtool.export.certify import reference
 from srtool.export.compare import TILE
-from srtool.export.mixed.bisect import Bisection, Overflow, bisect
+from srtool.export.mixed.bisect import Bisection, HalfGraph, Overflow, bisect
 from srtool.export.mixed.blocks import modules_from_graph
 from srtool.export.mixed.graph import (
     emulated_engine,
@@ -72,9 +72,7 @@ def mix(
         tile = _around(references.lr(where.image), where, manifest.model.halo)
         rounds.append(
             bisect(
-                model,
-                weights,
-                modules,
+                HalfGraph(model, weights, modules),
                 tile,
                 reference(network, tile),
                 references.protocol.gates.min_psnr,

@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto
 from srtool.errors import ExportError
 from srtool.export import onnx as onnx_export
 from srtool.export.certify import reference
-from srtool.export.mixed.bisect import Bisection, bisect
+from srtool.export.mixed.bisect import Bisection, HalfGraph, bisect
 from srtool.export.mixed.blocks import blocks_from_nodes, modules_from_graph
 from srtool.export.mixed.graph import (
     EMULATED,
@@ -50,12 +50,12 @@ class Case:
         self.model = onnx_from_network(network, "uint8", "fp16")
         self.weights = weights_of(network)
         self.modules = modules_from_graph(self.model, network.module_names)
+        self.half = HalfGraph(self.model, self.weights, self.modules)
         self.reference = reference(network, tile)
         self.names = [node.name for node in half_nodes(self.model)]
 
     def bisect(self, bound: float = 50.0, **more: Any) -> Bisection:
-        arguments = (self.model, self.weights, self.modules, self.tile, self.reference)
-        return bisect(*arguments, bound, **more)
+        return bisect(self.half, self.tile, self.reference, bound, **more)
 
     def mixed(self, nodes: Any) -> ModelProto:
         return mixed_from_half(self.model, self.weights, nodes)
@@ -236,7 +236,7 @@ def test_harm_by_rounding_alone(compact_weights: Path, tmp_path: Path) -> None:
 def test_another_network(planted: Case) -> None:
     other = 255 - planted.reference
     with pytest.raises(ExportError, match="other weights"):
-        bisect(planted.model, planted.weights, planted.modules, planted.tile, other, 50.0)
+        bisect(planted.half, planted.tile, other, 50.0)
 
 
 # Blocks

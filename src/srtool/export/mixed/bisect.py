@@ -50,10 +50,17 @@ class Bisection:
     after: float
 
 
+@dataclass(frozen=True)
+class HalfGraph:
+    """model, weights: see `mixed_from_half`. modules: torch module of each node, by name."""
+
+    model: ModelProto
+    weights: Mapping[str, NDArray[np.float32]]
+    modules: Mapping[str, str]
+
+
 def bisect(
-    model: ModelProto,
-    weights: Mapping[str, NDArray[np.float32]],
-    modules: Mapping[str, str],
+    half: HalfGraph,
     tile: NDArray[np.uint8],
     reference: NDArray[np.uint8],
     min_psnr: float,
@@ -62,12 +69,12 @@ def bisect(
 ) -> Bisection:
     """Find the nodes without which a float16 graph is not within `min_psnr` of PyTorch.
 
-    model, weights: see `mixed_from_half`. modules: torch module of each node, by name. tile:
-    (H, W, 3) RGB uint8 LR; reference: what PyTorch makes of it. given: nodes that are in float32
-    in any case. Where the tile is within the bound already, its squared error is to be halved.
+    tile: (H, W, 3) RGB uint8 LR; reference: what PyTorch makes of it. given: nodes that are in
+    float32 in any case. Where the tile is within the bound already, its squared error is to be
+    halved.
     ExportError where float32 throughout does not help either.
     """
-    search = _Search(model, weights, tile, reference)
+    search, modules = _Search(half, tile, reference), half.modules
     names = [node.name for node in search.nodes]
     before = search.psnr(given)
     bound = min_psnr if before < min_psnr else before + 3
@@ -96,15 +103,11 @@ class _Search:
     """One tile, and how it comes out with different nodes in float32."""
 
     def __init__(
-        self,
-        model: ModelProto,
-        weights: Mapping[str, NDArray[np.float32]],
-        tile: NDArray[np.uint8],
-        reference: NDArray[np.uint8],
+        self, half: HalfGraph, tile: NDArray[np.uint8], reference: NDArray[np.uint8]
     ) -> None:
-        self.model, self.weights, self.reference = model, weights, reference
-        self.nodes: list[NodeProto] = half_nodes(model)
-        self._uint8 = model.graph.input[0].type.tensor_type.elem_type == 2
+        self.model, self.weights, self.reference = half.model, half.weights, reference
+        self.nodes: list[NodeProto] = half_nodes(half.model)
+        self._uint8 = half.model.graph.input[0].type.tensor_type.elem_type == 2
         scaled = tile.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
         self._batch = tile[None] if self._uint8 else scaled
         self._known: dict[frozenset[str], float] = {}
