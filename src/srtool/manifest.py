@@ -12,20 +12,16 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from srtool.errors import ChangedFileError, EngineError
 from srtool.files import settle, whole_file
-from srtool.parity import Fidelity
+from srtool.parity import Fidelity, Strict
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 Shape = tuple[int, int, int]  # batch, and height and width in LR pixels
 METADATA_KEY = "srtool"
 Side = Annotated[int, Field(ge=1, le=1 << 16)]  # pixels
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class ModelFacts(Strict):
@@ -67,7 +63,7 @@ class ModelFacts(Strict):
     fixed: tuple[Side, Side] | None = None
     weights: str = ""
     weights_sha256: str = ""
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field({})
     float32_modules: tuple[str, ...] = ()
 
     @property
@@ -168,8 +164,8 @@ class Manifest(Strict):
     srtool: str
     made: str
     companion: str | None = None
-    fidelity: dict[str, Fidelity] = {}
-    versions: dict[str, str] = {}
+    fidelity: dict[str, Fidelity] = Field({})
+    versions: dict[str, str] = Field({})
     cpu: str = ""
     plan: PlanFacts | None = None
 

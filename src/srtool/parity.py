@@ -13,11 +13,21 @@ from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 Grade = Literal["exact", "faithful", "lossy"]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a file: nothing unknown, nothing changed later. Computed fields stand in the file
+    too; they are passed over when it is read again."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_computed(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: data[key] for key in data if key not in cls.model_computed_fields}
 
-class Gates(_Strict):
+
+class Gates(Strict):
     """What an engine must keep.
 
     max_delta_psnr, dB, and max_delta_pi: of the mean against HR, either way. max_relative_niqe:
@@ -50,7 +60,7 @@ EXPORTED = {
 }
 
 
-class WorstTile(_Strict):
+class WorstTile(Strict):
     """Where the squared error of 32 x 32 LR pixels is largest: the file, the LR pixel at the
     tile's left and top, and the dB between there."""
 
@@ -60,7 +70,7 @@ class WorstTile(_Strict):
     psnr: float
 
 
-class Fidelity(_Strict):
+class Fidelity(Strict):
     """One engine on one backend against PyTorch FP32, over real images, uint8 output.
 
     max_difference, mean_difference: levels of 0..255. share_over_1: share of values that differ
@@ -87,14 +97,6 @@ class Fidelity(_Strict):
     names: tuple[str, ...] = ()
     made: str = ""
     gates: Gates = FAITHFUL
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_derived(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        derived = ("grade", "passed", "not_measured")
-        return {key: value for key, value in data.items() if key not in derived}
 
     @computed_field  # type: ignore[prop-decorator]
     @property

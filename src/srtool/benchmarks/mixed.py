@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
-from pydantic import BaseModel, ConfigDict
 
 from srtool.benchmarks.reference import References
 from srtool.errors import ExportError
@@ -27,16 +26,14 @@ from srtool.images.datasets import Image
 from srtool.manifest import Manifest
 from srtool.networks.loading import load_network
 from srtool.networks.network import Network
-from srtool.parity import Fidelity, WorstTile
+from srtool.parity import Fidelity, Strict, WorstTile
 
 ROUNDS = 8  # tiles to look at one after the other, each the worst that the last round left
 
 
-class Mixed(BaseModel):
+class Mixed(Strict):
     """overflow: None where rounding alone does the harm. blocks: that went wrong. float32_nodes:
     of so many nodes, those that must not be float16."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str
     engine: str

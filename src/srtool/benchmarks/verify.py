@@ -19,7 +19,7 @@ from srtool.errors import CheckpointError, EngineError, ExportError, UsageError,
 from srtool.export.mixed.graph import EMULATED
 from srtool.images.datasets import SCALE, dataset_from_folder
 from srtool.manifest import Manifest, read_manifest, sha256, sidecar, write_manifest
-from srtool.parity import FAITHFUL, Fidelity, Gates
+from srtool.parity import FAITHFUL, Fidelity, Gates, Strict
 from srtool.runtime.backends.kserve import KServe, service_at
 from srtool.runtime.engine import Engine
 from srtool.runtime.onnx_files import installed_backends, open_on
@@ -46,11 +46,9 @@ class Config:
     workers: int | None = None
 
 
-class Row(BaseModel):
+class Row(Strict):
     """One engine on one backend. fidelity: None where it does not run. missed: the gates that it
     does not keep, or why it does not run, in words."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: str
     backend: str

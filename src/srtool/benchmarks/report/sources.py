@@ -6,20 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from srtool.benchmarks.evaluation import JSON, Evaluation
-from srtool.benchmarks.speed.result import Bench, Measured, read_bench
+from srtool.benchmarks.speed.result import Bench, Measured, read_bench, result_from_file
 from srtool.errors import DataError, UsageError
 from srtool.images.folders import images_below
 from srtool.images.formats import READABLE
 
 if TYPE_CHECKING:
     from srtool.benchmarks.verify import Verification
-
-Model = TypeVar("Model", bound=BaseModel)
 
 KINDS = ("bench", "evaluation", "parity")  # the key that names the kind, with its version
 
@@ -101,7 +97,7 @@ def _add(found: Sources, path: Path, content: Any) -> None:
     if kind == "bench":
         found.benches.append((name, read_bench(path)))
     elif kind == "evaluation":
-        found.evaluations.append((name, _parsed(Evaluation, path, "evaluate")))
+        found.evaluations.append((name, result_from_file(path, Evaluation, "evaluate")))
     elif kind == "parity":
         try:
             from srtool.benchmarks.verify import Verification
@@ -110,23 +106,9 @@ def _add(found: Sources, path: Path, content: Any) -> None:
                 f"{path}: is a result of `srtool verify`; reading it needs {error.name}, which is "
                 "not installed; pip install 'srtool[bench,export,cpu]'"
             ) from None
-        found.parities.append((name, _parsed(Verification, path, "verify")))
+        found.parities.append((name, result_from_file(path, Verification, "verify")))
     else:
         raise DataError(
             f"{path}: is no result that a report is made of; expected a JSON file of "
             "`srtool bench`, `srtool evaluate` or `srtool verify`"
         )
-
-
-def _parsed(model: type[Model], path: Path, command: str) -> Model:
-    try:
-        return model.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        what = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the whole file"
-            what = f"{place}: {first['msg']}"
-        raise DataError(
-            f"{path}: is no result of `srtool {command}` that this version reads ({what})"
-        ) from None

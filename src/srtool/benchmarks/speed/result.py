@@ -11,19 +11,16 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    computed_field,
-    model_validator,
-)
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError, computed_field, model_validator
 
 from srtool.errors import DataError
 from srtool.files import whole_file
+from srtool.parity import Strict as Part
+
+Model = TypeVar("Model", bound=BaseModel)
 
 VERSION: Literal[2] = 2
 Axis = Literal["size", "batch", "tile", "threads", "files", "callers"]
@@ -36,18 +33,15 @@ _KERNELS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx2": "AVX2"}  # 
 _RENAMED = {"sides": "candidates", "side": "candidate"}  # names of version 1
 
 
-class Strict(BaseModel):
-    """Computed fields stand in the file; they are passed over when it is read again."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Strict(Part):
+    """Knows the names of version 1."""
 
     @model_validator(mode="before")
     @classmethod
-    def _without_computed(cls, data: Any) -> Any:
+    def _renamed(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        computed = cls.model_computed_fields
-        return {_RENAMED.get(key, key): data[key] for key in data if key not in computed}
+        return {_RENAMED.get(key, key): data[key] for key in data}
 
 
 class Machine(Strict):
@@ -65,7 +59,7 @@ class Machine(Strict):
     gpu: str = ""
     driver: str = ""
     gpu_memory: int = 0
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field({})
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -88,7 +82,7 @@ class Roofline(Strict):
     products in several libraries. bandwidth: bytes/s, of copying much more than the caches hold,
     read and written bytes both counted."""
 
-    matrix: dict[str, float] = {}
+    matrix: dict[str, float] = Field({})
     bandwidth: float = 0.0
 
 
@@ -136,13 +130,13 @@ class Timing(Strict):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def p90(self) -> float:
-        return percentile(self.seconds, 90)
+        return float(np.percentile(self.seconds, 90))
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def p99(self) -> float:
         """Near the slowest run, where there are fewer than a hundred."""
-        return percentile(self.seconds, 99)
+        return float(np.percentile(self.seconds, 99))
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -207,7 +201,7 @@ class Candidate(Strict):
     end_to_end: tuple[EndToEnd, ...] = ()
     psnr_between: float | None = None
     max_difference: int | None = None
-    skipped: dict[str, str] = {}
+    skipped: dict[str, str] = Field({})
 
     def timing(self, size: tuple[int, int], batch: int = 1) -> Timing | None:
         """What was measured at a size."""
@@ -274,7 +268,7 @@ class Measured(Strict):
     sha256: str = ""
     reference: str
     candidates: tuple[Candidate, ...]
-    absent: dict[str, str] = {}
+    absent: dict[str, str] = Field({})
     scaling: tuple[Scaling, ...] = ()
 
     def candidate(self, name: str) -> Candidate | None:
@@ -300,33 +294,31 @@ def place_of(size: tuple[int, int], batch: int) -> str:
     return f"{size[0]}x{size[1]} x{batch}"
 
 
-def percentile(seconds: Sequence[float], share: float) -> float:
-    """Linear between the two nearest, as numpy's."""
-    ordered = sorted(seconds)
-    place = (len(ordered) - 1) * share / 100
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
 def spread(values: Sequence[float]) -> Spread:
     return Spread(median=statistics.median(values), low=min(values), high=max(values))
 
 
 def read_bench(path: Path) -> Bench:
-    """DataError where the file is missing, or no result of a version that is known."""
+    """See `result_from_file`."""
+    return result_from_file(path, Bench, "bench")
+
+
+def result_from_file(path: Path, model: type[Model], command: str) -> Model:
+    """What a command of srtool wrote. DataError where the file is missing, or no result of a
+    version that is known."""
     try:
-        text = path.read_text(encoding="utf-8")
-        return Bench.model_validate_json(text)
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; `srtool bench` writes one") from None
+        raise DataError(f"{path}: no such file; `srtool {command}` writes one", path=path) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+        raise DataError(f"{path}: cannot be read ({error})", path=path) from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise DataError(
-            f"{path}: is no result of `srtool bench`, version {VERSION} ({place}: {first['msg']})"
+            f"{path}: is no result of `srtool {command}` that this version reads "
+            f"({place}: {first['msg']})",
+            path=path,
         ) from None
 
 
