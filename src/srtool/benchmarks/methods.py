@@ -25,12 +25,12 @@ from srtool.images.imresize import imresize, mod_crop
 from srtool.images.reading import read_rgb
 from srtool.manifest import read_manifest, sha256
 from srtool.models import engine_path, model_names
-from srtool.runtime.backends.kserve import Service, service_at
+from srtool.runtime.backends.kserve import service_at
 from srtool.runtime.engine import Engine
 from srtool.runtime.onnx_files import backend_named, open_on
 from srtool.runtime.opening import open_engine
 from srtool.runtime.request import BackendName, PrecisionName
-from srtool.runtime.services import open_service, service_manifest
+from srtool.runtime.services import service_manifest
 from srtool.runtime.session import DEFAULT_TILE
 from srtool.runtime.tiling import upscale_tiled
 
@@ -72,13 +72,13 @@ def methods_from_arguments(
         if text in BASELINES:
             method = baseline_method(name or text, text)
         elif service := service_at(text):
-            method = service_method(name or service.model, service)
+            method = engine_method(name or service.model, text, "auto", "auto", {})
         elif path.is_dir():
             method = results_method(name or path.resolve().name, path, datasets)
         elif path.is_file() or text in model_names():
             name, path = name or path.name, engine_path(text)
             before = (recorded or {}).get(name, {})
-            method = engine_method(name, path, backend, precision, before)
+            method = engine_method(name, str(path), backend, precision, before)
         else:
             raise UsageError(
                 f"{text}: no such engine; expected a .pth, .safetensors or .onnx file, a folder of "
@@ -126,19 +126,22 @@ def baseline_method(name: str, word: str) -> Method:
 
 
 def engine_method(
-    name: str, path: Path, backend: BackendName, precision: PrecisionName, recorded: dict[str, Any]
+    name: str, file: str, backend: BackendName, precision: PrecisionName, recorded: dict[str, Any]
 ) -> Method:
-    """An engine file. EngineError where it or its manifest is not one; more shows when opened."""
-    manifest = read_manifest(path)
-    onnx = path.suffix == ".onnx"
+    """An engine file, or a network that a server runs. EngineError where it or its manifest is not
+    one; more shows when it is opened."""
+    service, path = service_at(file), Path(file)
+    manifest = service_manifest(service) if service else read_manifest(path)
+    onnx = not service and path.suffix == ".onnx"
     facts: dict[str, Any] = {
-        "file": str(path),
-        "sha256": sha256(path),
+        "file": str(service or path),
+        "sha256": manifest.sha256 if service and manifest else sha256(path),
         "asked": {"backend": backend, "precision": precision} if onnx else {},
         "tile": DEFAULT_TILE,
         "manifest": manifest.model_dump(mode="json") if manifest else None,
     }
-    identity = fingerprint(facts["sha256"], str(facts["asked"]))
+    place = (facts["file"],) if service else ()
+    identity = fingerprint(*place, facts["sha256"], str(facts["asked"]))
     if all(recorded.get(key) == facts[key] for key in ("sha256", "asked")):
         facts |= {key: recorded[key] for key in ("backend", "reason") if key in recorded}
 
@@ -149,31 +152,10 @@ def engine_method(
         elif onnx:
             engine = open_engine(path, backend, precision)
         else:
-            engine = open_engine(path)
+            engine = open_engine(file if service else path)
         _check_scale(engine)
         facts.setdefault("backend", str(engine.backend))
         facts.setdefault("reason", engine.reason)
-        return lambda sample, pair: np.asarray(upscale_tiled(pair.lr, engine))
-
-    return Method(name, lambda sample: identity, open_, facts)
-
-
-def service_method(name: str, service: Service) -> Method:
-    """A network that a server runs. EngineError where it is not there."""
-    manifest = service_manifest(service)
-    facts: dict[str, Any] = {
-        "file": str(service),
-        "sha256": manifest.sha256,
-        "asked": {},
-        "tile": DEFAULT_TILE,
-        "manifest": manifest.model_dump(mode="json"),
-    }
-    identity = fingerprint(str(service), manifest.sha256)
-
-    def open_() -> Upscale:
-        engine = open_service(service)
-        _check_scale(engine)
-        facts.update(backend=str(engine.backend), reason=engine.reason)
         return lambda sample, pair: np.asarray(upscale_tiled(pair.lr, engine))
 
     return Method(name, lambda sample: identity, open_, facts)

@@ -17,11 +17,16 @@ from srtool.errors import SrtoolError
 from srtool.interrupts import interrupts_held
 
 
-def cores() -> int:
-    """Cores that this process may use."""
+def cpus() -> list[int]:
+    """Numbers of the logical CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cores() -> int:
+    """How many these are."""
+    return len(cpus())
 
 
 Figures = dict[str, float | str]  # by metric: the figure, or why there is none

@@ -78,7 +78,7 @@ def test_the_load_of_another_process_is_seen_and_the_own_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two CPUs, of three, are ours; the process itself uses half a core."""
-    monkeypatch.setattr(machine_module, "_cpus", lambda: [0, 2])
+    monkeypatch.setattr(machine_module, "cpus", lambda: [0, 2])
     shares = SimpleNamespace(cpu_percent=lambda interval, percpu: [80.0, 100.0, 90.0])
     monkeypatch.setattr(machine_module, "psutil", shares)
     clock = iter([10.0, 12.0])
@@ -91,7 +91,7 @@ def test_the_load_of_another_process_is_seen_and_the_own_is_not(
 def test_a_process_that_spins_is_load() -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
         try:
-            assert 0.3 < busy_cores(0.5) <= len(machine_module._cpus()) + 0.2
+            assert 0.3 < busy_cores(0.5) <= len(machine_module.cpus()) + 0.2
         finally:
             other.kill()
 

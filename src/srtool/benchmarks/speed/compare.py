@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.benchmarks.speed.result import Bench, Candidate, Measured, Timing, place_of
+from srtool.benchmarks.speed.result import Bench, Candidate, Measured, Spread, Timing, place_of
 from srtool.errors import UsageError
 
 TOLERANCE = 0.03  # of a speed: less than that is no change
@@ -30,25 +30,19 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """How many times as fast the later result is, with its 95 % interval."""
-
-    median: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Row:
-    """A candidate on images of one size. ratio: of its speed against the reference where
-    `relative`, which cancels drift of the machine, else of its seconds. runs, memory (peak bytes,
-    None where unknown): before and after. verdict: "no verdict" where the machines differ and there
-    is no reference in common, and of the reference itself."""
+    """A candidate on images of one size.
+
+    ratio: how many times as fast the later result is, with its 95 % interval: of its speed against
+    the reference where `relative`, which cancels drift of the machine, else of its seconds. runs,
+    memory (peak bytes, None where unknown): before and after. verdict: "no verdict" where the
+    machines differ and there is no reference in common, and of the reference itself.
+    """
 
     network: str
     candidate: str
     place: str
-    ratio: Ratio
+    ratio: Spread
     relative: bool
     verdict: Verdict
     runs: tuple[int, int]
@@ -210,11 +204,11 @@ def speeds(timing: Timing, reference: Timing | None, seed: int) -> Array:
     return _medians(base, reference.rounds, rng) / _medians(seconds, timing.rounds, rng)
 
 
-def ratio_of(before: Array, after: Array) -> Ratio:
+def ratio_of(before: Array, after: Array) -> Spread:
     """Of two results of `speeds` with different seeds."""
     ratios = after / before
     low, high = np.percentile(ratios[1:], [2.5, 97.5])
-    return Ratio(float(ratios[0]), float(low), float(high))
+    return Spread(median=float(ratios[0]), low=float(low), high=float(high))
 
 
 def _medians(values: Array, rounds: Sequence[int], rng: np.random.Generator) -> Array:
@@ -230,7 +224,7 @@ def _medians(values: Array, rounds: Sequence[int], rng: np.random.Generator) -> 
     return np.array(found)
 
 
-def _verdict(ratio: Ratio, tolerance: float) -> Verdict:
+def _verdict(ratio: Spread, tolerance: float) -> Verdict:
     if ratio.high < 1 - tolerance:
         return "slower"
     return "faster" if ratio.low > 1 + tolerance else "same"

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from srtool.benchmarks.speed.result import Machine
+from srtool.benchmarks.workers import cpus
 from srtool.runtime.gpu import machine as gpus
 
 # Of x86 and of ARM, by the names of Linux: what libraries choose their kernels of networks by.
@@ -50,7 +51,7 @@ _PERIOD = 0.02  # seconds between readings of the GPU's sensors
 def this_machine() -> Machine:
     """Ask the system, the GPU's driver and the installed packages; loads no library."""
     here = gpus.this_machine()
-    cpus = _cpus()
+    mine = cpus()
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -58,8 +59,8 @@ def this_machine() -> Machine:
     libraries = {library.flavour: library.version for library in here.libraries.values()}
     return Machine(
         cpu=_cpu_name(),
-        cores=_cores(cpus),
-        threads=len(cpus),
+        cores=_cores(mine),
+        threads=len(mine),
         memory=psutil.virtual_memory().total,
         platform=f"{platform.system()} {platform.machine()}",
         instructions=instructions(),
@@ -73,11 +74,10 @@ def this_machine() -> Machine:
 def busy_cores(seconds: float = 1.0) -> float:
     """Load by others, in cores, over some seconds: what was not idle of the CPUs that this process
     may use, without its own share. What a hypervisor withheld counts as load by others."""
-    cpus = _cpus()
     own, start = time.process_time(), time.perf_counter()
     shares = psutil.cpu_percent(interval=seconds, percpu=True)
     own = (time.process_time() - own) / (time.perf_counter() - start)
-    used = sum(shares[cpu] for cpu in cpus if cpu < len(shares)) / 100
+    used = sum(shares[cpu] for cpu in cpus() if cpu < len(shares)) / 100
     return float(max(0.0, used - own))
 
 
@@ -170,21 +170,14 @@ def _handle(nvml: Any) -> Any:
     return None
 
 
-def _cpus() -> list[int]:
-    """Numbers of the logical CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def _cores(cpus: list[int]) -> int:
+def _cores(logical: list[int]) -> int:
     """Physical cores behind logical CPUs."""
     siblings = {
-        _text(Path(f"/sys/devices/system/cpu/cpu{n}/topology/core_cpus_list")) for n in cpus
+        _text(Path(f"/sys/devices/system/cpu/cpu{n}/topology/core_cpus_list")) for n in logical
     }
     if "" not in siblings:
         return len(siblings)
-    return min(psutil.cpu_count(logical=False) or len(cpus), len(cpus))
+    return min(psutil.cpu_count(logical=False) or len(logical), len(logical))
 
 
 def _cpu_name() -> str:
