@@ -45,7 +45,7 @@ def infer_elsewhere(task: Task, only_status: bool, as_json: bool) -> None:
     with needing("cloud"):
         asked = items_from_inputs(task.inputs, task.out, task.suffix, task.format, task.shard)
     if only_status:
-        console.print_status(status_of_asked(asked, task.out))
+        console.print_status(status_of_asked(asked))
         return
     for note in asked.notes:
         console.say(note)
@@ -67,7 +67,7 @@ def _infer_here(task: Task, asked: Asked, path: Path, as_json: bool) -> None:
         if tile is not None:
             engine.use_tile(tile)
         check_tile(tile or min(engine.tile), engine.facts.halo if halo is None else halo)
-        events = upscale_stored(asked, task.out, engine, work, summary, task.shard)
+        events = upscale_stored(asked, engine, work, summary)
         _follow(events, len(asked.items), summary, task, (str(path), str(engine.backend)), as_json)
 
 
@@ -79,7 +79,7 @@ def _infer_there(task: Task, cluster: Cluster, asked: Asked, path: Path, as_json
         results=asked.results.url if asked.results else "",
     )
     with needing("ray"):
-        events = upscale_by_many(asked, task.out, path, work, cluster, summary, task.shard)
+        events = upscale_by_many(asked, path, work, cluster, summary)
         where = f"Ray cluster {cluster.address}"
         _follow(events, len(asked.items), summary, task, (str(path), where), as_json)
 

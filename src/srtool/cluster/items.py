@@ -29,10 +29,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Asked:
-    """items: each result once, in order. notes: what was left out, a line each. sources, results:
-    the stored folders, None where names are paths. lying: what is in `results` already, bytes by
-    name."""
+    """out, shard: as they were asked for. items: each result once, in order. notes: what was left
+    out, a line each. sources, results: the stored folders, None where names are paths. lying: what
+    is in `results` already, bytes by name."""
 
+    out: str
+    shard: Shard | None
     items: list[Item]
     notes: list[str]
     sources: Folder | None = None
@@ -65,7 +67,7 @@ def items_from_inputs(
             )
             for job in found.jobs
         ]
-        return Asked(items, found.notes, None, results, lying)
+        return Asked(out, shard, items, found.notes, None, results, lying)
     if len(inputs) > 1:
         raise UsageError(
             f"{', '.join(inputs)}: expected one URL, or files and folders of this disk"
@@ -93,7 +95,7 @@ def items_from_inputs(
         raise UsageError(
             "; ".join([f"{inputs[0]}: no images found", *passed.notes]), path=inputs[0]
         )
-    return Asked(items, passed.notes, sources, results, lying)
+    return Asked(out, shard, items, passed.notes, sources, results, lying)
 
 
 def _listed(url: str) -> tuple[Folder, dict[str, int]]:

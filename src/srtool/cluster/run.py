@@ -27,8 +27,8 @@ SAVE_EVERY = 60.0  # seconds between two copies of the index in the store
 class Record:
     """The index of the results, which lies in the store where they do."""
 
-    def __init__(self, asked: Asked, out: str, shard: Shard | None, scratch: Path) -> None:
-        folder = scratch / "out" if asked.results else Path(out)
+    def __init__(self, asked: Asked, scratch: Path, shard: Shard | None = None) -> None:
+        folder = scratch / "out" if asked.results else Path(asked.out)
         folder.mkdir(parents=True, exist_ok=True)
         fetch_indexes(asked, folder)
         self.index = Index(folder, shard)
@@ -43,10 +43,10 @@ class Record:
             self._results.write(path.name, path)
 
 
-def status_of_asked(asked: Asked, out: str) -> Status:
+def status_of_asked(asked: Asked) -> Status:
     """What lies in the output folder, over all shards."""
     with tempfile.TemporaryDirectory(prefix="srtool-") as scratch:
-        index = Record(asked, out, None, Path(scratch)).index
+        index = Record(asked, Path(scratch)).index
     if asked.results:
         there = ((item.target, bool(asked.lying.get(item.target))) for item in asked.items)
     else:
@@ -56,12 +56,7 @@ def status_of_asked(asked: Asked, out: str) -> Status:
 
 
 def upscale_stored(
-    asked: Asked,
-    out: str,
-    engine: Engine,
-    work: Work,
-    summary: Summary,
-    shard: Shard | None = None,
+    asked: Asked, engine: Engine, work: Work, summary: Summary
 ) -> Generator[Event, None, None]:
     """Upscale on this machine, with an open engine."""
     with tempfile.TemporaryDirectory(prefix="srtool-") as name:
@@ -70,7 +65,7 @@ def upscale_stored(
             Stage(asked.sources, scratch / "in") if asked.sources else None,
             Stage(asked.results, scratch / "out") if asked.results else None,
         )
-        record = Record(asked, out, shard, scratch)
+        record = Record(asked, scratch, asked.shard)
         origin = Origin(engine.path, engine.facts.weights_sha256, work.options)
         wanted: list[Item] = []
         yield from _told(asked, origin, record, work, wanted, summary)
@@ -90,19 +85,13 @@ def upscale_stored(
 
 
 def upscale_by_many(
-    asked: Asked,
-    out: str,
-    engine: Path,
-    work: Work,
-    cluster: Cluster,
-    summary: Summary,
-    shard: Shard | None = None,
+    asked: Asked, engine: Path, work: Work, cluster: Cluster, summary: Summary
 ) -> Generator[Event, None, None]:
     """Upscale on the machines of a Ray cluster. engine: a file of this machine."""
     start = time.perf_counter()
     package, manifest = package_from_engine(engine), read_manifest(engine)
     with tempfile.TemporaryDirectory(prefix="srtool-") as name:
-        record = Record(asked, out, shard, Path(name))
+        record = Record(asked, Path(name), asked.shard)
         origin = Origin(engine, manifest.model.weights_sha256 if manifest else "", work.options)
         wanted: list[Item] = []
         yield from _told(asked, origin, record, work, wanted, summary)

@@ -70,7 +70,6 @@ def upscale_staged(
     stages: Stages,
     summary: Summary | None = None,
     index: Index | None = None,
-    connections: int = CONNECTIONS,
 ) -> Generator[Event, None, None]:
     """`upscale_images` over staged jobs. An image is done when its result has arrived in the
     store: under its name there is never a part of it. What cannot be fetched or sent fails as
@@ -78,8 +77,8 @@ def upscale_staged(
     summary = summary or Summary()
     problems: deque[Event] = deque()
     sending: deque[tuple[Event, Future[None]]] = deque()
-    with ThreadPoolExecutor(connections) as pool:
-        fetched = _fetched(jobs, stages, pool, connections, problems, summary)
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        fetched = _fetched(jobs, stages, pool, problems, summary)
         events = upscale_images(fetched, engine, options, summary, index)
         try:
             for event in events:
@@ -90,7 +89,7 @@ def upscale_staged(
                     yield _named(event, stages)
                 if event.kind in ("done", "failed"):
                     _forget(event.job, stages)
-                while sending and (len(sending) > 2 * connections or sending[0][1].done()):
+                while sending and (len(sending) > 2 * CONNECTIONS or sending[0][1].done()):
                     yield _sent(*sending.popleft(), stages, summary)
         finally:
             events.close()
@@ -102,7 +101,6 @@ def _fetched(
     jobs: Iterable[Job],
     stages: Stages,
     pool: ThreadPoolExecutor,
-    connections: int,
     problems: deque[Event],
     summary: Summary,
 ) -> Iterator[Job]:
@@ -110,7 +108,7 @@ def _fetched(
     todo = iter(jobs)
     coming: deque[tuple[Job, Future[None] | None]] = deque()
     while True:
-        while len(coming) < connections and (job := next(todo, None)) is not None:
+        while len(coming) < CONNECTIONS and (job := next(todo, None)) is not None:
             stage = stages.sources
             coming.append((job, pool.submit(_fetch, job, stage) if stage else None))
         if not coming:
