@@ -86,7 +86,7 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config() -> GeneratorConfig:
     """A generator of a few thousand parameters; the block after the last tap feeds no tap."""
     from srtool.networks.generator import GeneratorConfig

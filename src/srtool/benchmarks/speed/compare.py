@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -136,55 +137,46 @@ class _Pair:
             now = new.candidate(was.name)
             if now and was.precision != now.precision:
                 found.append(f"{was.name} computes in {now.precision} now, {was.precision} before")
-        if not self._have_a_reference():
+        if not self.references:
             judged = "seconds are compared" if self.same_machine else "nothing is judged"
             found.append(f"{old.network} has no reference in common: {judged}")
         return found
 
-    def _reference(self, measured: Measured) -> Candidate | None:
-        """An engine is none: it is what may have become slower."""
-        found = measured.candidate(measured.reference)
-        return found if found and found.kind == "baseline" else None
-
-    def _have_a_reference(self) -> bool:
-        """Whether both are relative to the same thing."""
-        old, new = self._reference(self.before), self._reference(self.after)
-        if old is None or new is None:
-            return False
-        return (old.name, old.software, old.precision) == (new.name, new.software, new.precision)
+    @cached_property
+    def references(self) -> tuple[Candidate, Candidate] | None:
+        """What both are relative to, where that is the same thing. An engine is none: it is what
+        may have become slower."""
+        old, new = (it.candidate(it.reference) for it in (self.before, self.after))
+        if not old or not new or old.kind != "baseline":
+            return None
+        facts = [(it.name, it.kind, it.software, it.precision) for it in (old, new)]
+        return (old, new) if facts[0] == facts[1] else None
 
     def _row(self, candidate: Candidate, old: Timing, new: Timing) -> Row:
-        bases = None
-        is_reference = candidate.name == self.before.reference
-        if self._have_a_reference() and not is_reference:
-            found = [self._base(measured, old) for measured in (self.before, self.after)]
-            bases = (found[0], found[1]) if found[0] and found[1] else None
-        runs = [old, new, *(bases or ())]
-        ratio = ratio_of(
-            speeds(old, bases[0] if bases else None, self.seed),
-            speeds(new, bases[1] if bases else None, self.seed + 1),
-        )
+        is_reference = bool(self.references) and candidate.name == self.before.reference
+        bases: list[Timing | None] = [None, None]
+        if self.references and not is_reference:
+            bases = [it.timing(old.size, old.batch) for it in self.references]
+        relative = None not in bases
+        if not relative:
+            bases = [None, None]
+        ratio = ratio_of(speeds(old, bases[0], self.seed), speeds(new, bases[1], self.seed + 1))
         verdict: Verdict = _verdict(ratio, self.tolerance)
-        if min(len(timing.seconds) for timing in runs) < FEWEST_RUNS:
+        if min(len(timing.seconds) for timing in (old, new, *bases) if timing) < FEWEST_RUNS:
             verdict = "too few runs"
         # Unchanged software: what the reference lost or gained is drift of the machine.
-        if bases is None and (not self.same_machine or (is_reference and self._have_a_reference())):
+        if is_reference or not (relative or self.same_machine):
             verdict = "no verdict"
         return Row(
             network=self.before.network,
             candidate=candidate.name,
             place=place_of(old.size, old.batch),
             ratio=ratio,
-            relative=bases is not None,
+            relative=relative,
             verdict=verdict,
             runs=(len(old.seconds), len(new.seconds)),
             memory=(old.peak_memory, new.peak_memory),
         )
-
-    def _base(self, measured: Measured, at: Timing) -> Timing | None:
-        """The reference on the same images."""
-        reference = self._reference(measured)
-        return reference.timing(at.size, at.batch) if reference else None
 
 
 def speeds(timing: Timing, reference: Timing | None, seed: int) -> Array:

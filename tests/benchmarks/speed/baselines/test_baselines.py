@@ -6,8 +6,9 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,9 @@ from srtool.benchmarks.speed.baselines import (
 from srtool.benchmarks.speed.opened import Opened
 from srtool.errors import EngineError
 from srtool.images.colour import psnr
+
+if TYPE_CHECKING:
+    from srtool.networks.generator import GeneratorConfig
 
 Open = Callable[[str, Path], Opened]
 
@@ -48,26 +52,18 @@ def open_side(tmp_path: Path) -> Open:
 
 
 @pytest.fixture(scope="session")
-def generator_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generator_weights(
+    tiny_config: GeneratorConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A generator with both branches, which changes the enlarged image by about a tenth."""
     import torch
     import torch.nn.functional as F
 
-    from srtool.networks.generator import Generator, GeneratorConfig
+    from srtool.networks.generator import Generator
     from srtool.networks.loading import save_generator
 
     torch.manual_seed(0)
-    config = GeneratorConfig(
-        features=6,
-        growth=3,
-        blocks=1,
-        taps=(1,),
-        gradient_features=4,
-        gradient_growth=2,
-        hr_features=4,
-        fusion_growth=2,
-    )
-    generator = Generator(config)
+    generator = Generator(replace(tiny_config, blocks=1, taps=(1,)))
     large = F.interpolate(torch.rand(1, 3, 24, 24), scale_factor=4.0)
     with torch.no_grad():
         change = generator(large).image - large
