@@ -29,7 +29,7 @@ class Opener:
     open: Callable[[Request], Engine]
 
 
-def open_engine(
+def open_engine(  # noqa: PLR0913 - of the public API, as keywords
     path: str | Path | None = None,
     backend: BackendName = "auto",
     precision: PrecisionName = "auto",

@@ -71,11 +71,11 @@ def quality_plots(sources: Sources, slugs: Slugs) -> Iterator[Plot]:
     for benches in by_machine(bench for _, bench in sources.benches):
         networks = [network for bench in benches for network in bench.networks]
         for dataset in datasets:
-            standings = {}
-            for metric in _metrics(networks, evaluations, dataset):
+            standings: dict[str, list[plots.Standing]] = {}
+            for metric in PLOTTED:
                 unit = ", dB (higher is better)" if metric == "psnr" else " (lower is better)"
                 found = list(_standings(networks, evaluations, dataset, metric))
-                if len(found) >= FEWEST:
+                if len(found) >= FEWEST and len(standings) < 2:
                     standings[METRICS[metric].title + unit] = found
             if standings:
                 slug = slugs("quality against speed", dataset)
@@ -125,15 +125,6 @@ def _quality(
         if found is not None:
             return found
     return None
-
-
-def _metrics(networks: list[Measured], evaluations: list[Evaluation], dataset: str) -> list[str]:
-    known = [
-        metric
-        for metric in PLOTTED
-        if any(_quality(it, evaluations, dataset, metric) is not None for it in networks)
-    ]
-    return known[:2]
 
 
 def _standings(

@@ -229,7 +229,7 @@ class Point(Strict):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def p95(self) -> float:
-        return percentile(self.seconds, 95)
+        return float(np.percentile(self.seconds, 95))
 
     @computed_field  # type: ignore[prop-decorator]
     @property
