@@ -48,8 +48,7 @@ def merged(found: Sequence[tuple[str, Evaluation]]) -> Evaluation:
             for engine, figures in engines.items():
                 known = means.get(engine, {})
                 same = all(
-                    math.isclose(known[metric], figures[metric], rel_tol=ROUNDING)
-                    for metric in known.keys() & figures
+                    _alike(known[metric], figures[metric]) for metric in known.keys() & figures
                 )
                 label = engine if same else f"{engine} ({name})"
                 whole.engines.setdefault(label, item.engines.get(engine, {}))
@@ -59,6 +58,13 @@ def merged(found: Sequence[tuple[str, Evaluation]]) -> Evaluation:
     for metric in measured & whole.unavailable.keys():
         del whole.unavailable[metric]
     return whole
+
+
+def _alike(one: float | None, other: float | None) -> bool:
+    """None: infinite."""
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=ROUNDING)
 
 
 def quality_tables(found: Sequence[tuple[str, Evaluation]]) -> list[Table]:
