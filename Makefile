@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: demo test slow-test triton-environment paper torture docs models results readme gpu-check check format clean
+.PHONY: demo test slow-test triton-environment paper torture docs architectures models results readme gpu-check check format clean
 
 ## demo: upscale the sample photographs with the network that ships, show the gain over bicubic
 demo: .venv/demo.stamp
@@ -41,6 +41,11 @@ torture: .venv/dev.stamp
 ## models: write the networks that ship in the wheel from weights/
 models: .venv/dev.stamp
 	$(BIN)/python tools/models.py
+
+## architectures: export and run a small network of every architecture, for docs/architectures.md
+architectures: .venv/dev.stamp
+	$(BIN)/python tools/matrix.py --again
+	$(BIN)/python tools/matrix.py --table
 
 ## docs: build the pages of docs/ into site/; a warning is an error
 docs: .venv/dev.stamp

@@ -32,10 +32,10 @@ class ModelFacts(Strict):
     halo: LR pixels around a tile that its result depends on noticeably. multiple_of, minimum,
     square: what both sides of an input must be; images are continued at the right and bottom by
     their mirror image (the edge not repeated) and the result is cropped. Tiles start at multiples
-    of multiple_of. batch: the only number of images at once, None for any. tile: the largest side
-    of tiles that it was certified with, None for any: where every pixel looks at the whole tile,
-    other tiles give another picture; seam: dB between an image in tiles and the same image whole,
-    None where they are equal or it was not measured.
+    of multiple_of. batch: 1 where it takes one image at once, None where any number. tile: the
+    largest side of tiles that it was certified with, None for any: where every pixel looks at the
+    whole tile, other tiles give another picture; seam: dB between an image in tiles and the same
+    image whole, None where they are equal or it was not measured.
     precision "mixed": fp16, but for the modules named in float32_modules. exporter: "dynamo" or
     "torchscript", empty where srtool did not trace it. input_name, output_name: of the tensors.
     Of files that srtool did not write: input_range, output_range: the value of white, where float32
@@ -51,7 +51,7 @@ class ModelFacts(Strict):
     multiple_of: Annotated[int, Field(ge=1, le=1024)] = 1
     minimum: Annotated[int, Field(ge=0, le=4096)] = 0
     square: bool = False
-    batch: Annotated[int, Field(ge=1, le=1024)] | None = None
+    batch: Literal[1] | None = None
     tile: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     seam: float | None = None
     exporter: Literal["dynamo", "torchscript", ""] = ""
@@ -87,6 +87,20 @@ class Profile(Strict):
             raise ValueError("expected 1 <= min <= opt <= max in batch, height and width")
         return self
 
+    def fitted(self, facts: ModelFacts) -> Profile:
+        """The same range as far as a network goes along: its sides, its tiles, its batch."""
+        step = facts.multiple_of
+        least = -(-max(1, facts.minimum) // step) * step
+        largest = facts.tile or max(self.max)
+
+        def shape(batch: int, height: int, width: int) -> Shape:
+            rows, columns = (
+                max(least, min(side, largest) // step * step) for side in (height, width)
+            )
+            return facts.batch or batch, rows, columns
+
+        return Profile(min=shape(*self.min), opt=shape(*self.opt), max=shape(*self.max))
+
     def __str__(self) -> str:
         """As in "1x16x16,4x256x256,4x256x256"."""
         return ",".join("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
@@ -104,10 +118,11 @@ DEFAULT_PROFILE = Profile(min=(1, 16, 16), opt=(4, 256, 256), max=(4, 256, 256))
 class PlanRecipe(Strict):
     """What a plan was asked to be; `srtool engine rebuild` asks for the same again.
 
-    gpus: "local", "portable", or classes as sm89 or RTX 4090. workspace: MiB of scratch memory that
-    the builder's kernels may take, opt_level: 0..5 of its effort, tiling: 0..3 of the search for
-    kernels that keep data in the cache, aux_streams: how many the network may spread over, None as
-    it likes. platform: "windows" for a plan that is built on Linux and runs there.
+    profiles: none for the default ones, as far as the network takes them. gpus: "local",
+    "portable", or classes as sm89 or RTX 4090. workspace: MiB of scratch memory that the builder's
+    kernels may take, opt_level: 0..5 of its effort, tiling: 0..3 of the search for kernels that
+    keep data in the cache, aux_streams: how many the network may spread over, None as it likes.
+    platform: "windows" for a plan that is built on Linux and runs there.
     """
 
     flavour: Flavour
@@ -154,8 +169,9 @@ class PlanFacts(Strict):
 class Manifest(Strict):
     """The sidecar of an engine file. companion: the float32 I/O variant of the same network in
     the same folder, for 16-bit images. fidelity: per backend and precision, such as
-    "onnxruntime fp32" or "openvino bf16". versions: of the libraries that made and compared it, by
-    name. cpu: on which. plan: of a TensorRT plan only."""
+    "onnxruntime fp32" or "openvino bf16". fails: backends that do not run it, and why. versions: of
+    the libraries that made and compared it, by name. cpu: on which. plan: of a TensorRT plan only.
+    """
 
     manifest: Literal[1] = 1
     model: ModelFacts
@@ -165,6 +181,7 @@ class Manifest(Strict):
     made: str
     companion: str | None = None
     fidelity: dict[str, Fidelity] = Field({})
+    fails: dict[str, str] = Field({})
     versions: dict[str, str] = Field({})
     cpu: str = ""
     plan: PlanFacts | None = None
@@ -174,6 +191,8 @@ def uncertified_reason(manifest: Manifest | None, backend: str) -> str:
     """Why what an engine makes on a backend is not certified, in words; empty where it is."""
     if manifest is None:
         return "it has no manifest; `srtool export` writes engines with one"
+    if backend in manifest.fails:
+        return f"it does not run on {backend} ({manifest.fails[backend]})"
     found = manifest.fidelity.get(backend)
     if found is None and manifest.plan and manifest.plan.not_certified:
         return f"{manifest.plan.not_certified}; `srtool verify` on its GPU certifies it"

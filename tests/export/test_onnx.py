@@ -16,16 +16,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 from srtool.errors import DataError, ExportError
 from srtool.export import onnx as onnx_export
 from srtool.export.onnx import ExportConfig
-from srtool.export.trace import Traced, traced_from_network
+from srtool.export.trace import Traced
 from srtool.manifest import METADATA_KEY, read_manifest, sidecar
 from srtool.networks.generator import Generator, GeneratorConfig
 from srtool.networks.loading import load_network, save_generator
 from srtool.networks.network import Network
+from srtool.runtime.backends.openvino import OpenVinoSession
 from srtool.runtime.opening import open_engine
 
 SIZES = [(1, 5, 3), (1, 24, 40), (3, 17, 9)]
@@ -231,11 +232,6 @@ def test_real_weights(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_network_that_draws_random_numbers_is_one_line(complains: Any) -> None:
-    with complains(ExportError, "x.pth", "random"):
-        traced_from_network(Network(Drawing(), 1, "Drawing", Path("x.pth")))
-
-
 def test_esrgan(esrgan_network: Network, hr_images: Path, tmp_path: Path) -> None:
     assert esrgan_network.architecture == "ESRGAN"
     config = onnx_export.ExportConfig(io="float32", images=hr_images)
@@ -243,22 +239,6 @@ def test_esrgan(esrgan_network: Network, hr_images: Path, tmp_path: Path) -> Non
     assert item.rewrites == {"scale folded into convolution": 3}
     assert_stands_alone(item.path, "float32")
     assert_does_what_the_network_does(esrgan_network, item.path, "float32")
-
-
-class Drawing(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.rand_like(x)
-
-
-class Branching(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * 2 if x.shape[3] > 45 else x
-
-
-def test_a_network_that_cannot_be_traced_is_one_line(complains: Any) -> None:
-    network = Network(Branching(), 1, "Branching", Path("x.pth"))
-    with complains(ExportError, "x.pth", "Branching", "no ONNX form"):
-        traced_from_network(network)
 
 
 # What is left on disk
@@ -359,6 +339,23 @@ def test_force_keeps_what_fails_and_says_so(make: Make, tmp_path: Path) -> None:
     assert manifest is not None
     assert {found.grade for found in manifest.fidelity.values()} == {"lossy"}
     assert written[0].manifest.fidelity["onnxruntime fp32"].grade == "exact"
+
+
+def test_a_backend_that_does_not_run_it_is_recorded_and_not_chosen(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any) -> Any:
+        raise RuntimeError("[cpu]reshape: 1.61.47.60\nconflicts")
+
+    monkeypatch.setattr(OpenVinoSession, "run", fails)
+    lines: list[str] = []
+    manifest = make(tmp_path / "x4.onnx", report=lines.append)[-1].manifest
+    assert set(manifest.fidelity) == {"onnxruntime fp32"}
+    assert manifest.fails["openvino fp32"] == "[cpu]reshape: 1.61.47.60 conflicts"
+    assert any("openvino fp32" in line for line in lines)
+    assert open_engine(tmp_path / "x4.onnx").backend.library == "onnxruntime"
+    asked = open_engine(tmp_path / "x4.onnx", "openvino", precision="fp32")
+    assert "reshape" in asked.uncertified_reason
 
 
 @pytest.mark.parametrize("at", range(3))

@@ -37,11 +37,13 @@ def enlarged(image: NDArray[Any]) -> NDArray[Any]:
 
 class Sessions:
     """What stands for onnxruntime.InferenceSession. made: all of them. taken: the provider that
-    is really used, empty for the one asked for. error: what running ends with, for how often."""
+    is really used, empty for the one asked for. error: what running ends with, for how often.
+    batches: how many tiles went in together."""
 
     def __init__(self, gpu: Any) -> None:
         self.gpu, self.made, self.taken = gpu, list[Any](), ""
         self.error, self.times, self.number = "", 0, 0
+        self.batches: list[int] = []
         self.real = onnxruntime.InferenceSession
 
     def __call__(self, path: str, options: Any, providers: list[Any]) -> Any:
@@ -70,6 +72,8 @@ class FakeSession:
         if self.owner.times:
             self.owner.times -= 1
             raise RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {self.owner.error}")
+
+        self.owner.batches.append(binding.given[4][0])
 
         def work() -> None:
             bound = self.real.io_binding()
@@ -110,10 +114,12 @@ def sessions(make_gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 def network(nearest_onnx: Any) -> Any:
     """An .onnx file and its manifest. io: of its pixels."""
 
-    def make(name: str = "x4.onnx", io: str = "uint8", precision: str = "fp32") -> Path:
+    def make(
+        name: str = "x4.onnx", io: str = "uint8", precision: str = "fp32", **more: Any
+    ) -> Path:
         path: Path = nearest_onnx(name, io=io)
         facts = ModelFacts.model_validate(
-            {"scale": 4, "io": io, "precision": precision, "architecture": "", "halo": 2}
+            {"scale": 4, "io": io, "precision": precision, "architecture": "", "halo": 2, **more}
         )
         manifest = Manifest(model=facts, sha256=sha256(path), opset=18, srtool="0", made="")
         write_manifest(path, manifest)
@@ -131,6 +137,15 @@ def test_pixels(sessions: Sessions, network: Any, backend_name: Any, io: str) ->
             assert np.array_equal(engine.upscale_batch(image[None])[0], enlarged(image))
     assert sessions.gpu.used == 0
     assert sessions.gpu.log.count("onnxruntime") > 3
+
+
+@pytest.mark.parametrize("backend_name", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_one_image_at_once(sessions: Sessions, network: Any, backend_name: Any) -> None:
+    images = np.stack([noise(16, 24, number) for number in range(3)])
+    with open_engine(network(batch=1, multiple_of=8), backend_name) as engine:
+        assert np.array_equal(engine.upscale_batch(images), np.stack(list(map(enlarged, images))))
+        assert np.array_equal(engine.upscale(noise(40, 61)), enlarged(noise(40, 61)))
+    assert set(sessions.batches) == {1}
 
 
 def test_each_lane_has_a_session_on_its_own_stream(sessions: Sessions, network: Any) -> None:

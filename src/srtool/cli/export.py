@@ -194,9 +194,14 @@ def export(
         from srtool.export import onnx
         from srtool.export.foreign import export_onnx
         from srtool.networks.loading import load_network
+        from srtool.networks.spandrel import UnknownNetworkError
 
     auto = precision.value == "auto"
-    loaded = None if foreign else load_network(model, _own(network, args))
+    try:
+        loaded = None if foreign else load_network(model, _own(network, args))
+    except UnknownNetworkError as error:
+        error.remedy["network"] = "my_model.py:CLASS"
+        raise
     title = f"{model.name}: {loaded.architecture} x{loaded.scale}" if loaded else model.name
     for note in loaded.notes if loaded else ():
         console.say(f"{model}: {note}")
@@ -215,7 +220,10 @@ def export(
                 raise
             console.say(f"--precision auto: fp32 after all ({error})")
             chosen, written = "fp32", write("fp32")
-    console.print_written(written)
+    if loaded is None:
+        console.print_written(written, f"{model.name} on ONNX Runtime")
+    else:
+        console.print_written(written)
     if recipe is not None:
         certify = certifier(loaded, images) if here.gpu and loaded else None
         for source, plan in plans_of(target, auto, chosen).items():

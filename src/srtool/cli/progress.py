@@ -127,8 +127,8 @@ def introduce(engine: Engine, require_certified: bool) -> None:
         complain(line)
 
 
-def print_written(written: list[Written]) -> None:
-    """The table of `srtool export`: each file on each backend against PyTorch."""
+def print_written(written: list[Written], reference: str = "PyTorch FP32") -> None:
+    """The table of `srtool export`: each file on each backend against the reference."""
     from rich.console import Console
     from rich.table import Table
 
@@ -144,9 +144,11 @@ def print_written(written: list[Written]) -> None:
                 "" if found.delta_psnr is None else f"{found.delta_psnr:+.4f}",
                 found.grade,
             )
-    Console().print("Difference to PyTorch FP32, in levels of 0..255:", table, sep="\n")
+    Console().print(f"Difference to {reference}, in levels of 0..255:", table, sep="\n")
     for item in written:
         answer(f"{item.path}  {item.path.stat().st_size / 1e6:.1f} MB")
+        for name, reason in item.manifest.fails.items():
+            say(f"{item.path}: does not run on {name} ({reason})")
     for name, count in written[-1].rewrites.items() if written else ():
         say(f"{name}: {count}")
 

@@ -24,17 +24,11 @@ LARGEST = 2**31 - 1  # bytes of one ONNX file
 
 
 def model_from_file(path: Path) -> onnx.ModelProto:
-    """Read an .onnx file, weights outside of it included. UsageError where it is none, or such a
-    file is missing."""
+    """Read an .onnx file, weights outside of it included. UsageError where it is none."""
     import onnx
 
     try:
         return onnx.load(path)
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{path}: its weights are in another file, which is not there ({error.filename})",
-            path=path,
-        ) from None
     except Exception as error:  # of protobuf and of onnx, without a common root
         raise UsageError(f"{path}: is no ONNX model ({in_a_line(error)})", path=path) from None
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.errors import ExportError
+from srtool.errors import EngineError, ExportError
 from srtool.export import certify
 from srtool.export.trace import OPSET, traced_from_network
 from srtool.files import locked, whole_files
@@ -217,10 +217,16 @@ def _certified(
             certify.check_emulated(found[str(EMULATED)], path)
     if not config.force:
         certify.check(facts.precision, found[str(OnnxRuntime())], path)
+    fails: dict[str, str] = {}
     for backend in installed_backends() if draft.everywhere else ():
-        if str(backend) not in found:
+        if str(backend) in found:
+            continue
+        try:
             with open_on(place, backend, facts) as other:
                 found[str(backend)] = certify.fidelity(other, samples, config.dataset)
+        except (EngineError, RuntimeError) as error:  # of operations that it does otherwise
+            fails[str(backend)] = " ".join(str(error).replace(str(place), path.name).split())[:160]
+            report(f"{path.name}: {backend} does not run it ({fails[str(backend)]})")
     manifest = Manifest(
         model=facts,
         sha256=sha256(place),
@@ -228,6 +234,7 @@ def _certified(
         srtool=__version__,
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         fidelity=found,
+        fails=fails,
         versions=library_versions(),
         cpu=processor(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from srtool.errors import ExportError
 from srtool.networks.deployed import example_size, plain_module, shape_dimensions
@@ -49,10 +50,16 @@ def traced_from_network(network: Network, say: Callable[[str], None] = lambda li
     module = plain_module(network)
     _check_repeatable(network, module)
     reasons: dict[str, str] = {}
-    for exporter, batch in _ATTEMPTS:
-        trace = _by_dynamo if exporter == "dynamo" else _by_torchscript
-        if batch == 1 and exporter not in reasons:
-            continue
+    attempts: tuple[tuple[Exporter, int | None, Any], ...] = (
+        ("dynamo", None, _by_export),
+        ("torchscript", None, _by_torchscript),
+        ("torchscript", 1, _by_torchscript),
+        ("dynamo", None, _by_dynamo),
+        ("dynamo", 1, _by_dynamo),
+    )
+    for exporter, batch, trace in attempts:
+        if _NO_FORM in reasons.get(exporter, ""):
+            continue  # and never will have
         try:
             with _quiet():
                 model = trace(network, module, batch)
@@ -71,24 +78,33 @@ def traced_from_network(network: Network, say: Callable[[str], None] = lambda li
     )
 
 
-_ATTEMPTS: tuple[tuple[Exporter, int | None], ...] = (
-    ("dynamo", None),
-    ("torchscript", None),
-    ("torchscript", 1),
-    ("dynamo", 1),
-)
+def _by_export(network: Network, module: nn.Module, batch: int | None) -> onnx.ModelProto:
+    """By torch.export, once: it fails soon where it fails."""
+    image, free = _example(network, batch)
+    exported = torch.export.export(module, (image,), dynamic_shapes=(free,), strict=False)
+    return _converted(exported)
 
 
 def _by_dynamo(network: Network, module: nn.Module, batch: int | None) -> onnx.ModelProto:
+    """By all that torch.onnx.export tries: strictly too, and with numbers in place of free sides
+    where a network asks for them, which takes its time."""
+    image, free = _example(network, batch)
+    return _converted(module, args=(image,), dynamic_shapes=(free,))
+
+
+def _example(network: Network, batch: int | None) -> tuple[Tensor, dict[int, object]]:
     number, height, width = example_size(network)
     free = shape_dimensions(network)
     if batch is not None:
         del free[0]
+    return torch.rand(batch or number, 3, height, width), free
+
+
+def _converted(model: Any, **more: Any) -> onnx.ModelProto:
     program = torch.onnx.export(
-        module,
-        (torch.rand(batch or number, 3, height, width),),
+        model,
+        **more,
         dynamo=True,
-        dynamic_shapes=(free,),
         input_names=["image"],
         output_names=["upscaled"],
         opset_version=OPSET,
@@ -148,7 +164,7 @@ def _wrong_on_other_sizes(
         return f"ONNX Runtime does not open it: {_reason(error)}"
     random = np.random.default_rng(0)
     step = network.size.multiple_of
-    for number, height, width in ((1, 48, 40), (batch or 3, 40, 64 + 3 * step)):
+    for number, height, width in ((1, 32, 20), (batch or 3, 20, 56 + 3 * step)):
         sides = network.size.of(height, width)
         image = random.random((number, 3, *sides), dtype=np.float32)
         with torch.inference_mode():
@@ -172,12 +188,21 @@ def _quiet() -> Iterator[None]:
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.CRITICAL)
+    # Whole graphs, of what it cannot trace; its own switch does not work in torch 2.14.
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *words: None
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         quiet.setLevel(level)
+        torch._C._jit_onnx_log = log
+
+
+_NO_FORM = "has no ONNX form"
+# What the two exporters say of an operation that they do not know.
+_MISSING = re.compile(r"No ONNX function found for .*?op='([\w.]+)'|ONNX export of operator (\w+)")
 
 
 def _reason(error: Exception) -> str:
@@ -185,14 +210,17 @@ def _reason(error: Exception) -> str:
     cause: Any = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
+    if missing := _MISSING.search(str(cause)):
+        return f"{missing[1] or missing[2]} {_NO_FORM}"
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     text = " ".join((lines[0] if lines else type(cause).__name__).split())
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def _tidy(model: onnx.ModelProto) -> None:
-    """Drop the exporter's stack traces, which hold paths of this machine and double the file; turn
-    constants into initialisers; see that every node has a name of its own."""
+    """Drop the exporter's stack traces, which hold paths of this machine and double the file, and
+    its shapes, which may be those of the example; turn constants into initialisers; see that every
+    node has a name of its own."""
     import onnx
     from onnx import numpy_helper
 
@@ -200,7 +228,7 @@ def _tidy(model: onnx.ModelProto) -> None:
     for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
-    del graph.metadata_props[:]
+    del graph.metadata_props[:], graph.value_info[:]
     del model.metadata_props[:]
     kept, seen = [], set()
     for number, node in enumerate(graph.node):

@@ -85,7 +85,23 @@ def _network(model: Any, path: Path, notes: tuple[str, ...]) -> Network:
     size = Size(needed.multiple_of, needed.minimum, needed.square)
     facts = {"tags": list(model.tags), "tiling": model.tiling.name.lower()}
     network = Network(module, model.scale, name, path, facts, size, notes)
-    return _with_windows(network, model.model)
+    network = _with_windows(network, model.model)
+    for part in model.model.modules():
+        if isinstance(getattr(part, "experts", None), nn.ModuleList):
+            _ask_all(part)
+    return network
+
+
+def _ask_all(layer: nn.Module) -> None:
+    """Of such a layer's experts an image chooses some, which cannot be traced. As in training, all
+    of them are asked, and those that are not chosen count nothing."""
+    inside = layer.forward
+
+    def forward(*given: Any) -> Any:
+        layer.training = True  # exporters put it back
+        return inside(*given)
+
+    layer.forward = forward  # type: ignore[method-assign]
 
 
 def _with_windows(network: Network, model: nn.Module) -> Network:

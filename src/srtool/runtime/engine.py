@@ -142,6 +142,8 @@ class Engine:
         pixels.check_dtype(batch.dtype, "batch")
         if batch.dtype == np.uint16:
             return to_levels(self.upscale_batch(pixels.as_floats(batch)), np.uint16)
+        if self.facts.batch is not None and len(batch) > self.facts.batch:
+            return np.concatenate([self.upscale_batch(image[None]) for image in batch])
         session = self._session_for(batch.dtype)
         if session.is_deferred:
             return np.stack([upscale_tiled(image, self) for image in batch])

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
+from srtool.errors import EngineError
+
 # How an .onnx file names a file of weights beside it: a StringStringEntryProto of key "location"
 _OUTSIDE = re.compile(rb"\x0a\x08location\x12(.)", re.DOTALL)
 
@@ -46,6 +48,19 @@ def weights_outside(onnx: bytes) -> list[str]:
         start = match.end()
         found[onnx[start : start + match[1][0]].decode(errors="replace")] = None
     return list(found)
+
+
+def weight_files(onnx: Path) -> list[Path]:
+    """The files of weights beside an .onnx file. EngineError where one of them is not there."""
+    files = [onnx.parent / name for name in sorted(weights_outside(onnx.read_bytes()))]
+    for file in files:
+        if not file.is_file():
+            raise EngineError(
+                f"{onnx}: its weights are in {file.name}, which is not there; copy it beside the "
+                "file, or have the model written as one file",
+                path=file,
+            )
+    return files
 
 
 def _names_in(name: str, content: bytes) -> Iterator[str]:

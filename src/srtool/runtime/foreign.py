@@ -147,6 +147,7 @@ class _Trial:
                     output_range=peak,
                     output_bgr=bgr,
                     fixed=self.fixed,
+                    batch=1 if self.file.shape[0] == 1 else None,
                 )
                 levels = values if self.io == "uint8" else np.clip(values * (255 / peak), 0, 255)
                 levels = levels[..., ::-1] if bgr else levels

@@ -180,7 +180,12 @@ def _choose(request: Request, facts: ModelFacts, manifest: Manifest | None) -> t
                     parameter="backend",
                 )
             return backend, "asked for"
-    installed = [each for each in installed_backends() if facts.is_plain or not each.on_gpu]
+    fails = manifest.fails if manifest else {}
+    installed = [
+        each
+        for each in installed_backends()
+        if str(each) not in fails and (facts.is_plain or not each.on_gpu)
+    ]
     if request.precision == "bf16":
         if BF16 not in installed:
             raise EngineError(

@@ -202,7 +202,8 @@ def fake_module(api: Api, calls: Calls) -> Any:
         def __init__(self, network: Network, log: Any) -> None:
             self.network = network
 
-        def parse(self, content: bytes) -> bool:
+        def parse(self, content: bytes, path: str) -> bool:
+            assert Path(path).read_bytes() == content
             nodes = onnx.load_from_string(content).graph.node
             self.network.layers = [Layer(node.name) for node in nodes]
             return calls.parses
@@ -241,7 +242,7 @@ def fake_module(api: Api, calls: Calls) -> Any:
         def __init__(self, refitter: Refitter, log: Any) -> None:
             pass
 
-        def refit_from_bytes(self, content: bytes) -> bool:
+        def refit_from_bytes(self, content: bytes, path: str) -> bool:
             return calls.parses
 
         def get_error(self, number: int) -> Any:

@@ -16,14 +16,16 @@ from srtool.export.tensorrt.recipe import (
     plans_of,
     precision_from_recipe,
     profile_from_text,
+    recipe_for_network,
     recipe_from_options,
 )
-from srtool.manifest import DEFAULT_PROFILE, DEFAULT_PROFILES, PlanRecipe, Profile
+from srtool.manifest import DEFAULT_PROFILE, DEFAULT_PROFILES, ModelFacts, PlanRecipe, Profile
 from srtool.runtime.gpu.machine import Library, Machine
 
 TRT, RTX = Library("tensorrt", "10.9.0.34", 12), Library("tensorrt-rtx", "1.7.1.116", 13)
 ADA = ("NVIDIA GeForce RTX 4090", "8.9", "580.65.06")
 HOPPER = ("NVIDIA H100 80GB HBM3", "9.0", "580.65.06")
+FACTS = {"scale": 4, "io": "uint8", "precision": "fp16", "architecture": "", "halo": 4}
 PASCAL = ("NVIDIA GeForce GTX 1080 Ti", "6.1", "580.65.06")
 
 
@@ -64,7 +66,36 @@ def test_which_flavour(options: PlanOptions, here: Machine, flavour: str | None)
     assert (found and found.flavour) == flavour
     if found:
         assert found.gpus == (options.gpu or ("local",))
-        assert found.profiles == DEFAULT_PROFILES
+        assert found.profiles == ()  # those that suit the network, once it is known
+
+
+@pytest.mark.parametrize(
+    ("changes", "shapes"),
+    [
+        ({}, [str(profile) for profile in DEFAULT_PROFILES]),
+        ({"batch": 1}, ["1x16x16,1x256x256,1x256x256"]),
+        ({"batch": 1, "multiple_of": 64, "tile": 128}, ["1x64x64,1x128x128,1x128x128"]),
+        ({"batch": 1, "minimum": 40, "multiple_of": 12}, ["1x48x48,1x252x252,1x252x252"]),
+    ],
+)
+def test_shapes_that_suit_a_network(changes: dict[str, Any], shapes: list[str]) -> None:
+    facts = ModelFacts.model_validate({**FACTS, **changes})
+    found = recipe_for_network(PlanRecipe(flavour="tensorrt-rtx", profiles=()), facts, "x4.onnx")
+    assert [str(profile) for profile in found.profiles] == shapes
+    assert recipe_for_network(found, facts, "x4.onnx") == found  # what is recorded is asked again
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"batch": 1}, "one image"), ({"multiple_of": 3}, "of 3"), ({"minimum": 20}, "20 pixels")],
+)
+def test_shapes_that_a_network_does_not_take(
+    complains: Any, changes: dict[str, Any], words: str
+) -> None:
+    facts = ModelFacts.model_validate({**FACTS, **changes})
+    recipe = PlanRecipe(flavour="tensorrt-rtx", profiles=(DEFAULT_PROFILE,))
+    with complains(UsageError, str(DEFAULT_PROFILE), "x4.onnx", words):
+        recipe_for_network(recipe, facts, "x4.onnx")
 
 
 @pytest.mark.parametrize(

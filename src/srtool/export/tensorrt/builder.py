@@ -70,7 +70,7 @@ def plan_from_onnx(
     network = builder.create_network(sum(1 << int(flag) for flag in flags))
     # Holds the weights until the build is over.
     parser = module.OnnxParser(network, log)
-    if not parser.parse(source.read_bytes()):
+    if not parser.parse(source.read_bytes(), str(source)):  # weights may be beside it
         errors = [parser.get_error(number).desc() for number in range(parser.num_errors)]
         raise ExportError(f"{source}: {generation.name} cannot read it ({last_line(errors)})")
     if generation.weakly_typed and facts.precision != "fp32":

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.tensorrt.builder import Report, flags_of, plan_from_onnx
 from srtool.export.tensorrt.editions import generation_of
-from srtool.export.tensorrt.recipe import prepared
+from srtool.export.tensorrt.recipe import prepared, recipe_for_network
 from srtool.files import locked, whole_file
 from srtool.manifest import (
     Manifest,
@@ -31,6 +31,7 @@ from srtool.manifest import (
 )
 from srtool.parity import Fidelity
 from srtool.runtime.engine import Engine, EngineInfo
+from srtool.runtime.engine_files import weight_files
 from srtool.runtime.gpu.machine import Machine, load_library
 from srtool.runtime.gpu.plan import unrunnable
 from srtool.runtime.onnx_files import facts_from_onnx
@@ -99,14 +100,7 @@ def export_plan(
     facts = source.facts
     library, targets = prepared(recipe, here, facts.precision, timing_cache is not None, force)
     generation = generation_of(library)
-    for profile in recipe.profiles:
-        sides = (*profile.min[1:], *profile.opt[1:], *profile.max[1:])
-        if any(side % facts.multiple_of for side in sides):
-            raise UsageError(
-                f"{profile}: {source.path.name} takes sides that are "
-                f"multiples of {facts.multiple_of}",
-                parameter="shapes",
-            )
+    recipe = recipe_for_network(recipe, facts, source.path.name)
     on_gpu = not generation.cross_builds  # kernels are chosen by running them
     plan = PlanFacts(
         recipe=recipe,
@@ -123,7 +117,8 @@ def export_plan(
         key="",
         stripped=recipe.strip_weights,
     )
-    plan = plan.model_copy(update={"key": key_of(plan, facts.precision)})
+    weights = "".join(sha256(file) for file in weight_files(source.path))
+    plan = plan.model_copy(update={"key": key_of(plan, facts.precision, weights)})
     with locked(out, say):
         if not again and (found := _up_to_date(out, plan.key)):
             return WrittenPlan(out, found, built=False)
@@ -252,14 +247,17 @@ def certifier(network: Network, images: Path | None) -> Certify:
     return lambda engine: certify.fidelity(engine, samples, dataset)
 
 
-def key_of(plan: PlanFacts, precision: str) -> str:
-    """Hash of all that decides what a plan is: two of one key are the same plan."""
+def key_of(plan: PlanFacts, precision: str, weights: str = "") -> str:
+    """Hash of all that decides what a plan is: two of one key are the same plan. weights: SHA-256
+    of those outside the .onnx file."""
     described = plan.model_dump(
         mode="json", exclude={"seconds", "key", "onnx", "not_certified", "recipe"}
     )
     # `sm89` and `RTX 4090` are one class.
     asked = plan.recipe.model_dump(mode="json", exclude={"gpus"})
-    text = json.dumps({**described, "asked": asked, "precision": precision}, sort_keys=True)
+    text = json.dumps(
+        {**described, "asked": asked, "precision": precision + weights}, sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -26,7 +26,14 @@ from srtool.export.tensorrt.gpus import (
     targets_from_texts,
 )
 from srtool.export.tensorrt.installing import install_command
-from srtool.manifest import DEFAULT_PROFILE, DEFAULT_PROFILES, Flavour, PlanRecipe, Profile
+from srtool.manifest import (
+    DEFAULT_PROFILE,
+    DEFAULT_PROFILES,
+    Flavour,
+    ModelFacts,
+    PlanRecipe,
+    Profile,
+)
 from srtool.runtime.gpu.machine import INSTALL, NAMES, Library, Machine
 
 Precision = Literal["fp32", "fp16", "both"]
@@ -102,7 +109,7 @@ def recipe_from_options(
     return PlanRecipe(
         flavour=library.flavour,
         gpus=options.gpu or ("local",),
-        profiles=tuple(map(profile_from_text, options.shapes)) or DEFAULT_PROFILES,
+        profiles=tuple(map(profile_from_text, options.shapes)),
         **{name: getattr(options, name) for name in _ALIKE},
     )
 
@@ -126,6 +133,28 @@ def profile_from_text(text: str) -> Profile:
             parameter="shapes",
             found=text,
         ) from None
+
+
+def recipe_for_network(recipe: PlanRecipe, facts: ModelFacts, name: str) -> PlanRecipe:
+    """The recipe with its profiles: the default ones as the network takes them, where it has none.
+    UsageError where the network, of the file `name`, does not take those that it has."""
+    if not recipe.profiles:
+        # The first is for four tiles at once.
+        default = DEFAULT_PROFILES[1:] if facts.batch else DEFAULT_PROFILES
+        fitted = tuple(profile.fitted(facts) for profile in default)
+        return recipe.model_copy(update={"profiles": fitted})
+    for profile in recipe.profiles:
+        sides = (*profile.min[1:], *profile.opt[1:], *profile.max[1:])
+        wrong = ""
+        if any(side % facts.multiple_of for side in sides):
+            wrong = f"sides that are multiples of {facts.multiple_of}"
+        elif min(sides) < facts.minimum:
+            wrong = f"sides of {facts.minimum} pixels and more"
+        elif facts.batch and profile.max[0] > facts.batch:
+            wrong = "one image at once"
+        if wrong:
+            raise UsageError(f"{profile}: {name} takes {wrong}", parameter="shapes")
+    return recipe
 
 
 def precision_from_recipe(

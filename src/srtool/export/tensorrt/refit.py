@@ -75,7 +75,7 @@ def refitted(module: Any, stripped: bytes, source: Path) -> bytes:
         raise ExportError(f"{source}: the plan does not open ({last_line(log.lines)})")
     refitter = module.Refitter(engine, log)
     parser = module.OnnxParserRefitter(refitter, log)
-    if not parser.refit_from_bytes(source.read_bytes()):
+    if not parser.refit_from_bytes(source.read_bytes(), str(source)):
         errors = [parser.get_error(number).desc() for number in range(parser.num_errors)]
         raise ExportError(f"{source}: its weights do not fit the plan ({last_line(errors)})")
     if missing := refitter.get_missing_weights():

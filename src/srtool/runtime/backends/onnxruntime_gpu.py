@@ -111,7 +111,8 @@ class OnnxNetwork:
 
     def __init__(self, cuda: Cuda, path: Path, facts: ModelFacts, backend: OnnxRuntimeGpu) -> None:
         provider = backend.provider
-        self.facts, self.profiles, self.most_slots = facts, (_PROFILES[provider],), FEWEST_SLOTS
+        self.facts, self.most_slots = facts, FEWEST_SLOTS
+        self.profiles = (_PROFILES[provider].fitted(facts),)
         self._cuda, self._path, self._provider = cuda, path, provider
         self._tuning = dict.fromkeys(backend.tuning, "1")
         self._key = engine_key(path, facts, cuda) if provider == "tensorrt" else ""
@@ -163,7 +164,7 @@ class OnnxNetwork:
             }
         folder = cache_folder() / "onnxruntime-tensorrt" / self._key
         folder.mkdir(parents=True, exist_ok=True)
-        profile, image = _PROFILES["tensorrt"], OnnxRuntime().inspect(self._path).input
+        profile, image = self.profiles[0], OnnxRuntime().inspect(self._path).input
         shapes = {
             f"trt_profile_{name}_shapes": f"{image}:" + "x".join(map(str, tensor))
             for name in ("min", "opt", "max")

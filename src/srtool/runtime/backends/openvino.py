@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from srtool.errors import EngineError
 from srtool.manifest import METADATA_KEY, ModelFacts
+from srtool.runtime.engine_files import weight_files
 from srtool.runtime.session import DirectSession
 
 Shape = tuple[int, ...]
@@ -206,6 +207,7 @@ def _read(path: Path) -> Any:
 
 
 def _refused(path: Path, error: RuntimeError) -> EngineError:
+    weight_files(path)  # are they there?
     reason = " ".join(str(error).split())[-120:]
     return EngineError(
         f"{path}: is no ONNX model that OpenVINO opens ({reason}); "

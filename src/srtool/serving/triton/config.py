@@ -18,7 +18,7 @@ WARM_UP = (64, 64)  # LR pixels
 
 def onnx_config(name: str, manifest: Manifest) -> str:
     """Of an .onnx file on Triton's onnxruntime backend."""
-    config = _tensors(name, manifest, BATCH)
+    config = _tensors(name, manifest, manifest.model.batch or BATCH)
     config.backend, config.default_model_filename = "onnxruntime", "model.onnx"
     config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_AUTO)
     _warm_up(config, manifest.model, (1, *WARM_UP))

@@ -12,7 +12,7 @@ from srtool.errors import EngineError, UsageError
 from srtool.files import whole_file
 from srtool.manifest import Manifest, read_manifest
 from srtool.models import engine_path
-from srtool.runtime.engine_files import engine_files, read_beside, weights_outside
+from srtool.runtime.engine_files import engine_files, read_beside, weight_files
 from srtool.runtime.onnx_files import facts_from_onnx
 from srtool.serving.triton.config import onnx_config, pictures_config, plan_config
 from srtool.version import __version__
@@ -64,7 +64,7 @@ def write_repository(
     written = []
     if onnx:
         manifest = manifests[onnx[0]]
-        copies = {onnx[0]: "model.onnx", **{path: path.name for path in _weights(onnx[0])}}
+        copies = {onnx[0]: "model.onnx", **{path: path.name for path in weight_files(onnx[0])}}
         config = onnx_config(name, manifest)
         what = f"{onnx[0].name} on Triton's onnxruntime backend"
         written.append(_write(folder / name, version, config, copies, what))
@@ -89,7 +89,7 @@ def _manifest(path: Path) -> Manifest:
         raise UsageError(f"{path}: Triton runs .onnx files and plans; export the network first")
     manifest = read_manifest(path)
     if path.suffix == ".onnx":
-        _weights(path)
+        weight_files(path)
     if manifest is None and path.suffix == ".onnx":
         return Manifest(
             model=facts_from_onnx(path), sha256="", opset=0, srtool=__version__, made=""
@@ -121,17 +121,6 @@ def _compute(manifest: Manifest) -> tuple[str, ...]:
     """The compute capabilities that a plan is for, as Triton names them: "8.9"."""
     assert manifest.plan is not None
     return manifest.plan.compute
-
-
-def _weights(onnx: Path) -> list[Path]:
-    """The files of weights beside an .onnx file, all there."""
-    found = [onnx.parent / name for name in weights_outside(onnx.read_bytes())]
-    for path in found:
-        if not path.is_file():
-            raise EngineError(
-                f"{onnx}: takes weights from {path.name}, which is missing", path=path
-            )
-    return found
 
 
 def _write(
