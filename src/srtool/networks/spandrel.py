@@ -101,7 +101,7 @@ def _ask_all(layer: nn.Module) -> None:
         layer.training = True  # exporters put it back
         return inside(*given)
 
-    layer.forward = forward  # type: ignore[method-assign]
+    layer.forward = forward
 
 
 def _with_windows(network: Network, model: nn.Module) -> Network:
