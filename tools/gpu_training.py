@@ -6,7 +6,8 @@
 recipe's, but all photographs lie in the GPU's memory as bytes, together with smaller copies of
 themselves, patches are drawn there, and a whole step is one CUDA graph. What a graph cannot hold is
 refused: MoA, CutMix, and halving learning rates. With --ablation VGG16 the four trainings of the
-paper's Table 2 follow one another, each from its own equal stage 1.
+paper's Table 2 follow one another, each from its own equal stage 1. Repeated, it continues after
+the last stage that is whole.
 
 Without a GPU it runs step by step, which is slow and shows only that it works.
 """
@@ -30,7 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from srtool.networks.generator import SCALE, Generator
-from srtool.networks.loading import save_generator
+from srtool.networks.loading import load_network, save_generator
 from srtool.train.discriminators import Discriminator, iterate_powers, normalised_once
 from srtool.train.losses.objective import (
     PRETRAIN,
@@ -237,6 +238,11 @@ class Workshop:
         stage: PretrainStage | AdversarialStage,
         start: Mapping[str, Tensor] | None,
     ) -> dict[str, Tensor]:
+        """Its averaged weights; those that lie there with all their steps are taken."""
+        done = self.out / f"{name}.safetensors"
+        if done.is_file() and load_network(done).facts.get("steps") == stage.steps:
+            say(f"{name}: is there")
+            return load_file(done, device=str(DEVICE))
         graph = StepGraph(recipe, stage, self.photographs, self.perceptual, start)
         return trained(graph, name, self.out, self.deadline - time.monotonic())
 
