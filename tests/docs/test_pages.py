@@ -6,8 +6,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ def reader(tmp_path: Path, write_png: Callable[[Path, NDArray[Any]], Path]) -> P
         noise = random.normal(0, 4, waves.shape)
         pixels = (128 + 50 * waves + noise).clip(0, 255).astype(np.uint8)
         write_png(tmp_path / "photographs" / f"{number}.png", pixels)
+    (tmp_path / "inbox").mkdir()
     shutil.copytree(ROOT / "weights", tmp_path / "weights")
     return tmp_path
 
@@ -67,10 +70,15 @@ def test_every_step_of_a_page_works_as_printed(page: str, reader: Path) -> None:
     }
     for name, words in steps(page):
         words = ["-m", *words] if words[0] == "srtool" else words
-        done = subprocess.run(
-            [sys.executable, *words], cwd=reader, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{page}: {name}\n{done.stderr[-2000:]}"
+        command = [sys.executable, *words]
+        with subprocess.Popen(command, cwd=reader, env=environment, stderr=subprocess.PIPE) as run:
+            if "--watch" in words:
+                shutil.copy(reader / "photographs" / "0.png", reader / "inbox" / "came.png")
+                while run.poll() is None and not (reader / "upscaled" / "came.png").is_file():
+                    time.sleep(0.1)
+                run.send_signal(signal.SIGINT)
+            _, said = run.communicate()
+        assert run.returncode == 0, f"{page}: {name}\n{said.decode()[-2000:]}"
 
 
 def test_every_name_of_a_make_target_is_one() -> None:
