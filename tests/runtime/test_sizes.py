@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 import srtool
 from srtool.errors import UsageError
-from srtool.images.picture import Picture
+from srtool.images.picture import Metadata, Picture
 from srtool.images.reading import read_image
 from srtool.images.size import Size, resized
+from srtool.images.writing import RowWriter, shape_of
 from srtool.runtime import checks
 from srtool.runtime.folder import upscale_images
 from srtool.runtime.inputs import Job
@@ -91,6 +92,20 @@ def test_a_reduction_keeps_the_picture(dtype: Any, channels: int, size: tuple[in
     if channels == 4:
         assert found.alpha is not None
         assert np.abs(found.alpha / peak - expected[..., 3])[inner].max() < 0.02
+
+
+@pytest.mark.parametrize("share", [0.9, 0.4, 0.24, 0.1, 0.05])
+@pytest.mark.parametrize("height", [300, 700, 2000])
+def test_a_reduction_of_rows_that_come_once(tmp_path: Path, height: int, share: float) -> None:
+    image = smooth(height, 900)
+    size = (round(900 * share), round(height * share))
+    shape = shape_of(Picture(image))
+    writer = RowWriter(tmp_path / "x.png", shape, Metadata(), None, 1 << 30, size)
+    writer.feed(image, None)
+    writer.end()
+    writer.write()
+    expected = resized(Picture(image), size).pixels
+    assert np.array_equal(read_image(tmp_path / "x.png").pixels, expected)
 
 
 def test_what_is_transparent_leaves_no_fringe() -> None:

@@ -173,7 +173,8 @@ class RowWriter:
                 image = vips.Operation.call("tiffload_source", source, access="sequential")
                 image = image.copy()
                 for name in image.get_fields():
-                    image.remove(name)
+                    if name != "vips-sequential":  # reductions keep rows that come only once
+                        image.remove(name)
                 if self._size != (shape.width, shape.height):
                     peak = float(np.iinfo(shape.dtype).max)
                     image = resized_image(image, self._size, peak, shape.has_alpha)
