@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean, median
 
 from srtool.images.formats import FORMATS
 from srtool.images.picture import Picture
@@ -28,7 +29,8 @@ from srtool.runtime.upscaling import Options, upscale_picture
 
 LOOKED_AT = 64  # images of a run whose heads are read for an estimate
 LONG = 60.0  # seconds: of a shorter run nothing is said
-_SIDE = 128  # LR pixels of what is cut out of an image for a trial, on a CPU
+_SIDE = 128  # LR pixels of what is cut out of an image for a first trial, on a CPU
+_LITTLE = 1.0  # seconds that a trial on a whole tile may take
 _WORTH = 40  # times the pixels of a trial: in less than that it would be the longer part
 _TRIALS = 3
 
@@ -97,15 +99,18 @@ def forecast(
     if not always and pixels_in < _WORTH * _SIDE**2:
         return None
     tried = [wanted[len(wanted) * (2 * n + 1) // (2 * _TRIALS)] for n in range(_TRIALS)]
-    first = _trial(tried[0], engine, options)  # warms up
+    side = max(_SIDE, *engine.tile) if engine.is_deferred else _SIDE
+    first = _trial(tried[0], side, engine, options)  # warms up
     if first and not always and first.seconds * pixels_in < LONG / 2:
         return None
-    trials = [trial for each in tried if (trial := _trial(each, engine, options))]
-    count = max(1, len(trials))
-    seconds = sum(trial.seconds for trial in trials) / count * pixels_in
+    whole = min(engine.tile)
+    if first and first.seconds * whole**2 < _LITTLE:
+        side = max(side, whole)  # small ones cost more a pixel, and vary more
+    trials = [trial for each in tried if (trial := _trial(each, side, engine, options))]
+    seconds = median(trial.seconds for trial in trials) * pixels_in if trials else 0.0
     if seconds < LONG and not always:
         return None
-    size = sum(trial.bytes for trial in trials) / count * pixels_out
+    size = fmean(trial.bytes for trial in trials) * pixels_out if trials else 0.0
     files, free = round(share * len(wanted)), _free(wanted[0].job.target)
     return Forecast(files, pixels_in, pixels_out, seconds, round(size), free)
 
@@ -118,13 +123,13 @@ class _Trial:
     bytes: float
 
 
-def _trial(tried: Outlook, engine: Engine, options: Options) -> _Trial | None:
-    """On a part from the middle of an image; None where that fails, which the run will tell."""
+def _trial(tried: Outlook, side: int, engine: Engine, options: Options) -> _Trial | None:
+    """On a part of at most this side from the middle of an image; None where that fails, which
+    the run will tell."""
     assert tried.size is not None
     assert tried.made is not None
     size = None if options.size is None else Size(scale=tried.made[0] / tried.size[0])
     try:
-        side = max(_SIDE, *engine.tile) if engine.is_deferred else _SIDE
         part = _part(tried, side, options)
         start = time.perf_counter()
         made = upscale_picture(part, engine, replace(options, size=size))
