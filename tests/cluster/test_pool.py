@@ -209,6 +209,23 @@ def test_where_no_cluster_answers_that_is_said_at_once(address: str) -> None:
     assert caught.value.parameter == "cluster"
 
 
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_cluster_that_is_gone_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if is_named:
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    else:  # as `ray start` leaves it
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")
+    monkeypatch.setitem(sys.modules, "ray", None)  # which would ask for more than a minute
+    with pytest.raises(UsageError) as caught, connected(Cluster("auto")):
+        pass
+    assert caught.value.found == "auto"
+
+
 @pytest.mark.slow
 def test_through_the_client_of_a_machine_outside(
     nodes: Any,

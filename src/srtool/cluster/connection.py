@@ -6,9 +6,11 @@ import logging
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from srtool.errors import UsageError
@@ -38,9 +40,9 @@ class Cluster:
 def connected(cluster: Cluster) -> Iterator[None]:
     """A connection to the cluster, ended on the way out, and with it every actor of ours. A local
     cluster is started, for this machine alone, and stopped. Nothing is attached to by accident:
-    RAY_ADDRESS does not count. UsageError where there is no cluster at the address."""
+    RAY_ADDRESS counts for "auto" alone. UsageError where there is no cluster at the address."""
     is_local = cluster.address == "local"
-    if not is_local and cluster.address != "auto":
+    if not is_local:
         _check_answers(cluster.address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is said by us
@@ -70,7 +72,9 @@ def connected(cluster: Cluster) -> Iterator[None]:
 
 def _check_answers(address: str) -> None:
     """Ray itself asks for minutes, and says why each time. UsageError where nobody listens."""
-    found = _ADDRESS.fullmatch(address)
+    found = _ADDRESS.fullmatch(_last_started() if address == "auto" else address)
+    if found is None and address == "auto":
+        return  # Ray looks for one that runs here
     if found is None:
         raise UsageError(
             f"{address}: is no address of a Ray cluster; expected local, auto or ray://host:port",
@@ -82,6 +86,17 @@ def _check_answers(address: str) -> None:
         socket.create_connection((found[2], int(found[3])), PATIENCE).close()
     except (OSError, OverflowError) as error:
         raise _none_at(address, getattr(error, "strerror", None) or str(error)) from None
+
+
+def _last_started() -> str:
+    """Where the cluster is that RAY_ADDRESS names, as in Ray's own jobs, or that `ray start` made
+    this machine a part of, which may be gone; empty where none ever was."""
+    if named := os.environ.get("RAY_ADDRESS"):
+        return named
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
+    with suppress(OSError):
+        return Path(folder, "ray", "ray_current_cluster").read_text(encoding="utf-8").strip()
+    return ""
 
 
 def _none_at(address: str, reason: str) -> UsageError:
