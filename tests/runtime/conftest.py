@@ -142,11 +142,11 @@ def make_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Give this machine a fake GPU, see `fake_cuda.FakeGpu`. library: what reaches it."""
 
     def make(library: str = "cuda-python", **facts: Any) -> Any:
-        from srtool.runtime.gpu import cuda, devices, machine
+        from srtool.runtime.gpu import cuda, devices
 
         gpu = fake_cuda.FakeGpu(**facts)
         driver = fake_cuda.DriverLibrary(gpu)
-        for module in (cuda, devices, machine):
+        for module in (cuda, devices):
             monkeypatch.setattr(module, "driver_library", lambda: driver)
         monkeypatch.setattr(devices, "driver_version", lambda: "580.65.06")
         present = "cuda.bindings" if library == "cuda-python" else "pycuda"

@@ -87,7 +87,7 @@ def machine(
             write_manifest(path, manifest)
         here = [backend for backend in onnx_files.BACKENDS if str(backend) in seconds]
         session = DirectSession(FACTS, enlarged)
-        monkeypatch.setattr(onnx_files, "installed_backends", lambda: here)
+        monkeypatch.setattr(onnx_files, "installed_backends", lambda device=None: here)
         monkeypatch.setattr(
             onnx_files, "_seconds", lambda path, facts, backend: seconds[str(backend)]
         )
@@ -164,7 +164,7 @@ def test_a_backend_that_cannot_run_the_file_is_no_choice(
 
     monkeypatch.setattr(OpenVino, "open", failing)
     here: list[Any] = [OnnxRuntime(), OpenVino("fp32")]
-    monkeypatch.setattr(onnx_files, "installed_backends", lambda: here)
+    monkeypatch.setattr(onnx_files, "installed_backends", lambda device=None: here)
     engine = open_engine(path)
     assert (engine.backend, engine.reason) == (OnnxRuntime(), "the only one that runs it")
     assert np.array_equal(engine.upscale_batch(pixels()), enlarged(pixels()))

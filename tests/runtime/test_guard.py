@@ -255,7 +255,7 @@ def test_errors_are_delivered_and_not_raised_to_who_submits(fallback: Any) -> No
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Write a file that is not read, with its manifest."""
-    monkeypatch.setattr(module, "installed_backends", lambda: list(module.BACKENDS[:3]))
+    monkeypatch.setattr(module, "installed_backends", lambda device=None: list(module.BACKENDS[:3]))
     monkeypatch.setattr(OnnxRuntime, "open", lambda self, path, facts, threads: None)
 
     def write(name: str, weights: str = "a", companion: str | None = None, **facts: Any) -> Path:

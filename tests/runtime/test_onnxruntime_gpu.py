@@ -327,7 +327,7 @@ def test_auto_takes_it_where_it_is_the_fastest(
     sessions: Sessions, network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {"onnxruntime fp32": 3.0, "openvino fp32": 2.0, "onnxruntime-cuda": 0.5}
-    monkeypatch.setattr(onnx_files, "installed_backends", lambda: list(onnx_files.BACKENDS))
+    monkeypatch.setattr(onnx_files, "installed_backends", lambda device: list(onnx_files.BACKENDS))
     monkeypatch.setattr(onnx_files, "_seconds", lambda path, facts, backend: seconds[str(backend)])
     with open_engine(network()) as engine:
         assert engine.backend == ON_GPU

@@ -30,6 +30,7 @@ from srtool.images.datasets import (
     load_pair,
 )
 from srtool.manifest import sha256
+from srtool.runtime.gpu.devices import check_device
 from srtool.runtime.index import Shard
 from srtool.runtime.inputs import shard_of
 from srtool.runtime.request import BackendName, PrecisionName
@@ -43,7 +44,8 @@ class Config:
     of Y, as MATLAB's uint8 gives them. workers: processes that score, None for one per core. shard:
     score that part of the images alone, into a folder of its own below the output; a later call
     without one takes up what all of them found.
-    backend, precision: of .onnx files, as `open_engine` takes them."""
+    backend, precision: of .onnx files, as `open_engine` takes them. device: number of the GPU, None
+    for the first, if any."""
 
     metrics: tuple[str, ...] = DEFAULT_METRICS
     y_rounding: YRounding = "nearest"
@@ -51,6 +53,7 @@ class Config:
     shard: Shard | None = None
     backend: BackendName = "auto"
     precision: PrecisionName = "auto"
+    device: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,10 @@ def evaluate(
         evaluation.json and images.csv. Figures that it holds already are taken from there where
         nothing that they depend on has changed, so the same call continues an interrupted one.
     An image that cannot be scored is reported, recorded under `failures` and left out. A metric
-    whose files are not installed is recorded under `unavailable`; AssetError where none is left.
+    whose files are not installed is recorded under `unavailable`; AssetError where none is left,
+    EngineError where there is no such GPU.
     """
+    check_device(config.device)
     datasets = datasets_from_folders([Path(folder) for folder in folders])
     out = None if out is None else Path(out)
     if config.shard and out:
@@ -146,6 +151,7 @@ def evaluate(
         config.backend,
         config.precision,
         found.engines,
+        config.device,
     )
     assets = _assets(found, config.metrics)
     metrics = tuple(name for name in with_parts(config.metrics) if name not in found.unavailable)

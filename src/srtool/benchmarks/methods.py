@@ -27,7 +27,7 @@ from srtool.manifest import read_manifest, sha256
 from srtool.models import engine_path, model_names
 from srtool.runtime.backends.kserve import service_at
 from srtool.runtime.engine import Engine
-from srtool.runtime.onnx_files import backend_named, open_on
+from srtool.runtime.onnx_files import backend_named, on_device, open_on
 from srtool.runtime.opening import open_engine
 from srtool.runtime.request import BackendName, PrecisionName
 from srtool.runtime.services import service_manifest
@@ -58,11 +58,12 @@ def methods_from_arguments(
     backend: BackendName = "auto",
     precision: PrecisionName = "auto",
     recorded: dict[str, dict[str, Any]] | None = None,
+    device: int | None = None,
 ) -> list[Method]:
     """PATH or NAME=PATH of an engine file or a folder of results, or bicubic, bicubic-float.
 
-    backend, precision: for .onnx files, as `open_engine` takes them. recorded: facts of methods
-    from an earlier run, which goes on with the backend that it had.
+    backend, precision: for .onnx files, and device, as `open_engine` takes them. recorded: facts of
+    methods from an earlier run, which goes on with the backend that it had.
     UsageError where two methods have one name, by which the results are keyed.
     """
     methods: dict[str, Method] = {}
@@ -78,7 +79,7 @@ def methods_from_arguments(
         elif path.is_file() or text in model_names():
             name, path = name or path.name, engine_path(text)
             before = (recorded or {}).get(name, {})
-            method = engine_method(name, str(path), backend, precision, before)
+            method = engine_method(name, str(path), backend, precision, before, device)
         else:
             raise UsageError(
                 f"{text}: no such engine; expected a .pth, .safetensors or .onnx file, a folder of "
@@ -126,7 +127,12 @@ def baseline_method(name: str, word: str) -> Method:
 
 
 def engine_method(
-    name: str, file: str, backend: BackendName, precision: PrecisionName, recorded: dict[str, Any]
+    name: str,
+    file: str,
+    backend: BackendName,
+    precision: PrecisionName,
+    recorded: dict[str, Any],
+    device: int | None = None,
 ) -> Method:
     """An engine file, or a network that a server runs. EngineError where it or its manifest is not
     one; more shows when it is opened."""
@@ -148,11 +154,11 @@ def engine_method(
     def open_() -> Upscale:
         before = backend_named(facts.get("backend", ""))  # in the earlier run
         if onnx and before is not None:
-            engine = open_on(path, before)
+            engine = open_on(path, on_device(before, device))
         elif onnx:
-            engine = open_engine(path, backend, precision)
+            engine = open_engine(path, backend, precision, device=device)
         else:
-            engine = open_engine(file if service else path)
+            engine = open_engine(file if service else path, device=device)
         _check_scale(engine)
         facts.setdefault("backend", str(engine.backend))
         facts.setdefault("reason", engine.reason)

@@ -32,13 +32,15 @@ Images = dict[str, Figures]  # by image
 @dataclass(frozen=True)
 class Protocol:
     """How engines are compared. halo: of the tiles of large images, the same for everyone, so that
-    no cut is taken for a difference. metrics, assets: see `score`."""
+    no cut is taken for a difference. metrics, assets: see `score`. device: number of the GPU, None
+    for the first, if any."""
 
     dataset: Dataset
     halo: int
     gates: Gates
     metrics: tuple[str, ...]
     assets: Mapping[str, Path]
+    device: int | None = None
 
 
 @contextmanager
@@ -49,7 +51,7 @@ def open_references(
 
     planned: comparisons, for the progress. workers: processes that score, None for one per core.
     """
-    reference = open_engine(model)
+    reference = open_engine(model, device=protocol.device)
     with (
         tempfile.TemporaryDirectory() as folder,
         scoring(workers or cores(), "name fewer or smaller images") as scorer,

@@ -22,6 +22,7 @@ from srtool.manifest import Manifest, read_manifest, sha256, sidecar, write_mani
 from srtool.parity import FAITHFUL, Fidelity, Gates, Strict
 from srtool.runtime.backends.kserve import KServe, service_at
 from srtool.runtime.engine import Engine
+from srtool.runtime.gpu.devices import check_device
 from srtool.runtime.onnx_files import installed_backends, open_on
 from srtool.runtime.opening import open_engine
 from srtool.runtime.plan_files import plan_backend
@@ -38,12 +39,14 @@ Backends = Literal["all", "auto", "onnxruntime", "openvino"]
 class Config:
     """backend: all the installed ones, the one that `infer` would choose, or those of a library.
     gates: what an engine is held to. bisect: find out what fails in float16, and write a mixed
-    file. workers: processes that score, None for one per core."""
+    file. workers: processes that score, None for one per core. device: number of the GPU, None for
+    the first, if any."""
 
     backend: Backends = "all"
     gates: Gates = FAITHFUL
     bisect: bool = False
     workers: int | None = None
+    device: int | None = None
 
 
 class Row(Strict):
@@ -93,8 +96,9 @@ def verify(
         the folder itself are HR images. An image that cannot be used ends the comparison.
     A float16 file is also run with each of its values rounded to float16, see `export.mixed`.
     UsageError, CheckpointError, EngineError, DataError and ImageError where an input is not what
-    it should be; ExportError where the checkpoint makes no image.
+    it should be, or there is no such GPU; ExportError where the checkpoint makes no image.
     """
+    check_device(config.device)
     model, folder = Path(model), Path(folder)
     if model.suffix.lower() not in CHECKPOINTS:
         raise UsageError(
@@ -105,7 +109,7 @@ def verify(
         raise CheckpointError(f"{model}: no such file; expected weights (.safetensors or .pth)")
     dataset = dataset_from_folder(folder)
     manifests = {path: _manifest(path) for path in map(Path, engines)}
-    backends = {path: _backends(path, manifests[path], config.backend) for path in manifests}
+    backends = {path: _backends(path, manifests[path], config) for path in manifests}
     assets, unavailable = assets_of(ASKED)
     metrics = tuple(name for name in with_parts(ASKED) if name not in unavailable)
     record = Verification(
@@ -119,7 +123,7 @@ def verify(
         unavailable={name: why for name, why in unavailable.items() if name in ASKED},
     )
     halo = max(manifest.model.halo for manifest in manifests.values())
-    protocol = Protocol(dataset, halo, config.gates, metrics, assets)
+    protocol = Protocol(dataset, halo, config.gates, metrics, assets, config.device)
     planned = sum(map(len, backends.values()))
     with open_references(model, protocol, planned, config.workers, report) as references:
         for path, manifest in manifests.items():
@@ -183,14 +187,14 @@ def _manifest_of_file(path: Path) -> Manifest:
     return manifest
 
 
-def _backends(path: Path, manifest: Manifest, choice: Backends) -> list[Backend]:
+def _backends(path: Path, manifest: Manifest, config: Config) -> list[Backend]:
     if service := service_at(path):
         return [KServe(service)]
     if manifest.plan is not None:
-        return [plan_backend(manifest.plan, manifest.model)]
-    found = installed_backends()
+        return [plan_backend(manifest.plan, manifest.model, config.device)]
+    choice, found = config.backend, installed_backends(config.device)
     if choice == "auto":
-        with open_engine(path) as engine:
+        with open_engine(path, device=config.device) as engine:
             found = [engine.backend]
     elif choice != "all":
         found = [backend for backend in found if backend.library == choice]
@@ -212,7 +216,7 @@ def _check(
         name = str(backend)
         known.pop(name, None)
         try:
-            with _opened(path, manifest, backend) as engine:
+            with _opened(path, manifest, backend, references.protocol.device) as engine:
                 found = references.compare(engine)
         except (EngineError, RuntimeError, MemoryError) as error:
             missed = [f"fails: {in_a_line(error)}"]
@@ -226,7 +230,7 @@ def _check(
     return rows
 
 
-def _opened(path: Path, manifest: Manifest, backend: Backend) -> Engine:
+def _opened(path: Path, manifest: Manifest, backend: Backend, device: int | None) -> Engine:
     if manifest.plan is not None or isinstance(backend, KServe):
-        return open_engine(path)
+        return open_engine(path, device=device)
     return open_on(path, backend, manifest.model)

@@ -12,7 +12,7 @@ import typer
 
 from srtool.cli import WithDefault, needing
 from srtool.cli import progress as console
-from srtool.cli.choices import FormatChoice
+from srtool.cli.choices import DeviceOption, FormatChoice
 from srtool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def run(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPUs that every candidate may use. (default: all)")
     ] = None,
+    device: DeviceOption = None,
     scaling: Annotated[
         str,
         typer.Option(
@@ -107,9 +108,12 @@ def run(
         compared=_compared(baselines),
         scaling=_axes(scaling),
         device=measuring.device_here(),
+        gpu=device,
     )
     with tempfile.TemporaryDirectory() as folder, console.status("bench") as report:
-        found = networks_from_files(engines or [], model or [], preset or [], Path(folder), report)
+        found = networks_from_files(
+            engines or [], model or [], preset or [], Path(folder), report, device
+        )
         result = measuring.bench(found, config, shlex.join(["srtool", *sys.argv[1:]]), report)
     if out:
         path = _target(out, result)

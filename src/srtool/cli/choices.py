@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from srtool.errors import UsageError
 
 if TYPE_CHECKING:
     from srtool.runtime.index import Shard
+
+DeviceOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Number of the GPU, among those that are visible. (default: the first, if any)"
+    ),
+]
 
 
 class BackendChoice(str, Enum):

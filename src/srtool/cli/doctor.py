@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srtool.cli import needing
+from srtool.cli.choices import DeviceOption
 from srtool.cli.progress import answer, say
 from srtool.errors import UsageError
 from srtool.version import __version__
@@ -24,9 +25,7 @@ def doctor(
         str | None,
         typer.Option(help='The recipe for a GPU: "GTX 1080 Ti", sm89, local.'),
     ] = None,
-    device: Annotated[
-        int, typer.Option(min=0, help="Number of the GPU among those that are visible.")
-    ] = 0,
+    device: DeviceOption = None,
     engine: Annotated[
         Path | None, typer.Option(help="An .onnx file to estimate for, beside the presets.")
     ] = None,
@@ -60,7 +59,7 @@ def doctor(
         for part in findings.parts(here)
     ]
     print_table(table_of_texts(("library", "version", "for", "to install"), rows, words=4))
-    for line in [*conflicts(), *_unusable(here, device)]:
+    for line in [*conflicts(), *_unusable(here)]:
         answer(f"mend: {line}")
     answer("This machine:")
     for line in findings.abilities(here):
@@ -71,13 +70,13 @@ def doctor(
         answer('`srtool doctor --gpu "RTX 4090"` tells what a GPU needs.')
 
 
-def _unusable(here: Machine, device: int) -> list[str]:
+def _unusable(here: Machine) -> list[str]:
     """What is installed for the GPU and does not work."""
     from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
 
     if not here.gpu or not find_spec("onnxruntime"):
         return []
-    missing = OnnxRuntimeGpu("cuda", device).missing()
+    missing = OnnxRuntimeGpu("cuda", here.number).missing()
     return [missing] if missing else []
 
 

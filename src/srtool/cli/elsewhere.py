@@ -60,7 +60,12 @@ def infer_elsewhere(task: Task, only_status: bool, as_json: bool) -> None:
 def _infer_here(task: Task, asked: Asked, path: Path, as_json: bool) -> None:
     work, summary = task.work, Summary()
     with open_engine(
-        path, work.backend, work.precision, fallback=work.fallback, threads=work.threads
+        path,
+        work.backend,
+        work.precision,
+        fallback=work.fallback,
+        threads=work.threads,
+        device=work.device,
     ) as engine:
         console.introduce(engine, task.require_certified)
         tile, halo = work.options.tile, work.options.halo

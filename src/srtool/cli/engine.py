@@ -9,6 +9,7 @@ import typer
 
 from srtool.cli import building, needing
 from srtool.cli import progress as console
+from srtool.cli.choices import DeviceOption
 
 engine_app = typer.Typer(
     name="engine", help="TensorRT plans: explain, rebuild, refit.", no_args_is_help=True
@@ -18,13 +19,14 @@ engine_app = typer.Typer(
 @engine_app.command("explain")
 def engine_explain(
     plan: Annotated[Path, typer.Argument(help="A .plan file with its manifest.")],
+    device: DeviceOption = None,
 ) -> None:
     """Say what a plan is, whether it runs here, and what asks for a new one."""
     from srtool.runtime.gpu.machine import this_machine
     from srtool.runtime.gpu.plan import plan_facts
 
     manifest, facts = plan_facts(plan)
-    building.print_explanation(plan, manifest, facts, this_machine())
+    building.print_explanation(plan, manifest, facts, this_machine(device))
 
 
 @engine_app.command("rebuild")
@@ -33,6 +35,7 @@ def engine_rebuild(
     gpu: Annotated[
         list[str] | None, typer.Option(help="Build for this one, not for the recorded one.")
     ] = None,
+    device: DeviceOption = None,
     timing_cache: Annotated[
         Path | None, typer.Option(help="File that keeps what builds measured.")
     ] = None,
@@ -46,7 +49,7 @@ def engine_rebuild(
     with building.building_progress(plan.name) as report:
         written = plans.rebuild(
             plan,
-            this_machine(),
+            this_machine(device),
             tuple(gpu or ()),
             timing_cache=timing_cache,
             force=force,
@@ -68,6 +71,7 @@ def engine_refit(
     images: Annotated[
         Path | None, typer.Option(help="HR photographs to certify with (default: shipped).")
     ] = None,
+    device: DeviceOption = None,
     force: Annotated[bool, typer.Option("--force", help="Keep a plan that fails.")] = False,
 ) -> None:
     """Put other weights into a plan, in seconds. It stays as it is, a new one is written."""
@@ -83,7 +87,7 @@ def engine_refit(
             f"{target}: expected another file than {plan}, that ends in .plan; name -o"
         )
     manifest, facts = plan_facts(plan)
-    here = this_machine()
+    here = this_machine(device)
     refit.check_refittable(plan, facts, here)
     certify = None
     source = model
@@ -99,7 +103,7 @@ def engine_refit(
         precision: Literal["fp32", "fp16"]
         precision = "fp32" if manifest.model.precision == "fp32" else "fp16"
         with console.status(f"{model.name}: {network.architecture} x{network.scale}") as report:
-            config = onnx.ExportConfig(precision, manifest.model.io, images, force)
+            config = onnx.ExportConfig(precision, manifest.model.io, images, force, device)
             onnx.export(network, source, config, report)
         certify = plans.certifier(network, images)
     written = refit.refit(plan, source_from_onnx(source), target, here, certify, force)

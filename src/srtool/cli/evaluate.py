@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 
 from srtool.cli import progress as console
-from srtool.cli.choices import BackendChoice, FormatChoice, RunPrecisionChoice, shard_from_text
+from srtool.cli.choices import (
+    BackendChoice,
+    DeviceOption,
+    FormatChoice,
+    RunPrecisionChoice,
+    shard_from_text,
+)
 from srtool.errors import UsageError
 
 
@@ -62,6 +68,7 @@ def evaluate(
     precision: Annotated[
         RunPrecisionChoice, typer.Option(help="Of .onnx files; auto is never below faithful.")
     ] = RunPrecisionChoice.auto,
+    device: DeviceOption = None,
     paper: Annotated[
         bool,
         typer.Option("--paper", help="Also what the paper printed, where it has the data set."),
@@ -90,6 +97,7 @@ def evaluate(
         shard=shard_from_text(shard) if shard else None,
         backend=backend.value,
         precision=precision.value,
+        device=device,
     )
     try:
         with console.evaluation_progress() as report:
@@ -120,6 +128,7 @@ def verify(
     backend: Annotated[
         VerifyBackendChoice, typer.Option(help="auto: the one that `infer` would choose.")
     ] = VerifyBackendChoice.all,
+    device: DeviceOption = None,
     max_delta_psnr: Annotated[
         float, typer.Option(min=0, help="Gate: change of the mean PSNR-Y against HR, dB.")
     ] = 0.02,
@@ -158,7 +167,7 @@ def verify(
         max_relative_niqe=max_relative_niqe,
         min_psnr=min_psnr,
     )
-    config = verifying.Config(backend.value, gates, bisect)
+    config = verifying.Config(backend.value, gates, bisect, device=device)
     with console.evaluation_progress() as report:
         found = verifying.verify(model, engines, images, config, report)
     tables.print_verification(found, form)

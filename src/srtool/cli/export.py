@@ -11,6 +11,7 @@ import typer
 
 from srtool.cli import building, needing
 from srtool.cli import progress as console
+from srtool.cli.choices import DeviceOption
 from srtool.errors import ExportError, UsageError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def export(
     args: Annotated[
         str | None, typer.Option(help="Of that class, such as 'num_modules=6, upscale=4'.")
     ] = None,
+    device: DeviceOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Keep a file that fails; FP16 where it is slow.")
     ] = False,
@@ -168,7 +170,7 @@ def export(
         hardware_compatible,
         strip_weights,
     )
-    here = this_machine()
+    here = this_machine(device)
     recipe = recipe_from_options(options, here, console.say)
     build = partial(_build, here=here, timing_cache=timing_cache, force=force)
     foreign = model.suffix == ".onnx"
@@ -208,7 +210,7 @@ def export(
     with console.status(title) as report:
 
         def write(files: Literal["fp32", "fp16", "both"]) -> list[onnx.Written]:
-            config = onnx.ExportConfig(files, io.value, images, force)
+            config = onnx.ExportConfig(files, io.value, images, force, device)
             if loaded is None:
                 return export_onnx(model, target, config, report)
             return onnx.export(loaded, target, config, report)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from srtool.cli import progress as console
-from srtool.cli.choices import BackendChoice, RunPrecisionChoice, shard_from_text
+from srtool.cli.choices import BackendChoice, DeviceOption, RunPrecisionChoice, shard_from_text
 from srtool.cli.feeding import PIPE, listed, piped
 from srtool.cli.models import names_from
 from srtool.errors import UsageError
@@ -67,9 +67,7 @@ def infer(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the engine (default: all cores).")
     ] = None,
-    device: Annotated[
-        int, typer.Option(min=0, help="Number of the GPU among those that are visible.")
-    ] = 0,
+    device: DeviceOption = None,
     range_: Annotated[
         int | None,
         typer.Option("--range", help="White in a foreign .onnx file: 1 or 255 (default: tried)."),
@@ -165,7 +163,9 @@ def infer(
                 "what lies in object storage, or is for a cluster, is neither watched nor foretold",
                 parameter="watch" if watch else "dry_run",
             )
-        work = Work(backend.value, precision.value, fallback, threads, options)
+        if cluster and device is not None:
+            raise UsageError("a cluster gives its workers their GPUs", parameter="device")
+        work = Work(backend.value, precision.value, fallback, threads, device, options)
         pool = Cluster(cluster, workers, threads or 1, gpus_per_worker) if cluster else None
         task = Task(named, out, engine, suffix, ending, part, work, pool, require_certified)
         infer_elsewhere(task, status, as_json)

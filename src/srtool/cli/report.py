@@ -10,6 +10,7 @@ import typer
 
 from srtool.cli import needing
 from srtool.cli import progress as console
+from srtool.cli.choices import DeviceOption
 
 
 def report(
@@ -38,6 +39,7 @@ def report(
     model: Annotated[
         Path | None, typer.Option(help="Its weights, that PyTorch upscales the pictures with.")
     ] = None,
+    device: DeviceOption = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures, the first ones by name.")] = 4,
     plots: Annotated[
         Path | None, typer.Option(help="Also write the plots to this folder, as PNG and SVG.")
@@ -63,11 +65,11 @@ def report(
     if photographs:
         with console.status("upscaling") as show, needing("cpu"):
             pictures += pictures_from_photographs(
-                photographs, engines or [engine_path()], count, show
+                photographs, engines or [engine_path()], count, show, device
             )
     if images or model or (engines and not photographs):
         with console.status("upscaling") as show, needing("cpu,export"):
-            pictures += pictures_from_images(images, engines, model, count, show)
+            pictures += pictures_from_images(images, engines, model, count, show, device)
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
     page = page_from_sources(sources, pictures, made)
     if plots:

@@ -9,7 +9,7 @@ import typer
 
 from srtool.cli import needing
 from srtool.cli import progress as console
-from srtool.cli.choices import BackendChoice
+from srtool.cli.choices import BackendChoice, DeviceOption
 from srtool.errors import UsageError
 
 
@@ -29,6 +29,7 @@ def serve(
         str | None, typer.Option(help="What callers must know.", envvar="SRTOOL_TOKEN")
     ] = None,
     backend: Annotated[BackendChoice, typer.Option()] = BackendChoice.auto,
+    device: DeviceOption = None,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of one picture.")] = 64,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of one picture.")] = 50,
     max_waiting: Annotated[int, typer.Option(min=1, help="Pictures in the queue.")] = 16,
@@ -57,7 +58,8 @@ def serve(
             path = engine_path(named)
             if path.stem in engines:
                 raise UsageError(f"{path}: another engine is called {path.stem} as well")
-            name, opened = path.stem, stack.enter_context(open_engine(path, backend.value))
+            name = path.stem
+            opened = stack.enter_context(open_engine(path, backend.value, device=device))
             engines[name] = opened
             console.say(f"{name}: {opened.path} on {opened.backend} ({opened.reason})")
             if opened.uncertified_reason:

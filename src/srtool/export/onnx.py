@@ -41,12 +41,14 @@ _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "spandre
 @dataclass(frozen=True)
 class ExportConfig:
     """What to write. io: pixels in and out. images: a folder of HR images to certify with, default
-    the shipped samples. force: keep files that fail."""
+    the shipped samples. force: keep files that fail. device: number of the GPU that files are
+    compared on, None for the first, if any."""
 
     precision: Literal["fp32", "fp16", "both"] = "fp32"
     io: Literal["uint8", "float32"] = "uint8"
     images: Path | None = None
     force: bool = False
+    device: int | None = None
 
     @property
     def dataset(self) -> str:
@@ -218,7 +220,7 @@ def _certified(
     if not config.force:
         certify.check(facts.precision, found[str(OnnxRuntime())], path)
     fails: dict[str, str] = {}
-    for backend in installed_backends() if draft.everywhere else ():
+    for backend in installed_backends(config.device) if draft.everywhere else ():
         if str(backend) in found:
             continue
         try:

@@ -29,9 +29,15 @@ BACKENDS: tuple[Backend, ...] = (*CPU_FP32, BF16, ON_GPU)
 _ASKED_FOR: tuple[Backend, ...] = (OnnxRuntime(), ON_GPU, OnnxRuntimeGpu("tensorrt"))
 
 
-def installed_backends() -> list[Backend]:
-    """The ways to run an .onnx file here."""
-    return [backend for backend in BACKENDS if backend.is_available()]
+def installed_backends(device: int | None = None) -> list[Backend]:
+    """The ways to run an .onnx file here. device: number of the GPU, None for the first."""
+    known = (on_device(backend, device) for backend in BACKENDS)
+    return [backend for backend in known if backend.is_available()]
+
+
+def on_device(backend: Backend, device: int | None) -> Backend:
+    """The same on the GPU of that number, where it runs on one."""
+    return replace(backend, device=device or 0) if isinstance(backend, OnnxRuntimeGpu) else backend
 
 
 def open_onnx(request: Request) -> Engine:
@@ -60,8 +66,7 @@ def open_onnx(request: Request) -> Engine:
         )
     facts = manifest.model if manifest else facts_from_onnx(path, request.foreign)
     backend, reason = _choose(request, facts, manifest)
-    if isinstance(backend, OnnxRuntimeGpu):
-        backend = replace(backend, device=request.device)
+    backend = on_device(backend, request.device)
     return open_on(path, backend, facts, manifest=manifest, reason=reason, threads=request.threads)
 
 
@@ -126,7 +131,8 @@ def float32_engine(path: Path, backend: Backend) -> Engine | None:
     files = [path.parent / manifest.companion] if manifest.companion else []
     made_of = manifest.plan.onnx if manifest.plan else path.name
     files += [_fp32_file(path), _fp32_file(path.parent / made_of), path]
-    exact = [known for known in installed_backends() if known.precision != "bf16"]
+    device = getattr(backend, "device", None)  # those of CPUs have none
+    exact = [known for known in installed_backends(device) if known.precision != "bf16"]
     for file in files:
         other = read_manifest(file) if file.suffix == ".onnx" and file.is_file() else None
         if other is None or not exact or other.model.precision != "fp32":
@@ -183,7 +189,7 @@ def _choose(request: Request, facts: ModelFacts, manifest: Manifest | None) -> t
     fails = manifest.fails if manifest else {}
     installed = [
         each
-        for each in installed_backends()
+        for each in installed_backends(request.device)
         if str(each) not in fails and (facts.is_plain or not each.on_gpu)
     ]
     if request.precision == "bf16":
@@ -200,7 +206,7 @@ def _choose(request: Request, facts: ModelFacts, manifest: Manifest | None) -> t
         raise _nothing_installed(path)
     found = manifest.fidelity if manifest else {}
     faithful = {name for name in found if found[name].passed and found[name].grade != "lossy"}
-    allowed = request.precision == "auto" and ON_GPU not in installed
+    allowed = request.precision == "auto" and not any(each.on_gpu for each in installed)
     if allowed and BF16 in installed and str(BF16) in faithful:
         return BF16, f"certified {found[str(BF16)].grade} and the fastest here"
     if asked == "openvino":

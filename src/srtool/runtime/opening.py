@@ -15,6 +15,7 @@ from srtool.runtime.backends.kserve import service_at
 from srtool.runtime.backends.torch import Torch
 from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.foreign import NOTHING_KNOWN, Foreign
+from srtool.runtime.gpu.devices import check_device
 from srtool.runtime.onnx_files import open_onnx
 from srtool.runtime.plan_files import open_plan
 from srtool.runtime.request import CHECKPOINTS, PLAN, BackendName, PrecisionName, Request
@@ -36,7 +37,7 @@ def open_engine(  # noqa: PLR0913 - of the public API, as keywords
     *,
     fallback: str | None = None,
     threads: int | None = None,
-    device: int = 0,
+    device: int | None = None,
     foreign: Foreign = NOTHING_KNOWN,
 ) -> Engine:
     """Open an engine: an .onnx file, a TensorRT plan, weights as the PyTorch reference, or by name
@@ -48,12 +49,13 @@ def open_engine(  # noqa: PLR0913 - of the public API, as keywords
     insists on bfloat16. fallback: what runs instead of a plan that cannot run here, "onnxruntime"
     for the .onnx file that it was made of, or the path of one. threads: of the CPU, default all
     cores; with PyTorch they are those of the whole process. device: the number of the GPU among
-    those that are visible (CUDA_VISIBLE_DEVICES). foreign: of an .onnx file that srtool did not
-    write, what a trial on a photograph does not tell.
+    those that are visible (CUDA_VISIBLE_DEVICES), for what runs on one; default: the first.
+    foreign: of an .onnx file that srtool did not write, what a trial on a photograph does not tell.
 
-    EngineError where there is no such engine or it does not run here, CheckpointError where
+    EngineError where there is no such engine or GPU, or it does not run here, CheckpointError where
     weights are none, UsageError where a choice does not fit the file.
     """
+    check_device(device)
     if service := service_at(path):
         return open_service(service, backend, precision)
     path = engine_path(path)
@@ -102,9 +104,9 @@ def _open_reference(request: Request) -> Engine:
             path=path,
             parameter="precision",
         )
-    session = Torch().load(path, request.threads)
+    session = Torch(request.device).load(path, request.threads)
     reason = f"the slow PyTorch reference; `srtool export {path}` writes a fast engine"
-    return Engine(EngineInfo(path, session.facts, Torch(), reason), session)
+    return Engine(EngineInfo(path, session.facts, Torch(request.device), reason), session)
 
 
 OPENERS = (

@@ -26,10 +26,10 @@ from srtool.runtime.request import RECORDED, Request
 from srtool.runtime.session import Backend, Session
 
 
-def plan_backend(plan: PlanFacts, facts: ModelFacts, device: int = 0) -> TensorRt:
+def plan_backend(plan: PlanFacts, facts: ModelFacts, device: int | None = None) -> TensorRt:
     """What runs a plan; its str() is the name under which the plan's fidelity stands."""
     recipe = plan.recipe
-    return TensorRt(recipe.flavour, facts.precision, recipe.version_compatible, device)
+    return TensorRt(recipe.flavour, facts.precision, recipe.version_compatible, device or 0)
 
 
 def open_plan(request: Request) -> Engine:
@@ -69,7 +69,7 @@ def open_plan(request: Request) -> Engine:
         return _second_choice(request, fallback, str(error))
 
 
-def _planned(path: Path, manifest: Manifest, plan: PlanFacts, device: int) -> Engine:
+def _planned(path: Path, manifest: Manifest, plan: PlanFacts, device: int | None) -> Engine:
     open_companion = None
     companion = path.parent / manifest.companion if manifest.companion else None
     if companion and companion.is_file():
@@ -83,10 +83,10 @@ def _planned(path: Path, manifest: Manifest, plan: PlanFacts, device: int) -> En
     return Engine(info, session, open_companion, partial(float32_engine, path, backend))
 
 
-def _open_companion(path: Path, engine: Manifest, device: int) -> Session:
+def _open_companion(path: Path, engine: Manifest, device: int | None) -> Session:
     """The float32 I/O variant of a plan: a plan as well, or an .onnx file."""
     facts = companion_facts(path, engine.model)
-    on_gpu = replace(ON_GPU, device=device)
+    on_gpu = replace(ON_GPU, device=device or 0)
     backend: Backend = on_gpu if on_gpu.is_available() else OnnxRuntime()
     if path.suffix != ".onnx":
         manifest, plan = plan_facts(path)
@@ -105,7 +105,7 @@ def _second_choice(request: Request, fallback: str, error: str) -> Engine:
             path=request.path,
             parameter="fallback",
         )
-    on_gpu = replace(ON_GPU, device=request.device)
+    on_gpu = replace(ON_GPU, device=request.device or 0)
     missing = on_gpu.missing()
     backend = RECORDED if missing else ON_GPU.library
     engine = open_onnx(replace(request, path=file, backend=backend, fallback=None))

@@ -28,5 +28,5 @@ class Request:
     precision: PrecisionName = "auto"
     fallback: str | None = None
     threads: int | None = None
-    device: int = 0
+    device: int | None = None
     foreign: Foreign = NOTHING_KNOWN

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import nullcontext
-from functools import lru_cache
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -32,10 +32,16 @@ def upscale(
     image: NDArray[Value],
     engine: Engine | str | Path | None = ...,
     options: Options | None = ...,
+    *,
+    device: int | None = ...,
 ) -> NDArray[Value]: ...
 @overload
 def upscale(
-    image: Image, engine: Engine | str | Path | None = ..., options: Options | None = ...
+    image: Image,
+    engine: Engine | str | Path | None = ...,
+    options: Options | None = ...,
+    *,
+    device: int | None = ...,
 ) -> Image: ...
 @overload
 def upscale(
@@ -44,6 +50,7 @@ def upscale(
     options: Options | None = ...,
     *,
     out: str | Path | None = ...,
+    device: int | None = ...,
 ) -> NDArray[Any]: ...
 
 
@@ -53,6 +60,7 @@ def upscale(
     options: Options | None = None,
     *,
     out: str | Path | None = None,
+    device: int | None = None,
 ) -> Any:
     """Upscale one image.
 
@@ -62,12 +70,13 @@ def upscale(
         stays open for the next call (default: x4-fast).
     out: for a path, the file to write the result to, with the colour profile and metadata of the
         image; its suffix names the format.
+    device: see `open_engine`, where this call opens the engine.
     Returns what it was given, as many times larger as the engine does: an array of the same dtype
         and channels, float32 clamped to 0..1, or a PIL image; for a path an array.
     UsageError for images of another kind, ImageError where the file cannot be read or written,
     EngineError where there is no such engine or it fails.
     """
-    opened = engine if isinstance(engine, Engine) else _kept(engine_path(engine))
+    opened = engine if isinstance(engine, Engine) else _kept(engine_path(engine), device)
     options = options or Options()
     if out is None:
         return opened.upscale(image, options)
@@ -82,7 +91,7 @@ def upscale(
     return array_from_picture(picture)
 
 
-def upscale_folder(
+def upscale_folder(  # noqa: PLR0913 - of the public API, as keywords
     inputs: str | Path | list[str | Path],
     out: str | Path,
     engine: Engine | str | Path | None = None,
@@ -90,33 +99,43 @@ def upscale_folder(
     *,
     suffix: str = "",
     format: str | None = None,
+    device: int | None = None,
 ) -> Generator[Event, None, None]:
     """Upscale the images of folders, patterns or files; what happens with each is told as it does.
 
-    inputs, out, suffix, format: see `jobs_from_inputs`. engine: see `upscale`. An image that fails
-    is told of and the others still get done; existing results are skipped unless `options` say
-    otherwise. Where the iterator is closed early, the images that are being written are finished.
+    inputs, out, suffix, format: see `jobs_from_inputs`. engine, device: see `upscale`. An image
+    that fails is told of and the others still get done; existing results are skipped unless
+    `options` say otherwise. Where the iterator is closed early, the images that are being
+    written are finished.
     UsageError at once where an input does not exist, nothing is found, or the folder cannot be
     written.
     """
     named = inputs if isinstance(inputs, list) else [inputs]
     found = jobs_from_inputs([str(name) for name in named], Path(out), suffix, format)
     check_writable(found.jobs)
-    return _events(found, engine, options or Options())
+    return _events(found, partial(_opened, engine, device), options or Options())
 
 
 def _events(
-    found: Inputs, engine: Engine | str | Path | None, options: Options
+    found: Inputs, opened: Callable[[], AbstractContextManager[Engine]], options: Options
 ) -> Generator[Event, None, None]:
     index = Index(found.folder) if found.folder else None
     try:
-        with nullcontext(engine) if isinstance(engine, Engine) else open_engine(engine) as opened:
-            yield from upscale_images(found.jobs, opened, options, index=index)
+        with opened() as engine:
+            yield from upscale_images(found.jobs, engine, options, index=index)
     finally:
         if index is not None:
             index.close()
 
 
+def _opened(
+    engine: Engine | str | Path | None, device: int | None
+) -> AbstractContextManager[Engine]:
+    if isinstance(engine, Engine):  # stays open
+        return nullcontext(engine)
+    return open_engine(engine, device=device)
+
+
 @lru_cache(maxsize=1)
-def _kept(path: Path) -> Engine:
-    return open_engine(path)
+def _kept(path: Path, device: int | None) -> Engine:
+    return open_engine(path, device=device)

@@ -40,8 +40,10 @@ def pictures_from_photographs(
     engines: Sequence[Path],
     count: int,
     report: Callable[[str], None] = lambda line: None,
+    device: int | None = None,
 ) -> list[Picture]:
-    """Upscale parts of the first `count` photographs of files and folders by each engine.
+    """Upscale parts of the first `count` photographs of files and folders by each engine. device:
+    see `open_engine`.
 
     DataError where there is no photograph; EngineError, UsageError and ImageError as in
     `pictures_from_images`.
@@ -49,7 +51,7 @@ def pictures_from_photographs(
     files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
     if not files:
         raise DataError(f"{paths[0]}: holds no photographs; expected files like photo.jpg")
-    with opened_engines(engines, None) as opened:
+    with opened_engines(engines, None, device) as opened:
         pictures = []
         for number, path in enumerate(files[:count]):
             report(f"{path.name} ({number + 1} of {len(files[:count])})")

@@ -97,13 +97,14 @@ def pictures_from_images(
     model: Path | None,
     count: int,
     report: Callable[[str], None] = lambda line: None,
+    device: int | None = None,
 ) -> list[Picture]:
     """Upscale the first `count` images of a data set, see `dataset_from_folder`; None: of the
     photographs that srtool ships.
 
-    engines: any engine files; model: weights, which PyTorch runs. UsageError where there is none,
-    or they do not fit each other or the scale; EngineError, CheckpointError, DataError and
-    ImageError where one cannot be used.
+    engines: any engine files; model: weights, which PyTorch runs; device: see `open_engine`.
+    UsageError where there is none, or they do not fit each other or the scale; EngineError,
+    CheckpointError, DataError and ImageError where one cannot be used.
     """
     if not engines and model is None:
         raise UsageError(
@@ -115,7 +116,7 @@ def pictures_from_images(
         for engine in engines:
             _check_fit(engine, model)
     samples = dataset_from_folder(_folder(images)).samples[:count]
-    with opened_engines(engines, model) as opened:
+    with opened_engines(engines, model, device) as opened:
         pictures = []
         for number, sample in enumerate(samples):
             report(f"{sample.name} ({number + 1} of {len(samples)})")
@@ -124,14 +125,16 @@ def pictures_from_images(
 
 
 @contextmanager
-def opened_engines(engines: Sequence[Path], model: Path | None) -> Iterator[dict[str, Engine]]:
+def opened_engines(
+    engines: Sequence[Path], model: Path | None, device: int | None
+) -> Iterator[dict[str, Engine]]:
     """By the names that the page calls them, PyTorch's first."""
     names = [path.name for path in engines]
     with ExitStack() as stack:
-        opened = {"PyTorch": stack.enter_context(_opened(model))} if model else {}
+        opened = {"PyTorch": stack.enter_context(_opened(model, device))} if model else {}
         for path in engines:
             name = path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}"
-            opened[name] = stack.enter_context(_opened(path))
+            opened[name] = stack.enter_context(_opened(path, device))
         yield opened
 
 
@@ -163,8 +166,8 @@ def _check_fit(engine: Path, model: Path) -> None:
         )
 
 
-def _opened(path: Path) -> Engine:
-    engine = open_engine(path)
+def _opened(path: Path, device: int | None) -> Engine:
+    engine = open_engine(path, device=device)
     if engine.facts.scale != SCALE:
         engine.close()
         raise UsageError(

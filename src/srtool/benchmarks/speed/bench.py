@@ -27,7 +27,7 @@ import psutil
 from srtool.benchmarks.speed.baselines import Device
 from srtool.benchmarks.speed.candidates import Runner, chosen_baselines, entries, pixels_of
 from srtool.benchmarks.speed.images import images_file, write_files
-from srtool.benchmarks.speed.machine import Sensors, busy_cores, this_machine
+from srtool.benchmarks.speed.machine import Sensors, busy_cores, only_gpu, this_machine
 from srtool.benchmarks.speed.networks import Network
 from srtool.benchmarks.speed.process import ProcessError, run_apart
 from srtool.benchmarks.speed.result import Axis, Bench, Measured, Place, Roofline, Scaling, place_of
@@ -49,7 +49,9 @@ class Config:
     """sizes: width and height in LR pixels. seconds: of measuring per candidate, size and batch; a
     candidate that would take longer for one run is left out there. processes: of each candidate,
     one after the other, that share these seconds. files: of the end-to-end run, 0 for none.
-    threads: CPUs that every candidate may use, None for all. backends, compared: see `entries`."""
+    threads: CPUs that every candidate may use, None for all. backends, compared: see `entries`.
+    device: where PyTorch's baselines run. gpu: number of the one that candidates see, None for all.
+    """
 
     sizes: tuple[tuple[int, int], ...] = DEFAULT_SIZES
     batches: tuple[int, ...] = (1,)
@@ -61,6 +63,7 @@ class Config:
     compared: tuple[str, ...] | None = None
     scaling: tuple[Axis, ...] = ()
     device: Device = "cpu"
+    gpu: int | None = None
 
 
 def device_here() -> Device:
@@ -76,11 +79,17 @@ def device_here() -> Device:
 def bench(
     networks: Sequence[Network], config: Config, command: str, report: Report = lambda line: None
 ) -> Bench:
-    """Measure networks one after the other. EngineError where no engine of a network runs.
+    """Measure networks one after the other. EngineError where no engine of a network
+    runs, or there is no such GPU.
 
     On an interrupt (Ctrl-C) the result has what was measured in full until then; KeyboardInterrupt
     where that is nothing.
     """
+    with only_gpu(config.gpu):
+        return _bench(networks, config, command, report)
+
+
+def _bench(networks: Sequence[Network], config: Config, command: str, report: Report) -> Bench:
     chosen_baselines(config.device, config.compared)  # a name that is none, before the work
     report("measuring how busy the machine is, and its peaks")
     busy = busy_cores()
@@ -103,7 +112,7 @@ def bench(
     return Bench(
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=command,
-        machine=this_machine(),
+        machine=this_machine(config.gpu),
         busy=round(busy, 2),
         interrupted=interrupted,
         roofline=roofline,

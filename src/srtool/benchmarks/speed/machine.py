@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ import psutil
 from srtool.benchmarks.speed.result import Machine
 from srtool.benchmarks.workers import cpus
 from srtool.runtime.gpu import machine as gpus
+from srtool.runtime.gpu.devices import check_device, gpu_number
 
 # Of x86 and of ARM, by the names of Linux: what libraries choose their kernels of networks by.
 INSTRUCTIONS = (
@@ -45,12 +46,14 @@ _MACOS = {  # sysctl hw.optional.arm.FEAT_...
     "SME2": "sme2",
 }
 _WINDOWS = {"avx": 39, "avx2": 40, "avx512f": 41, "asimddp": 43}  # PF_..._INSTRUCTIONS_AVAILABLE
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PERIOD = 0.02  # seconds between readings of the GPU's sensors
 
 
-def this_machine() -> Machine:
-    """Ask the system, the GPU's driver and the installed packages; loads no library."""
-    here = gpus.this_machine()
+def this_machine(device: int | None = None) -> Machine:
+    """Ask the system, the GPU's driver and the installed packages; loads no library. device: number
+    of the GPU, None for the first, if any."""
+    here = gpus.this_machine(device)
     mine = cpus()
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -69,6 +72,26 @@ def this_machine() -> Machine:
         gpu_memory=here.memory,
         versions={**versions, **libraries},
     )
+
+
+@contextmanager
+def only_gpu(device: int | None) -> Iterator[None]:
+    """A block whose new processes and sensors see one GPU, the one of that number; all of them
+    where it is None. EngineError where there is none of that number."""
+    if device is None:
+        yield
+        return
+    check_device(device)
+    before = os.environ.get(_VISIBLE)
+    names = before.split(",") if before else []
+    name = gpu_number(device).uuid  # empty where the driver is too old to say
+    os.environ[_VISIBLE] = name or (names[device].strip() if names else str(device))
+    try:
+        yield
+    finally:
+        del os.environ[_VISIBLE]
+        if before is not None:
+            os.environ[_VISIBLE] = before
 
 
 def busy_cores(seconds: float = 1.0) -> float:
@@ -160,7 +183,7 @@ def _nvml() -> Any:
 
 def _handle(nvml: Any) -> Any:
     """NVML counts all GPUs of the machine, whatever CUDA is told to see."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    first = os.environ.get(_VISIBLE, "0").split(",")[0].strip()
     with suppress(nvml.NVMLError):
         for at in range(nvml.nvmlDeviceGetCount()):
             handle = nvml.nvmlDeviceGetHandleByIndex(at)

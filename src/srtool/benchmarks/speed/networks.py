@@ -11,6 +11,7 @@ from srtool.export.flops import Cost, cost_from_file
 from srtool.manifest import ModelFacts, read_manifest, sha256
 from srtool.networks.generator import PRESETS
 from srtool.runtime.backends.kserve import service_at
+from srtool.runtime.gpu.devices import check_device
 from srtool.runtime.onnx_files import facts_from_onnx
 from srtool.runtime.request import CHECKPOINTS, PLAN
 from srtool.runtime.services import service_manifest
@@ -34,14 +35,17 @@ def networks_from_files(
     presets: Sequence[str],
     folder: Path,
     report: Callable[[str], None] = lambda line: None,
+    device: int | None = None,
 ) -> list[Network]:
     """Group engines by their weights.
 
     files: .onnx files and plans; checkpoints are exported into `folder` first. models: weights to
     compare with; those that a manifest names are found beside the engine or in weights/. presets:
-    networks of this project with random weights, which run as fast as trained ones.
+    networks of this project with random weights, which run as fast as trained ones. device: number
+    of the GPU that exports are compared on.
     UsageError or EngineError where a file is missing or is no engine.
     """
+    check_device(device)
     files, models = list(files), list(models)
     for preset in presets:
         report(f"{preset}: writing random weights")
@@ -52,7 +56,7 @@ def networks_from_files(
             raise UsageError(f"{file}: no such file; expected an engine (.onnx, .plan) or weights")
         if file.suffix.lower() in CHECKPOINTS:
             models.append(file)
-            file = _exported(file, folder, report)
+            file = _exported(file, folder, report, device)
         facts = _facts(file)
         key = facts.weights_sha256 or str(file.resolve())
         network = found.setdefault(key, Network(Path(facts.weights or file.name).stem, facts))
@@ -96,14 +100,15 @@ def random_weights(preset: str, folder: Path) -> Path:
     return path
 
 
-def _exported(weights: Path, folder: Path, report: Callable[[str], None]) -> Path:
+def _exported(
+    weights: Path, folder: Path, report: Callable[[str], None], device: int | None
+) -> Path:
     from srtool.export.onnx import ExportConfig, export
     from srtool.networks.loading import load_network
 
     report(f"{weights.name}: exporting and certifying")
-    written = export(
-        load_network(weights), folder / f"{weights.stem}.onnx", ExportConfig(force=True)
-    )
+    config = ExportConfig(force=True, device=device)
+    written = export(load_network(weights), folder / f"{weights.stem}.onnx", config)
     return written[-1].path
 
 

@@ -55,9 +55,10 @@ class Diagnosis:
     abilities: list[str]
 
 
-def doctor() -> Diagnosis:
-    """What this machine can run, what it lacks, and the command that installs it."""
-    here = this_machine()
+def doctor(device: int | None = None) -> Diagnosis:
+    """What this machine can run, what it lacks, and the command that installs it. device: number of
+    the GPU, default the first; EngineError where there is none of that number."""
+    here = this_machine(device)
     return Diagnosis(here, parts(here), abilities(here))
 
 

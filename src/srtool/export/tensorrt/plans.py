@@ -32,6 +32,7 @@ from srtool.manifest import (
 from srtool.parity import Fidelity
 from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.engine_files import weight_files
+from srtool.runtime.gpu.cuda import on_gpu
 from srtool.runtime.gpu.machine import Machine, load_library
 from srtool.runtime.gpu.plan import unrunnable
 from srtool.runtime.onnx_files import facts_from_onnx
@@ -101,7 +102,7 @@ def export_plan(
     library, targets = prepared(recipe, here, facts.precision, timing_cache is not None, force)
     generation = generation_of(library)
     recipe = recipe_for_network(recipe, facts, source.path.name)
-    on_gpu = not generation.cross_builds  # kernels are chosen by running them
+    runs = not generation.cross_builds  # kernels are chosen by running them
     plan = PlanFacts(
         recipe=recipe,
         onnx=os.path.relpath(source.path, out.parent),
@@ -109,8 +110,8 @@ def export_plan(
         version=library.version,
         cuda=library.cuda,
         compute=tuple(target.support.compute for target in targets),
-        gpu=here.gpu if on_gpu else "",
-        driver=here.driver if on_gpu else "",
+        gpu=here.gpu if runs else "",
+        driver=here.driver if runs else "",
         platform=_WINDOWS if recipe.platform else here.platform,
         flags=flags_of(generation, recipe, facts),
         seconds=0,
@@ -126,9 +127,10 @@ def export_plan(
         if timing_cache is not None:
             measured = timing_cache.read_bytes() if timing_cache.is_file() else b""
         module = load_library(recipe.flavour)
-        made = plan_from_onnx(
-            module, generation, source.path, facts, recipe, targets, measured, report
-        )
+        with on_gpu(here.number):
+            made = plan_from_onnx(
+                module, generation, source.path, facts, recipe, targets, measured, report
+            )
         plan = plan.model_copy(update={"seconds": round(made.seconds, 2)})
         manifest = write_plan(made.content, out, source, plan, here, certify, force)
         if timing_cache is not None and made.timing_cache:
@@ -192,7 +194,7 @@ def write_plan(
         why_not = _not_certified(plan, here, certify)
         fidelity = {}
         if certify is not None and not why_not:
-            fidelity = _certified(temporary, out, plan, source.facts, certify, force)
+            fidelity = _certified(temporary, out, plan, source.facts, here, certify, force)
         manifest = Manifest(
             model=source.facts,
             sha256=sha256(temporary),
@@ -220,10 +222,11 @@ def _certified(
     out: Path,
     plan: PlanFacts,
     facts: ModelFacts,
+    here: Machine,
     certify: Certify,
     force: bool,
 ) -> dict[str, Fidelity]:
-    backend = plan_backend(plan, facts)
+    backend = plan_backend(plan, facts, here.number)
     session = backend.open(temporary, facts)
     with Engine(EngineInfo(out, facts, backend), session) as engine:
         found = certify(engine)

@@ -12,6 +12,7 @@ from srtool.export.tensorrt.builder import last_line
 from srtool.export.tensorrt.plans import Certify, Source, WrittenPlan, key_of, write_plan
 from srtool.files import locked
 from srtool.manifest import ModelFacts, PlanFacts, sha256
+from srtool.runtime.gpu.cuda import on_gpu
 from srtool.runtime.gpu.machine import Machine, load_library, log_of
 from srtool.runtime.gpu.plan import plan_facts, unrunnable
 
@@ -42,7 +43,9 @@ def refit(
         }
     )
     start = time.perf_counter()
-    content = refitted(load_library(plan.recipe.flavour), stripped.read_bytes(), source.path)
+    module = load_library(plan.recipe.flavour)
+    with on_gpu(here.number):
+        content = refitted(module, stripped.read_bytes(), source.path)
     plan = plan.model_copy(
         update={
             "seconds": round(time.perf_counter() - start, 2),

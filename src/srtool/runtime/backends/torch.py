@@ -17,8 +17,10 @@ from srtool.runtime.session import DEFAULT_HALO, DirectSession
 
 @dataclass(frozen=True)
 class Torch:
-    """Weights as they are, .pth or .safetensors, on the GPU where torch has one."""
+    """Weights as they are, .pth or .safetensors, on the GPU where torch has one. device: its
+    number among those that are visible, None for the first."""
 
+    device: int | None = None
     library: ClassVar = "torch"
     precision: ClassVar = "fp32"
     on_gpu: ClassVar = False
@@ -47,12 +49,12 @@ class Torch:
             ) from None
         if threads is not None:
             torch.set_num_threads(threads)
-        return _session(load_network(path))
+        return _session(load_network(path), self.device or 0)
 
 
-def _session(network: Any) -> DirectSession:
-    """network: srtool.networks.loading.Network. One thread after the other: each would bring its
-    own pool for all the cores."""
+def _session(network: Any, number: int) -> DirectSession:
+    """network: srtool.networks.loading.Network. number: of the GPU. One thread after the
+    other: each would bring its own pool for all the cores."""
     import torch
 
     facts = ModelFacts(
@@ -65,7 +67,7 @@ def _session(network: Any) -> DirectSession:
         minimum=network.size.minimum,
         square=network.size.square,
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(f"cuda:{number}" if torch.cuda.is_available() else "cpu")
     network.module.to(device)
     lock = threading.Lock()
 

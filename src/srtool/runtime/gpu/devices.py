@@ -71,17 +71,38 @@ def visible_gpus() -> list[Gpu]:
     return [_gpu(library, number, cuda, driver) for number in range(count.value)]
 
 
+def check_device(device: int | None) -> None:
+    """EngineError where a GPU is asked for by its number, and there is none of that number."""
+    if device is None:
+        return
+    try:
+        gpu_number(device)
+    except EngineError as error:
+        error.parameter, error.found = "device", str(device)
+        raise
+
+
 def gpu_number(number: int) -> Gpu:
     """The GPU of a number. EngineError where there is none, with those that there are."""
     gpus = visible_gpus()
     if 0 <= number < len(gpus):
         return gpus[number]
+    if not gpus:
+        raise EngineError(f"{without_gpu()}; check nvidia-smi")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     why = f" with CUDA_VISIBLE_DEVICES={visible}" if visible is not None else ""
-    if not gpus:
-        raise EngineError(f"the NVIDIA driver finds no GPU to work with{why}; check nvidia-smi")
     there = ", ".join(f"{gpu.number} ({gpu.name})" for gpu in gpus)
     raise EngineError(f"there is no GPU of number {number} here{why}; expected one of {there}")
+
+
+def without_gpu() -> str:
+    """Why no GPU is seen, in words."""
+    if driver_library() is None:
+        return "this machine has no NVIDIA GPU, or no driver for it"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return f"the NVIDIA driver finds no GPU with CUDA_VISIBLE_DEVICES={visible}"
+    return "the NVIDIA driver finds no GPU"
 
 
 def _gpu(library: Any, number: int, cuda: tuple[int, int], driver: str) -> Gpu:

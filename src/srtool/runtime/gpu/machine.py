@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
-import os
 import platform
 import sys
 from contextlib import suppress
@@ -18,7 +17,7 @@ from typing import Any, get_args
 
 from srtool.errors import EngineError, in_a_line
 from srtool.manifest import Flavour
-from srtool.runtime.gpu.devices import driver_library, gpu_number, visible_gpus
+from srtool.runtime.gpu.devices import check_device, gpu_number, visible_gpus, without_gpu
 
 NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 INSTALL: dict[Flavour, str] = {
@@ -61,10 +60,10 @@ class Library:
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides whether a plan runs. gpu: the name of the first GPU that CUDA sees, compute:
-    its capability, such as "8.9", driver: its version; all empty without one. memory: its, bytes.
-    libraries: installed ones, by flavour. cuda: the newest version that the driver serves. no_gpu:
-    why there is no GPU, in words."""
+    """What decides whether a plan runs. gpu: the name of the GPU, compute: its capability,
+    such as "8.9", driver: its version; all empty without one. memory: its, bytes. libraries:
+    installed ones, by flavour. cuda: the newest version that the driver serves. no_gpu: why there
+    is no GPU, in words. number: of the GPU among those that CUDA sees."""
 
     gpu: str = ""
     compute: str = ""
@@ -74,11 +73,14 @@ class Machine:
     libraries: dict[Flavour, Library] = field(default_factory=dict)
     cuda: tuple[int, int] = (0, 0)
     no_gpu: str = "this machine has no NVIDIA GPU, or no driver for it"
+    number: int = 0
 
 
-def this_machine(number: int = 0) -> Machine:
-    """Ask the driver and the installed packages; loads no library. number: of the GPU, among those
-    that CUDA_VISIBLE_DEVICES leaves. EngineError where there are GPUs and none of that number."""
+def this_machine(device: int | None = None) -> Machine:
+    """Ask the driver and the installed packages; loads no library. device: number of the GPU among
+    those that CUDA_VISIBLE_DEVICES leaves, None for the first, if any. EngineError where there is
+    none of that number."""
+    check_device(device)
     found = {flavour: library_of(flavour) for flavour in get_args(Flavour)}
     libraries = {flavour: library for flavour, library in found.items() if library}
     try:
@@ -86,21 +88,17 @@ def this_machine(number: int = 0) -> Machine:
     except EngineError as error:
         return Machine(libraries=libraries, no_gpu=str(error))
     if not gpus:
-        return Machine(libraries=libraries, no_gpu=_without_gpu())
-    gpu = gpu_number(number)
+        return Machine(libraries=libraries, no_gpu=without_gpu())
+    gpu = gpu_number(device or 0)
     return Machine(
-        gpu.name, gpu.compute, gpu.driver, gpu.memory, libraries=libraries, cuda=gpu.cuda
+        gpu.name,
+        gpu.compute,
+        gpu.driver,
+        gpu.memory,
+        libraries=libraries,
+        cuda=gpu.cuda,
+        number=gpu.number,
     )
-
-
-def _without_gpu() -> str:
-    """Why no GPU is seen, in words."""
-    if driver_library() is None:
-        return "this machine has no NVIDIA GPU, or no driver for it"
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return f"the NVIDIA driver finds no GPU with CUDA_VISIBLE_DEVICES={visible}"
-    return "the NVIDIA driver finds no GPU"
 
 
 def library_of(flavour: Flavour) -> Library | None:

@@ -9,13 +9,13 @@ left behind for others, and every other function here must be called inside such
 from __future__ import annotations
 
 import importlib.util
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from srtool.errors import EngineError
 from srtool.runtime.gpu.cuda.interface import Buffer, Cuda, CudaError, OutOfMemory
 from srtool.runtime.gpu.devices import Gpu, driver_library, gpu_number
 
-__all__ = ["Buffer", "Cuda", "CudaError", "OutOfMemory", "find_gpu", "open_cuda"]
+__all__ = ["Buffer", "Cuda", "CudaError", "OutOfMemory", "find_gpu", "on_gpu", "open_cuda"]
 
 
 def find_gpu(number: int = 0) -> Gpu | None:
@@ -51,6 +51,12 @@ def open_cuda(number: int = 0) -> Cuda:
         "neither PyCUDA nor cuda-python is installed; pip install cuda-python, "
         "or pip install pycuda where the CUDA toolkit is"
     )
+
+
+def on_gpu(number: int) -> AbstractContextManager[None]:
+    """A block for libraries that work on the thread's current GPU, which is the first where nobody
+    says another. EngineError as `open_cuda`."""
+    return open_cuda(number).current() if number else nullcontext()
 
 
 def _is_installed(module: str) -> bool:
