@@ -47,15 +47,8 @@ def engine_rebuild(
     from srtool.runtime.gpu.machine import this_machine
 
     with building.building_progress(plan.name) as report:
-        written = plans.rebuild(
-            plan,
-            this_machine(device),
-            tuple(gpu or ()),
-            timing_cache=timing_cache,
-            force=force,
-            say=console.say,
-            report=report,
-        )
+        options = plans.BuildOptions(timing_cache, force=force, say=console.say, report=report)
+        written = plans.rebuild(plan, this_machine(device), tuple(gpu or ()), options)
     building.print_plan(written)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,7 +15,7 @@ from srtool.cli.choices import DeviceOption
 from srtool.errors import ExportError, UsageError
 
 if TYPE_CHECKING:
-    from srtool.export.tensorrt.plans import Certify
+    from srtool.export.tensorrt.plans import BuildOptions
     from srtool.manifest import PlanRecipe
     from srtool.networks.own import OwnModule
     from srtool.runtime.gpu.machine import Machine
@@ -147,7 +147,7 @@ def export(
     ] = False,
 ) -> None:
     """Write ONNX files, and a TensorRT plan, that compute what the PyTorch network computes."""
-    from srtool.export.tensorrt.plans import certifier
+    from srtool.export.tensorrt.plans import BuildOptions, certifier
     from srtool.export.tensorrt.recipe import (
         PlanOptions,
         plans_of,
@@ -172,13 +172,14 @@ def export(
     )
     here = this_machine(device)
     recipe = recipe_from_options(options, here, console.say)
-    build = partial(_build, here=here, timing_cache=timing_cache, force=force)
+    how = BuildOptions(timing_cache, force=force, say=console.say)
     foreign = model.suffix == ".onnx"
     if foreign and not _is_foreign(model, out, precision.value, recipe):
         if recipe is None:
             raise UsageError(f"{model}: is exported already; --gpu sm89 builds a plan of it")
         _check_onnx(model, precision.value)
-        build(model, _named(out or model.with_suffix(".plan"), ".plan"), recipe)
+        target = _named(out or model.with_suffix(".plan"), ".plan")
+        _build(model, target, recipe, here, how)
         return
     beside = model.with_suffix(".srtool.onnx" if foreign else ".onnx")
     target = _named(out or beside, ".onnx")
@@ -229,7 +230,7 @@ def export(
     if recipe is not None:
         certify = certifier(loaded, images) if here.gpu and loaded else None
         for source, plan in plans_of(target, auto, chosen).items():
-            build(source, plan, recipe, certify=certify)
+            _build(source, plan, recipe, here, replace(how, certify=certify))
 
 
 def _is_foreign(model: Path, out: Path | None, precision: str, recipe: object) -> bool:
@@ -278,22 +279,11 @@ def _build(
     out: Path,
     recipe: PlanRecipe,
     here: Machine,
-    timing_cache: Path | None,
-    force: bool,
-    certify: Certify | None = None,
+    how: BuildOptions,
 ) -> None:
     from srtool.export.tensorrt.plans import export_plan, source_from_onnx
 
     with building.building_progress(out.name) as report:
-        written = export_plan(
-            source_from_onnx(source),
-            out,
-            recipe,
-            here,
-            timing_cache=timing_cache,
-            certify=certify,
-            force=force,
-            say=console.say,
-            report=report,
-        )
+        found = source_from_onnx(source)
+        written = export_plan(found, out, recipe, here, replace(how, report=report))
     building.print_plan(written)

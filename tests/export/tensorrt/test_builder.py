@@ -17,7 +17,7 @@ import onnx
 import pytest
 
 from srtool.errors import ExportError, UsageError
-from srtool.export.tensorrt.builder import Phases, Plan, float32_nodes, plan_from_onnx
+from srtool.export.tensorrt.builder import Blueprint, Phases, Plan, float32_nodes, plan_from_onnx
 from srtool.export.tensorrt.editions import Generation, generation_of
 from srtool.export.tensorrt.gpus import targets_from_texts
 from srtool.export.tensorrt.refit import refitted
@@ -294,9 +294,8 @@ def build(calls: Calls, generator_export: Any) -> Build:
         how = {key: options.pop(key) for key in ("timing_cache", "report") if key in options}
         recipe = PlanRecipe(flavour=api.flavour, **options)
         targets = targets_from_texts(options.get("gpus", ["sm89"]), Machine())
-        source = generator_export.folder / name
-        module = fake_module(api, calls)
-        return plan_from_onnx(module, generation(api), source, facts, recipe, targets, **how)
+        blueprint = Blueprint(generator_export.folder / name, facts, recipe, targets)
+        return plan_from_onnx(fake_module(api, calls), generation(api), blueprint, **how)
 
     return plan
 

@@ -19,7 +19,14 @@ import pytest
 from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.certify import fidelity, samples_from_images
 from srtool.export.tensorrt import plans, refit
-from srtool.export.tensorrt.plans import WrittenPlan, export_plan, locked, rebuild, source_from_onnx
+from srtool.export.tensorrt.plans import (
+    BuildOptions,
+    WrittenPlan,
+    export_plan,
+    locked,
+    rebuild,
+    source_from_onnx,
+)
 from srtool.manifest import DEFAULT_PROFILE, PlanRecipe, Profile, read_manifest, sha256, sidecar
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.tensorrt import TensorRt
@@ -57,7 +64,8 @@ def build(folder: Path, nowhere: Machine) -> Build:
         recipe = {"flavour": "tensorrt-rtx", "gpus": ("sm89",), "profiles": (SMALL,), **options}
         here = how.pop("here", nowhere)
         source = source_from_onnx(folder / name)
-        return export_plan(source, folder / out, PlanRecipe.model_validate(recipe), here, **how)
+        known = PlanRecipe.model_validate(recipe)
+        return export_plan(source, folder / out, known, here, BuildOptions(**how))
 
     return plan
 

@@ -23,6 +23,16 @@ _NO_ARITHMETIC = {"Cast", "Concat", "Constant", "Pad", "Resize", "Slice", "Trans
 
 
 @dataclass(frozen=True)
+class Blueprint:
+    """What a plan is made of, and for which GPUs. source: an .onnx file that computes `facts`."""
+
+    source: Path
+    facts: ModelFacts
+    recipe: PlanRecipe
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A built plan. timing_cache: what the builder measured, None where it keeps nothing."""
 
@@ -47,20 +57,18 @@ def flags_of(generation: Generation, recipe: PlanRecipe, facts: ModelFacts) -> t
 def plan_from_onnx(
     module: Any,
     generation: Generation,
-    source: Path,
-    facts: ModelFacts,
-    recipe: PlanRecipe,
-    targets: tuple[Target, ...],
+    blueprint: Blueprint,
     timing_cache: bytes | None = None,
     report: Report = lambda share, phase: None,
 ) -> Plan:
     """Build a plan.
 
-    module: the library's Python module, of that generation. facts: of the .onnx file. timing_cache:
-    what an earlier build measured, b"" for a new one, None for none.
+    module: the library's Python module, of that generation. timing_cache: what an earlier build
+    measured, b"" for a new one, None for none.
     ExportError where the parser or the builder refuses; KeyboardInterrupt ends a build soon where
     the generation has a progress monitor, else after it.
     """
+    source, facts, recipe = blueprint.source, blueprint.facts, blueprint.recipe
     log = log_of(module)
     log.lines.clear()
     builder = module.Builder(log)
@@ -76,9 +84,9 @@ def plan_from_onnx(
     if generation.weakly_typed and facts.precision != "fp32":
         _pin(module, network, float32_nodes(source))
     config = builder.create_builder_config()
-    _configure(module, generation, config, recipe, facts, targets)
+    _configure(module, generation, config, blueprint)
     if PORTABLE not in recipe.gpus:
-        _aim(module, generation, config, targets)
+        _aim(module, generation, config, blueprint.targets)
     image = network.get_input(0).name
     for profile in recipe.profiles:
         shapes = [_input_shape(shape, facts) for shape in (profile.min, profile.opt, profile.max)]
@@ -109,20 +117,14 @@ def plan_from_onnx(
     return Plan(bytes(built), seconds, measured)
 
 
-def _configure(
-    module: Any,
-    generation: Generation,
-    config: Any,
-    recipe: PlanRecipe,
-    facts: ModelFacts,
-    targets: tuple[Target, ...],
-) -> None:
-    for name in flags_of(generation, recipe, facts):
+def _configure(module: Any, generation: Generation, config: Any, blueprint: Blueprint) -> None:
+    recipe = blueprint.recipe
+    for name in flags_of(generation, recipe, blueprint.facts):
         if name.startswith("-"):
             config.clear_flag(getattr(module.BuilderFlag, name[1:]))
         else:
             config.set_flag(getattr(module.BuilderFlag, name))
-    before_volta = any(float(target.support.compute) < 7 for target in targets)
+    before_volta = any(float(target.support.compute) < 7 for target in blueprint.targets)
     for names, wanted in (
         (generation.preview_features, True),
         (generation.before_volta if before_volta else (), False),

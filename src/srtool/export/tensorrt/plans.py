@@ -7,15 +7,15 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from srtool.errors import EngineError, ExportError, UsageError
-from srtool.export.tensorrt.builder import Report, flags_of, plan_from_onnx
+from srtool.export.tensorrt.builder import Blueprint, Report, flags_of, plan_from_onnx
 from srtool.export.tensorrt.editions import generation_of
 from srtool.export.tensorrt.recipe import prepared, recipe_for_network
 from srtool.files import locked, whole_file
@@ -77,29 +77,43 @@ def source_from_onnx(path: Path) -> Source:
     return Source(path, manifest.model, companion, manifest.opset)
 
 
+@dataclass(frozen=True)
+class BuildOptions:
+    """How plans are built, whatever their recipe.
+
+    timing_cache: a file that keeps what builders measured; made where it is missing. certify: runs
+    the plan on real images against PyTorch, where this machine can. force: keep a plan that fails
+    that, and FP16 where it is the wrong choice. again: build even where nothing has changed. say:
+    told where another build is waited for. report: told how far this one is.
+    """
+
+    timing_cache: Path | None = None
+    certify: Certify | None = None
+    force: bool = False
+    again: bool = False
+    say: Callable[[str], None] = lambda line: None
+    report: Report = lambda share, phase: None
+
+
+DEFAULTS = BuildOptions()
+
+
 def export_plan(
     source: Source,
     out: Path,
     recipe: PlanRecipe,
     here: Machine,
-    *,
-    timing_cache: Path | None = None,
-    certify: Certify | None = None,
-    force: bool = False,
-    again: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-    report: Report = lambda share, phase: None,
+    options: BuildOptions = DEFAULTS,
 ) -> WrittenPlan:
     """Build the plan of an .onnx file, unless `out` is just that plan already.
 
-    timing_cache: a file that keeps what builders measured; made where it is missing. certify: runs
-    the plan on real images against PyTorch, where this machine can. force: keep a plan that fails
-    that, and FP16 where it is the wrong choice. again: build even where nothing has changed.
     UsageError where the recipe does not fit the GPU or the library; ExportError where the build or
     the comparison fails. Nothing is written then.
     """
-    facts = source.facts
-    library, targets = prepared(recipe, here, facts.precision, timing_cache is not None, force)
+    facts, timing_cache = source.facts, options.timing_cache
+    library, targets = prepared(
+        recipe, here, facts.precision, timing_cache is not None, options.force
+    )
     generation = generation_of(library)
     recipe = recipe_for_network(recipe, facts, source.path.name)
     runs = not generation.cross_builds  # kernels are chosen by running them
@@ -120,30 +134,31 @@ def export_plan(
     )
     weights = "".join(sha256(file) for file in weight_files(source.path))
     plan = plan.model_copy(update={"key": key_of(plan, facts.precision, weights)})
-    with locked(out, say):
-        if not again and (found := _up_to_date(out, plan.key)):
+    with locked(out, options.say):
+        if not options.again and (found := _up_to_date(out, plan.key)):
             return WrittenPlan(out, found, built=False)
         measured = None
         if timing_cache is not None:
             measured = timing_cache.read_bytes() if timing_cache.is_file() else b""
         module = load_library(recipe.flavour)
+        blueprint = Blueprint(source.path, facts, recipe, targets)
         with on_gpu(here.number):
-            made = plan_from_onnx(
-                module, generation, source.path, facts, recipe, targets, measured, report
-            )
+            made = plan_from_onnx(module, generation, blueprint, measured, options.report)
         plan = plan.model_copy(update={"seconds": round(made.seconds, 2)})
-        manifest = write_plan(made.content, out, source, plan, here, certify, force)
+        manifest = write_plan(made.content, out, source, plan, here, options)
         if timing_cache is not None and made.timing_cache:
             with whole_file(timing_cache) as temporary:
                 temporary.write_bytes(made.timing_cache)
     return WrittenPlan(out, manifest)
 
 
-def rebuild(path: Path, here: Machine, gpus: tuple[str, ...] = (), **options: Any) -> WrittenPlan:
+def rebuild(
+    path: Path, here: Machine, gpus: tuple[str, ...] = (), options: BuildOptions = DEFAULTS
+) -> WrittenPlan:
     """Build a plan again by the recipe in its manifest, even where the plan itself is damaged.
 
-    gpus: instead of the recorded ones. options: of `export_plan`. EngineError where the manifest
-    or the .onnx file is missing, or the latter has changed.
+    gpus: instead of the recorded ones. EngineError where the manifest or the .onnx file is missing,
+    or the latter has changed.
     """
     plan = recorded(path)
     source = path.parent / plan.onnx
@@ -158,7 +173,8 @@ def rebuild(path: Path, here: Machine, gpus: tuple[str, ...] = (), **options: An
             f"`srtool export {source} -o {path}` builds a plan of that one"
         )
     recipe = plan.recipe.model_copy(update={"gpus": gpus}) if gpus else plan.recipe
-    return export_plan(source_from_onnx(source), path, recipe, here, again=True, **options)
+    again = replace(options, again=True)
+    return export_plan(source_from_onnx(source), path, recipe, here, again)
 
 
 def recorded(path: Path) -> PlanFacts:
@@ -185,16 +201,21 @@ def write_plan(
     source: Source,
     plan: PlanFacts,
     here: Machine,
-    certify: Certify | None,
-    force: bool,
+    options: BuildOptions,
 ) -> Manifest:
-    """Write a plan and its manifest, after comparing it with PyTorch where it runs here."""
+    """Write a plan and its manifest, after comparing it with PyTorch where it runs here. options:
+    of them `certify` and `force`."""
     with whole_file(out) as temporary:
         temporary.write_bytes(content)
-        why_not = _not_certified(plan, here, certify)
+        why_not = _not_certified(plan, here, options.certify)
         fidelity = {}
-        if certify is not None and not why_not:
-            fidelity = _certified(temporary, out, plan, source.facts, here, certify, force)
+        if options.certify and not why_not:
+            backend = plan_backend(plan, source.facts, here.number)
+            info = EngineInfo(out, source.facts, backend)
+            with Engine(info, backend.open(temporary, source.facts)) as engine:
+                fidelity = {str(backend): options.certify(engine)}
+            if not options.force:
+                _check(out, fidelity[str(backend)])
         manifest = Manifest(
             model=source.facts,
             sha256=sha256(temporary),
@@ -217,28 +238,14 @@ def _not_certified(plan: PlanFacts, here: Machine, certify: Certify | None) -> s
     return "" if certify else "built from an .onnx file, without the network to compare with"
 
 
-def _certified(
-    temporary: Path,
-    out: Path,
-    plan: PlanFacts,
-    facts: ModelFacts,
-    here: Machine,
-    certify: Certify,
-    force: bool,
-) -> dict[str, Fidelity]:
-    backend = plan_backend(plan, facts, here.number)
-    session = backend.open(temporary, facts)
-    with Engine(EngineInfo(out, facts, backend), session) as engine:
-        found = certify(engine)
-    missed = found.misses(found.gates)
-    if missed and not force:
+def _check(out: Path, found: Fidelity) -> None:
+    if missed := found.misses(found.gates):
         raise ExportError(
             f"{out}: the plan does not do what the network does: {', '.join(missed)}; nothing was "
             "written",
             path=out,
             remedy={"force": ""},
         )
-    return {str(backend): found}
 
 
 def certifier(network: Network, images: Path | None) -> Certify:

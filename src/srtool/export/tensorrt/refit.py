@@ -9,7 +9,14 @@ from typing import Any
 
 from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.tensorrt.builder import last_line
-from srtool.export.tensorrt.plans import Certify, Source, WrittenPlan, key_of, write_plan
+from srtool.export.tensorrt.plans import (
+    BuildOptions,
+    Certify,
+    Source,
+    WrittenPlan,
+    key_of,
+    write_plan,
+)
 from srtool.files import locked
 from srtool.manifest import ModelFacts, PlanFacts, sha256
 from srtool.runtime.gpu.cuda import on_gpu
@@ -52,8 +59,9 @@ def refit(
             "key": key_of(plan, source.facts.precision),
         }
     )
+    options = BuildOptions(certify=certify, force=force)
     with locked(out):
-        return WrittenPlan(out, write_plan(content, out, source, plan, here, certify, force))
+        return WrittenPlan(out, write_plan(content, out, source, plan, here, options))
 
 
 def check_refittable(stripped: Path, plan: PlanFacts, here: Machine) -> None:

@@ -248,8 +248,9 @@ def test_tensorrt_gets_the_float16_file_and_its_plan_is_run(
     here = Machine("NVIDIA H100", "9.0", libraries={"tensorrt": library})
     sources = []
 
-    def plan(module: Any, generation: Any, source: Path, facts: Any, *others: Any) -> Plan:
-        sources.append((generation.name, source.name, facts.precision, facts.io))
+    def plan(module: Any, generation: Any, blueprint: Any) -> Plan:
+        facts = blueprint.facts
+        sources.append((generation.name, blueprint.source.name, facts.precision, facts.io))
         return Plan(b"a plan", 1.0)
 
     def session(self: TensorRt, path: Path, facts: Any) -> Any:

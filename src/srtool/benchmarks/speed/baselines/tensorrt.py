@@ -18,7 +18,7 @@ def build(weights: Path, folder: Path) -> None:
     check_gpu()
     if (folder / PLAN).is_file():
         return
-    from srtool.export.tensorrt.builder import plan_from_onnx
+    from srtool.export.tensorrt.builder import Blueprint, plan_from_onnx
     from srtool.export.tensorrt.editions import generation_of
     from srtool.export.tensorrt.gpus import local_target
     from srtool.manifest import ModelFacts, PlanRecipe
@@ -39,14 +39,13 @@ def build(weights: Path, folder: Path) -> None:
         halo=DEFAULT_HALO,
     )
     try:
-        plan = plan_from_onnx(
-            load_library("tensorrt"),
-            generation_of(library),
+        blueprint = Blueprint(
             write_plain_onnx(weights, folder, half=True),
             facts,
             PlanRecipe(flavour="tensorrt"),
             (local_target(here),),
         )
+        plan = plan_from_onnx(load_library("tensorrt"), generation_of(library), blueprint)
     except SrtoolError as error:
         raise EngineError(str(error)) from None
     (folder / FACTS).write_text(facts.model_dump_json(), encoding="utf-8")
