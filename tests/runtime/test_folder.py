@@ -296,6 +296,8 @@ def test_an_engine_that_fails_on_one_image(
     (message,) = events.messages
     assert "\n" not in message
     assert len(message) < 400
+    (failed,) = (event.error for event in events if event.kind == "failed")
+    assert (failed.remedy == {"tile": 128}) == ("memory" in words)
     assert [word for word in [str(jobs[2].source), *words] if word not in message] == []
     assert (summary.files, summary.failed) == (4, 1)
     assert len(outputs(jobs[0])) == 4

@@ -226,7 +226,11 @@ def _certified(
         try:
             with open_on(place, backend, facts) as other:
                 found[str(backend)] = certify.fidelity(other, samples, config.dataset)
-        except (EngineError, RuntimeError) as error:  # of operations that it does otherwise
+        except (
+            EngineError,
+            RuntimeError,
+            MemoryError,
+        ) as error:  # of operations that it does otherwise
             fails[str(backend)] = " ".join(str(error).replace(str(place), path.name).split())[:160]
             report(f"{path.name}: {backend} does not run it ({fails[str(backend)]})")
     manifest = Manifest(

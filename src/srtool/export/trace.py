@@ -50,6 +50,7 @@ def traced_from_network(network: Network, say: Callable[[str], None] = lambda li
     module = plain_module(network)
     _check_repeatable(network, module)
     reasons: dict[str, str] = {}
+    lacking: set[Exporter] = set()  # an operation, whatever the sizes
     attempts: tuple[tuple[Exporter, int | None, Any], ...] = (
         ("dynamo", None, _by_export),
         ("torchscript", None, _by_torchscript),
@@ -58,8 +59,8 @@ def traced_from_network(network: Network, say: Callable[[str], None] = lambda li
         ("dynamo", 1, _by_dynamo),
     )
     for exporter, batch, trace in attempts:
-        if _NO_FORM in reasons.get(exporter, ""):
-            continue  # and never will have
+        if exporter in lacking:
+            continue
         try:
             with _quiet():
                 model = trace(network, module, batch)
@@ -67,6 +68,8 @@ def traced_from_network(network: Network, say: Callable[[str], None] = lambda li
             reason = _wrong_on_other_sizes(network, module, model, batch)
         except Exception as error:  # either exporter has dozens of kinds
             reason = _reason(error)
+            if _missing_operation(error):
+                lacking.add(exporter)
         if not reason:
             return Traced(model, exporter, batch)
         reasons.setdefault(exporter, reason)
@@ -200,18 +203,27 @@ def _quiet() -> Iterator[None]:
         torch._C._jit_onnx_log = log
 
 
-_NO_FORM = "has no ONNX form"
-# What the two exporters say of an operation that they do not know.
+# What the two exporters say of an operation that they do not know; one has no type of error for it.
 _MISSING = re.compile(r"No ONNX function found for .*?op='([\w.]+)'|ONNX export of operator (\w+)")
+
+
+def _missing_operation(error: Exception) -> str:
+    """The operation that an exporter does not know; empty where that is not what is wrong."""
+    missing = _MISSING.search(str(_cause(error)))
+    return missing[1] or missing[2] if missing else ""
+
+
+def _cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _reason(error: Exception) -> str:
     """What an exporter says, in a few words."""
-    cause: Any = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    if missing := _MISSING.search(str(cause)):
-        return f"{missing[1] or missing[2]} {_NO_FORM}"
+    if operation := _missing_operation(error):
+        return f"{operation} has no ONNX form"
+    cause = _cause(error)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     text = " ".join((lines[0] if lines else type(cause).__name__).split())
     return text if len(text) <= 160 else f"{text[:157]}..."

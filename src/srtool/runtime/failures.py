@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from srtool.errors import ImageError, SrtoolError, in_a_line
+from srtool.runtime.gpu.cuda import OutOfMemory
 from srtool.runtime.inputs import Job
 
 
@@ -14,7 +15,7 @@ def engine_failure(error: Exception, job: Job) -> SrtoolError:
         return _naming(error, job)
     text = in_a_line(error)
     message = f"{job.source}: the engine failed on it ({text})"
-    if isinstance(error, MemoryError) or "alloc" in text.lower():
+    if isinstance(error, MemoryError | OutOfMemory):
         message = f"{job.source}: the engine failed on it (not enough memory: {text})"
         return ImageError(message, path=job.source, remedy={"tile": 128})
     return ImageError(message, path=job.source)

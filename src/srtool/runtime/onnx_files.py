@@ -241,6 +241,6 @@ def _seconds(path: Path, facts: ModelFacts, backend: Backend) -> float:
                 start = time.perf_counter()
                 engine.upscale_batch(image)
                 times.append(time.perf_counter() - start)
-    except (EngineError, RuntimeError):
+    except (EngineError, RuntimeError, MemoryError):
         return float("inf")
     return min(times)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from srtool.errors import EngineError, UsageError, in_a_line
 from srtool.images.picture import Picture
 from srtool.images.reading import read_image
+from srtool.runtime.gpu.cuda import OutOfMemory
 from srtool.runtime.guard import Guard
 from srtool.runtime.session import TileEngine
 from srtool.runtime.upscaling import Options, upscale_picture
@@ -47,10 +48,13 @@ def upscale_guarded(picture: Picture, engine: TileEngine, options: Options) -> P
     """As `upscale_picture`; what the backend raises becomes an EngineError."""
     try:
         return upscale_picture(picture, engine, options, Guard(engine))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         reason = in_a_line(error)
         raise EngineError(
-            f"{engine.path}: fails on the image ({reason})", path=engine.path, found=reason
+            f"{engine.path}: fails on the image ({reason})",
+            path=engine.path,
+            found=reason,
+            remedy={"tile": 128} if isinstance(error, MemoryError | OutOfMemory) else {},
         ) from None
 
 

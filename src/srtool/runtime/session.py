@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError
+from srtool.errors import EngineError, in_a_line
 from srtool.manifest import ModelFacts
+from srtool.runtime.shortage import is_shortage
 
 # Gets the upscaled tile, (sH, sW, 3), a view that holds until it returns; or what went wrong.
 Callback = Callable[[NDArray[Any] | Exception], None]
@@ -87,12 +88,12 @@ class DirectSession:
         """As `Session`. EngineError where the result has another size than the facts say."""
         facts = self.facts
         if facts.io == "uint8":
-            made = self.compute(np.ascontiguousarray(batch))
+            made = self._computed(np.ascontiguousarray(batch))
         else:
             planes = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype=np.float32)
             if facts.input_range != 1:
                 planes = planes * np.float32(facts.input_range)
-            made = self.compute(planes)
+            made = self._computed(planes)
             if made.ndim == 4:
                 made = made.transpose(0, 2, 3, 1)
             if facts.output_range != 1:
@@ -107,6 +108,14 @@ class DirectSession:
                 expected=str(expected),
             )
         return made[..., ::-1] if facts.output_bgr else made
+
+    def _computed(self, batch: NDArray[Any]) -> NDArray[Any]:
+        try:
+            return self.compute(batch)
+        except RuntimeError as error:
+            if is_shortage(str(error)):
+                raise MemoryError(in_a_line(error)) from None
+            raise
 
     def prepare(self, shape: tuple[int, ...], times: int) -> None:
         """Every shape is the same to it."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import re
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +28,7 @@ from srtool.runtime.gpu.layout import FEWEST_SLOTS
 from srtool.runtime.gpu.machine import library_of, load_library
 from srtool.runtime.gpu.scheduler import Scheduler
 from srtool.runtime.session import Library
+from srtool.runtime.shortage import is_shortage
 
 Provider = Literal["cuda", "tensorrt"]
 
@@ -42,7 +42,6 @@ _PROFILES: dict[Provider, Profile] = {
     "cuda": Profile(min=(1, 1, 1), opt=(2, 256, 256), max=(64, 2048, 2048)),
     "tensorrt": Profile(min=(1, 16, 16), opt=(2, 256, 256), max=(4, 256, 256)),
 }
-_NO_MEMORY = re.compile(r"out of memory|failed to allocate|bfc_?arena", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -295,5 +294,5 @@ def _tensor(shape: Shape, facts: ModelFacts) -> tuple[int, int, int, int]:
 
 def _error(error: Exception) -> RuntimeError:
     text = in_a_line(error, None)
-    found = OutOfMemory if _NO_MEMORY.search(text) else RuntimeError
+    found = OutOfMemory if is_shortage(text) else RuntimeError
     return found(text.rpartition(" : ")[2][:200])

@@ -7,7 +7,6 @@ out of it is an error that can be handled. What differs between the generations 
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,8 +21,7 @@ from srtool.runtime.gpu.cuda import Buffer, Cuda, CudaError, OutOfMemory, find_g
 from srtool.runtime.gpu.layout import SLOTS
 from srtool.runtime.gpu.machine import NAMES, library_of, load_library, log_of
 from srtool.runtime.gpu.scheduler import Scheduler
-
-_NO_MEMORY = re.compile(r"out ?of ?memory|allocat|insufficient memory|cudaMalloc", re.IGNORECASE)
+from srtool.runtime.shortage import is_shortage
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ class Plan:
         """What TensorRT logged since the last time, as the error that it is."""
         text = " ".join(" ".join(self.log.lines).split())[-300:] or otherwise
         self.log.lines.clear()
-        return OutOfMemory(text) if _NO_MEMORY.search(text) else CudaError(text)
+        return OutOfMemory(text) if is_shortage(text) else CudaError(text)
 
     def _tensors(self) -> tuple[str, str]:
         """The names of the input and the output."""
