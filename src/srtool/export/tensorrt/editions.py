@@ -25,8 +25,8 @@ class Generation:
     named by ComputeCapability, without a GPU. preview_features: to switch on, as far as the
     version has them; before_volta: to switch off for GPUs before Volta. platforms: first version
     that builds for Windows on Linux, None for none. strip_flags,
-    version_flags, hardware_level: for --strip-weights, --version-compatible and
-    --hardware-compatible, empty where there is no such thing.
+    version_flags, hardware_level: for what a recipe calls strip_weights, version_compatible and
+    hardware_compatible, empty where there is no such thing.
     """
 
     name: str

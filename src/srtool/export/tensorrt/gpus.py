@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from srtool.errors import UsageError
 from srtool.runtime.gpu.machine import OLDEST_DRIVER, Machine
 
-# FP16 on Pascal, in words for the user: why `--precision auto` takes FP32 there.
+# FP16 on Pascal, in words for the user: why the precision "auto" is FP32 there.
 _RATE_64 = "FP16 arithmetic runs at 1/64 of the FP32 rate on compute capability 6.1"
 _NO_TENSOR_CORES = "Pascal has no tensor cores, so that FP16 products are summed in FP16 too"
 

@@ -56,7 +56,7 @@ PINNED = {  # by the last TensorRT
         windows=_OLD_ONNXRUNTIME,
         notes=(
             "On Windows TensorRT 8.6.1 has no Python bindings: ONNX Runtime's CUDA provider runs "
-            "the .onnx file there (`--backend onnxruntime-cuda`). On Linux it is the other way, in "
+            "the .onnx file there (backend onnxruntime-cuda). On Linux it is the other way, in "
             "an environment of its own, for it takes another cuDNN: "
             + " ".join(f"'{requirement}'" for requirement in _OLD_ONNXRUNTIME),
         ),

@@ -34,7 +34,7 @@ def refit(
 ) -> WrittenPlan:
     """Write a plan with the weights of an .onnx file of the same architecture.
 
-    stripped: a plan that was built with --strip-weights; it is left as it is. Needs the GPU that it
+    stripped: a plan that was built without weights; it is left as it is. Needs the GPU that it
     is for. UsageError where it has weights, or the file is of another network; EngineError where
     it does not run here; ExportError where the library refuses the weights or the result fails.
     """
