@@ -46,6 +46,12 @@ class Shipped:
 # The first is the default of `--engine`.
 NETWORKS = (
     Shipped(
+        "x4-fast-balanced",
+        "sharp, with texture and little that is invented",
+        "quality-balanced.json",
+        "x4-fast-balanced",
+    ),
+    Shipped(
         "x4-fast",
         "clean edges and lines, smooth texture; nothing is invented",
         "quality-set5-set14.json",

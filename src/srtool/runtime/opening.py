@@ -41,7 +41,7 @@ def open_engine(  # noqa: PLR0913 - of the public API, as keywords
     foreign: Foreign = NOTHING_KNOWN,
 ) -> Engine:
     """Open an engine: an .onnx file, a TensorRT plan, weights as the PyTorch reference, or by name
-    one of the networks that come with srtool (default: x4-fast).
+    one of the networks that come with srtool (default: x4-fast-balanced).
 
     backend "auto" takes the fastest choice that is faithful according to the manifest: OpenVINO
     in bfloat16 where the CPU has it and the export certified it; else the fastest of ONNX Runtime

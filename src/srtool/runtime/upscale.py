@@ -67,7 +67,7 @@ def upscale(
     image: a path, a PIL image, or an array of (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA, uint8,
         uint16, or float32 0..1.
     engine: opened by `open_engine`; or the path of one or the name of a network that ships, which
-        stays open for the next call (default: x4-fast).
+        stays open for the next call (default: x4-fast-balanced).
     out: for a path, the file to write the result to, with the colour profile and metadata of the
         image; its suffix names the format.
     device: see `open_engine`, where this call opens the engine.
