@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from srtool.networks.loading import load_network
-from srtool.networks.network import Called, Gray, Network
+from srtool.networks.network import Called, Gray, Network, unwarned
 from srtool.runtime.foreign import photograph
 
 LEVEL = 0.5  # of 0..1: the mean of a picture, and its least spread
@@ -152,7 +152,7 @@ def written(name: str, folder: Path) -> Path:
     small = SMALL[name]
     package = importlib.import_module(f"spandrel.architectures.{name}")
     path = folder / f"{name}.pth"
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), unwarned():
         torch.manual_seed(0)
         model: nn.Module = getattr(package, small.name)(**small.arguments).eval()
         _randomise(model, small.gain)

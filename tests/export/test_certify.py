@@ -120,17 +120,17 @@ def noise(height: int, width: int) -> NDArray[np.uint8]:
     ("radius", "halo"), [(0, 4), (3, 4), (4, 4), (5, 8), (9, 12), (30, 32), (64, 64)]
 )
 def test_the_halo_is_the_first_that_covers_the_receptive_field(radius: int, halo: int) -> None:
-    assert measured_cut(engine_of(box(radius)), noise(24, 200)).halo == halo
+    assert measured_cut(engine_of(box(radius)), [noise(24, 200)]).halo == halo
 
 
 def test_the_halo_is_what_matters_not_what_is_reached() -> None:
     # 40 pixels of reach, whose weights fall off by half per pixel
-    assert measured_cut(engine_of(box(40, 0.5)), noise(24, 200)).halo == 8
+    assert measured_cut(engine_of(box(40, 0.5)), [noise(24, 200)]).halo == 8
 
 
 def test_where_no_halo_is_enough_there_is_a_tile() -> None:
     for radius, image in ((20, noise(24, 40)), (90, noise(24, 200)), (0, noise(4, 4))):
-        cut = measured_cut(engine_of(box(radius)), image)
+        cut = measured_cut(engine_of(box(radius)), [image])
         assert (cut.halo, cut.tile) == (certify.GLOBAL_HALO, certify.GLOBAL_TILE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import cycle
@@ -28,6 +29,7 @@ SIZES = ((64, 64), (61, 47), (64, 96), (53, 70))
 MIN_SIDE = 32  # HR pixels of a certification image
 HALOS = (4, 8, 12, 16, 20, 24, 32, 48, 64)
 STRIP = (32, 192)  # LR height and width of the image that the halo is measured on
+SEEN = 40.0  # dB: a picture in tiles that is farther from the same picture whole has seams
 GLOBAL_HALO, GLOBAL_TILE = 32, 128  # where every pixel looks at all others
 
 
@@ -150,43 +152,51 @@ class Cut:
     seam: float | None
 
 
-def measured_cut(engine: Engine, strip: Pixels | None = None) -> Cut:
+def measured_cut(engine: Engine, strips: Sequence[Pixels] = ()) -> Cut:
     """The smallest halo with which a cut through a photograph stays invisible: on 99.9 % of the
-    values within 16 pixels of the cut at most one level of difference. Where none does, since
-    every pixel looks at the whole image, the tile that it then is about, and how far from whole
-    images its pictures are."""
+    values within 16 pixels of the cut at most one level of difference, and in tiles several
+    photographs are to SEEN what they are as a whole. Where none does, since every pixel looks at
+    the whole image, or all of it decides what is computed, the tile that it then is about, and how
+    far from whole images its pictures are. strips: wide photographs, default of those shipped."""
     scale, step = engine.facts.scale, engine.facts.multiple_of
-    strip = _strip(step) if strip is None else strip
-    cut, near = strip.shape[1] // 2 // step * step, 16
-    whole = engine.upscale_batch(strip[None])[0].astype(np.int16)
+    strips = strips or _strips(step)
+    cut, near = strips[0].shape[1] // 2 // step * step, 16
+    whole = engine.upscale_batch(strips[0][None])[0].astype(np.int16)
     for least in HALOS:
         halo = -(-least // step) * step
-        if cut + halo >= strip.shape[1]:
+        if cut + halo >= strips[0].shape[1]:
             break
-        piece = engine.upscale_batch(strip[None, :, : cut + halo])[0]
+        piece = engine.upscale_batch(strips[0][None, :, : cut + halo])[0]
         kept = slice(max(0, cut - near) * scale, cut * scale)
         gap = np.abs(whole[:, kept] - piece[:, kept])
         if float((gap > 1).mean()) <= 1e-3:
-            return Cut(halo, None, _seam(engine, strip, whole, halo, 2 * (cut // 2 // step * step)))
+            seam = _seam(engine, strips, halo, 2 * (cut // 2 // step * step))
+            if seam is None or seam >= SEEN:
+                return Cut(halo, None, seam)
     halo, tile = (-(-side // step) * step for side in (GLOBAL_HALO, GLOBAL_TILE))
-    return Cut(halo, tile, _seam(engine, strip, whole, halo, tile))
+    return Cut(halo, tile, _seam(engine, strips, halo, tile))
 
 
-def _seam(
-    engine: Engine, strip: NDArray[np.uint8], whole: NDArray[np.int16], halo: int, tile: int
-) -> float | None:
-    """dB between the strip in tiles and the whole strip."""
+def _seam(engine: Engine, strips: Sequence[Pixels], halo: int, tile: int) -> float | None:
+    """dB between a strip in tiles and the whole strip, of the one where that is least; None where
+    all are equal."""
     least = 2 * halo + max(16, engine.facts.multiple_of)
-    tiled = upscale_tiled(strip, engine, Tiling(max(tile, least), halo))
-    squares = float(((tiled.astype(np.int64) - whole) ** 2).mean())
-    return round(10 * float(np.log10(255**2 / squares)), 1) if squares else None
+    found = []
+    for strip in strips:
+        tiled = upscale_tiled(strip, engine, Tiling(max(tile, least), halo)).astype(np.int64)
+        squares = float(((tiled - engine.upscale_batch(strip[None])[0]) ** 2).mean())
+        if squares:
+            found.append(round(10 * float(np.log10(255**2 / squares)), 1))
+    return min(found, default=None)
 
 
-def _strip(step: int) -> NDArray[np.uint8]:
-    """A wide piece of a shipped photograph, (H, W, 3), of sides that a network takes."""
-    path = min(sample.hr for sample in dataset_from_folder(_shipped()).samples)
+def _strips(step: int) -> list[Pixels]:
+    """A wide piece of each shipped photograph, (H, W, 3), of sides that a network takes."""
     height, width = (-(-side // step) * step for side in STRIP)
-    lr = make_lr(mod_crop(read_rgb(path), 2), 2)
-    tall, wide = min(height, lr.shape[0]), min(width, lr.shape[1])
-    lr = _middle(lr, tall, wide)
-    return np.pad(lr, ((0, height - tall), (0, width - wide), (0, 0)), mode="symmetric")
+    strips = []
+    for path in sorted(sample.hr for sample in dataset_from_folder(_shipped()).samples):
+        lr = make_lr(mod_crop(read_rgb(path), 2), 2)
+        tall, wide = min(height, lr.shape[0]), min(width, lr.shape[1])
+        lr = _middle(lr, tall, wide)
+        strips.append(np.pad(lr, ((0, height - tall), (0, width - wide), (0, 0)), mode="symmetric"))
+    return strips

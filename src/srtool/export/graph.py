@@ -44,6 +44,13 @@ class Graph:
             return None
         return numpy_helper.to_array(item).astype(np.float64)
 
+    def whole_numbers(self, name: str) -> list[int] | None:
+        """A constant list of int64."""
+        item = self.constants.get(name)
+        if item is None or item.data_type != TensorProto.INT64:
+            return None
+        return [int(each) for each in numpy_helper.to_array(item).reshape(-1)]
+
     def set_values(self, node: NodeProto, index: int, values: NDArray[np.float64]) -> None:
         """Give a node other constants of float32: under the same name where nobody else reads
         them."""

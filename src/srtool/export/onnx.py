@@ -111,7 +111,7 @@ def drafts(
 
     traced = traced_from_network(network, report)
     base = traced.model
-    rewrites = rewrite.fold_constants(base)
+    rewrites = rewrite.fold_constants(base) | rewrite.cut_by_index(base)
     rewrite.change_units(base)
     facts = ModelFacts(
         scale=network.scale,

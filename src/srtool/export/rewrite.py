@@ -44,6 +44,59 @@ def fold_constants(model: ModelProto) -> dict[str, int]:
     return {name: count for name, count in applied.items() if count}
 
 
+def cut_by_index(model: ModelProto) -> dict[str, int]:
+    """Turn what cuts a padded image back to its sides (x[:, :, :h, :w]) into a choice of its rows
+    and columns, in place, where another padding follows whose width is computed.
+
+    OpenVINO 2026.4 takes such a cut for no cut when it computes sizes, and pads the next time by
+    nothing. Returns how often that applied.
+    """
+    graph = Graph(model)
+    computed = [
+        node.op_type == "Pad" and node.input[1] not in graph.constants for node in graph.nodes
+    ]
+    count = 0
+    for number, node in enumerate(list(graph.nodes)):
+        axis = _cut_axis(graph, node)
+        if axis is None or not any(computed[number:]):
+            continue
+        start, end, step, rows = (
+            graph.fresh(f"{node.name}.{part}") for part in ("start", "end", "step", "rows")
+        )
+        for name, value in ((start, 0), (step, 1)):
+            graph.constants[name] = numpy_helper.from_array(np.array(value, np.int64), name)
+        shape = graph.fresh(f"{node.name}.scalar")
+        graph.constants[shape] = numpy_helper.from_array(np.array([], np.int64), shape)
+        for each in (
+            helper.make_node("Reshape", [node.input[2], shape], [end]),
+            helper.make_node("Range", [start, end, step], [rows]),
+            helper.make_node("Gather", [node.input[0], rows], list(node.output), axis=axis),
+        ):
+            each.name = each.output[0]
+            graph.insert(node, each)
+        graph.nodes = [each for each in graph.nodes if each is not node]
+        count += 1
+    graph.finish()
+    return {"cut by index": count} if count else {}
+
+
+def _cut_axis(graph: Graph, node: NodeProto) -> int | None:
+    """The axis of rows or columns that a Slice cuts from its start to a side that the graph read
+    somewhere; None for every other node."""
+    if node.op_type != "Slice" or node.input[2] in graph.constants or len(node.input) < 4:
+        return None
+    start, axes, *steps = (
+        graph.whole_numbers(name) for name in (node.input[1], *node.input[3:]) if name
+    )
+    if start != [0] or axes not in ([2], [3]) or any(step != [1] for step in steps):
+        return None
+    side = graph.maker.get(node.input[2])
+    while side is not None and side.op_type in ("Unsqueeze", "Reshape", "Cast"):
+        side = graph.maker.get(side.input[0])
+    read = graph.maker.get(side.input[0]) if side is not None and side.op_type == "Gather" else None
+    return axes[0] if read is not None and read.op_type == "Shape" else None
+
+
 def _private_convolution(graph: Graph, name: str) -> NodeProto | None:
     node = graph.maker.get(name)
     if node is None or node.op_type != "Conv" or not graph.is_private(name):

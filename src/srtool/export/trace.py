@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from srtool.errors import ExportError
 from srtool.networks.deployed import example_size, plain_module, shape_dimensions
-from srtool.networks.network import Network
+from srtool.networks.network import Network, unwarned
 
 if TYPE_CHECKING:
     import onnx
@@ -142,7 +142,7 @@ def _by_torchscript(network: Network, module: nn.Module, batch: int | None) -> o
 def _check_repeatable(network: Network, module: nn.Module) -> None:
     _, height, width = example_size(network)
     example = torch.rand(1, 3, height, width)
-    with torch.inference_mode():
+    with torch.inference_mode(), unwarned():
         first, second = module(example.clone()), module(example.clone())
     if not torch.equal(first, second):
         raise ExportError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,8 +55,19 @@ class Network:
                 x = F.interpolate(x, scale_factor=float(SCALE), mode="nearest")
             image: Tensor = self.module(x).image
             return image
-        out: Tensor = self.module(continued(x.clone(), self.size))  # some write on what they get
+        with unwarned():
+            out: Tensor = self.module(
+                continued(x.clone(), self.size)
+            )  # some write on what they get
         return out[..., : height * self.scale, : width * self.scale]
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """What other people's code says of torch while it runs is for its authors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class Called(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from srtool.errors import CheckpointError, in_a_line
 from srtool.networks.checkpoint import Checkpoint, described
-from srtool.networks.network import SCALES, Called, Gray, Network
+from srtool.networks.network import SCALES, Called, Gray, Network, unwarned
 from srtool.networks.size import Size, continued
 
 # spandrel calls it patch by patch, in Python, and averages where they overlap.
@@ -33,8 +32,7 @@ def network_from_checkpoint(checkpoint: Checkpoint) -> Network:
     reason = ""
     for candidate in checkpoint.candidates:
         try:
-            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of other people's code about torch
+            with torch.random.fork_rng(devices=[]), unwarned():
                 model = ModelLoader(device="cpu").load_from_state_dict(dict(candidate.state))
         except UnsupportedModelError:
             continue
@@ -121,7 +119,7 @@ def _with_windows(network: Network, model: nn.Module) -> Network:
     generator = torch.Generator().manual_seed(0)
     side = max(larger[-1], size.minimum)
     x = torch.rand(1, 3, side + 3, side + 5, generator=generator)
-    with torch.inference_mode():
+    with torch.inference_mode(), unwarned():
         whole = network.upscale(x)
         for number in larger:
             wider = Size(number, size.minimum)
