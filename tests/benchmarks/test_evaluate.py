@@ -64,7 +64,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     facts = ModelFacts(scale=4, io="uint8", precision="fp32", architecture="nearest", halo=4)
     bf16 = OpenVino("bf16")
 
-    def open_engine(path: Path, backend: str = "auto", precision: str = "auto") -> Engine:
+    def open_engine(
+        path: Path, backend: str = "auto", precision: str = "auto", device: int | None = None
+    ) -> Engine:
         calls.append((path.name, backend, precision))
         return Engine(EngineInfo(path, facts, bf16, "a test"), DirectSession(facts, nearest))
 
@@ -478,7 +480,7 @@ def test_wrong_arguments(photographs: Path, tmp_path: Path, complains: Complains
 def test_an_engine_of_another_scale(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complains: Complains
 ) -> None:
-    def open_engine(path: Path, backend: str, precision: str) -> Engine:
+    def open_engine(path: Path, backend: str, precision: str, device: int | None = None) -> Engine:
         facts = ModelFacts(scale=2, io="uint8", precision="fp32", architecture="x", halo=4)
         info = EngineInfo(path, facts, OnnxRuntime(), "a test")
         return Engine(info, DirectSession(facts, lambda batch: batch))
