@@ -154,10 +154,11 @@ class Cut:
 
 def measured_cut(engine: Engine, strips: Sequence[Pixels] = ()) -> Cut:
     """The smallest halo with which a cut through a photograph stays invisible: on 99.9 % of the
-    values within 16 pixels of the cut at most one level of difference, and in tiles several
-    photographs are to SEEN what they are as a whole. Where none does, since every pixel looks at
-    the whole image, or all of it decides what is computed, the tile that it then is about, and how
-    far from whole images its pictures are. strips: wide photographs, default of those shipped."""
+    values within 16 pixels of the cut at most one level of difference, and in the smallest tiles
+    several photographs are to SEEN what they are as a whole. Where none does, since every pixel
+    looks at the whole image, or all of it decides what is computed, the tile that it then is about,
+    and how far from whole images its pictures are. strips: wide photographs, default of those that
+    ship."""
     scale, step = engine.facts.scale, engine.facts.multiple_of
     strips = strips or _strips(step)
     cut, near = strips[0].shape[1] // 2 // step * step, 16
@@ -170,16 +171,16 @@ def measured_cut(engine: Engine, strips: Sequence[Pixels] = ()) -> Cut:
         kept = slice(max(0, cut - near) * scale, cut * scale)
         gap = np.abs(whole[:, kept] - piece[:, kept])
         if float((gap > 1).mean()) <= 1e-3:
-            seam = _seam(engine, strips, halo, 2 * (cut // 2 // step * step))
+            seam = _seam(engine, strips, halo)
             if seam is None or seam >= SEEN:
                 return Cut(halo, None, seam)
     halo, tile = (-(-side // step) * step for side in (GLOBAL_HALO, GLOBAL_TILE))
     return Cut(halo, tile, _seam(engine, strips, halo, tile))
 
 
-def _seam(engine: Engine, strips: Sequence[Pixels], halo: int, tile: int) -> float | None:
-    """dB between a strip in tiles and the whole strip, of the one where that is least; None where
-    all are equal."""
+def _seam(engine: Engine, strips: Sequence[Pixels], halo: int, tile: int = 0) -> float | None:
+    """dB between a strip in tiles, default the smallest, and the whole strip, of the one where that
+    is least; None where all are equal."""
     least = 2 * halo + max(16, engine.facts.multiple_of)
     found = []
     for strip in strips:
