@@ -70,6 +70,8 @@ def test_results_with_other_options_are_named_and_counted(images: Path, run: Run
     assert json.loads(result.out)["other"] == 6
     assert "out/0.jpg" in result.err
     assert len([line for line in result.lines if "other options" in line]) == 6  # 5 and the rest
+    assert "{" not in result.err
+    assert "quality 50" in result.err
     assert run(*more, "--overwrite").code == 0
     assert json.loads(run(*more, "--json").out)["skipped"] == 6
 

@@ -61,11 +61,11 @@ def report(
     files, photographs = results_and_photographs(results)
     sources = sources_from_paths(files)
     engines = [engine_path(name) for name in engine or ()]
-    pictures = []
+    pictures, left_out = [], list[str]()
     if photographs:
         with console.status("upscaling") as show, needing("cpu"):
             pictures += pictures_from_photographs(
-                photographs, engines or [engine_path()], count, show, device
+                photographs, engines or [engine_path()], count, show, device, left_out.append
             )
     if images or model or (engines and not photographs):
         with console.status("upscaling") as show, needing("cpu,export"):
@@ -77,3 +77,7 @@ def report(
         console.say(f"{plots}: {len(written)} files of {len(page.plots)} plots")
     size = write_page(out, page)
     console.answer(f"{out}  {size / 1e6:.1f} MB")
+    for why in left_out:
+        console.complain(f"left out: {why}")
+    if left_out:
+        raise typer.Exit(1)

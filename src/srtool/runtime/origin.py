@@ -48,5 +48,17 @@ class Origin:
         if entry.engine != self.fingerprint:
             return f"made by another engine ({entry.name})"
         if entry.options != self._options:
-            return f"made with other options ({entry.options}, now {self._options})"
+            before, now = _in_words(entry.options), _in_words(self._options)
+            return f"made with other options ({before}; now {now})"
         return ""
+
+
+def _in_words(options: str) -> str:
+    """Options as they stand in an index, as "scale 3.0, quality 90"; "none" where none does."""
+    try:
+        chosen = json.loads(options or "{}")
+        chosen.update(chosen.pop("size", None) or {})
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return options
+    given = [f"{name.replace('_', ' ')} {value}" for name, value in chosen.items() if value]
+    return ", ".join(given) or "none"

@@ -215,6 +215,22 @@ def test_photographs_before_and_after(
     assert (found[0].difference, found[0].remark) == (None, "")
 
 
+def test_a_broken_photograph_is_left_out(
+    compact_engine: Path, photographs: Path, tmp_path: Path, complains: Any
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    shutil.copy(photographs / "0.png", mine / "b.png")
+    (mine / "a.png").write_bytes((photographs / "0.png").read_bytes()[:300])
+    said: list[str] = []
+    found = pictures_from_photographs([mine], [compact_engine], 2, leave_out=said.append)
+    assert [picture.name for picture in found] == ["b.png"]
+    assert len(said) == 1
+    assert str(mine / "a.png") in said[0]
+    with complains(DataError, mine):
+        pictures_from_photographs([mine / "a.png"], [compact_engine], 2)
+
+
 def test_of_a_large_photograph_the_part_that_differs_is_upscaled(
     compact_engine: Path, tmp_path: Path, write_png: Any, monkeypatch: Any
 ) -> None:

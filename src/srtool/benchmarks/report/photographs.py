@@ -23,7 +23,7 @@ from srtool.benchmarks.report.pictures import (
     opened_engines,
     upscaled_by_all,
 )
-from srtool.errors import DataError
+from srtool.errors import DataError, ImageError
 from srtool.images.colour import luma
 from srtool.images.datasets import Image, image_files
 from srtool.images.reading import read_rgb
@@ -41,21 +41,31 @@ def pictures_from_photographs(
     count: int,
     report: Callable[[str], None] = lambda line: None,
     device: int | None = None,
+    leave_out: Callable[[str], None] = lambda why: None,
 ) -> list[Picture]:
     """Upscale parts of the first `count` photographs of files and folders by each engine. device:
-    see `open_engine`.
+    see `open_engine`. leave_out: told why a file is passed over that cannot be read.
 
-    DataError where there is no photograph; EngineError, UsageError and ImageError as in
+    DataError where there is no photograph that can be read; EngineError and UsageError as in
     `pictures_from_images`.
     """
     files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
     if not files:
         raise DataError(f"{paths[0]}: holds no photographs; expected files like photo.jpg")
     with opened_engines(engines, None, device) as opened:
-        pictures = []
-        for number, path in enumerate(files[:count]):
-            report(f"{path.name} ({number + 1} of {len(files[:count])})")
-            pictures.append(picture_of(path.name, read_rgb(path), opened))
+        pictures: list[Picture] = []
+        for path in files:
+            if len(pictures) == count:
+                break
+            report(f"{path.name} ({len(pictures) + 1} of {min(count, len(files))})")
+            try:
+                photograph = read_rgb(path)
+            except ImageError as error:
+                leave_out(str(error))
+            else:
+                pictures.append(picture_of(path.name, photograph, opened))
+    if not pictures:
+        raise DataError(f"{paths[0]}: holds no photograph that can be read")
     return pictures
 
 
