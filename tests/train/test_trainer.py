@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from srtool.errors import AssetError, UsageError
-from srtool.networks.gradient import gradient_map
+from srtool.networks.generator import gradient_map
 from srtool.train.data.patches import Patches
 from srtool.train.loop import accelerator_from_recipe
 from srtool.train.losses.objective import (

@@ -24,11 +24,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srtool.errors import CheckpointError
-from srtool.networks.gradient import gradient_map
-
 SCALE = 4
 RESIDUAL_SCALE = 0.2
+
+
+def gradient_map(image: Tensor) -> Tensor:
+    """Return the gradient magnitude of every channel on its own.
+
+    Central differences with kernels [-1, 0, 1] horizontally and vertically, zero padding,
+    sqrt(v^2 + h^2 + 1e-6); the constant keeps the derivative finite on flat areas. It is
+    subnormal in half precision, so a float16 input is refused: cast to float32 first.
+
+    image: (N, C, H, W) floating point, any range.
+    Returns (N, C, H, W), same dtype. Source: the paper's M(.), as in SPSR.
+    """
+    if image.dtype is torch.float16:
+        raise TypeError("gradient_map needs float32 or wider: 1e-6 is subnormal in float16")
+    padded = F.pad(image, (1, 1, 1, 1))
+    vertical = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
+    horizontal = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
+    return torch.sqrt(vertical * vertical + horizontal * horizontal + 1e-6)
 
 
 @dataclass(frozen=True)
@@ -205,28 +220,16 @@ class Fusion(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions whose result is added to the input."""
+    """Two convolutions, of a feature and of `others` more channels, added to the feature."""
 
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.conv1 = conv3x3(features, features)
-        self.conv2 = conv3x3(features, features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv2(leaky(self.conv1(x)))
-        return x + out
-
-
-class Join(nn.Module):
-    """Two convolutions on two features together, added to the first of them."""
-
-    def __init__(self, features: int, others: int) -> None:
+    def __init__(self, features: int, others: int = 0) -> None:
         super().__init__()
         self.conv1 = conv3x3(features + others, features)
         self.conv2 = conv3x3(features, features)
 
-    def forward(self, feature: Tensor, other: Tensor) -> Tensor:
-        out: Tensor = self.conv2(leaky(self.conv1(torch.cat((feature, other), 1))))
+    def forward(self, feature: Tensor, other: Tensor | None = None) -> Tensor:
+        both = feature if other is None else torch.cat((feature, other), 1)
+        out: Tensor = self.conv2(leaky(self.conv1(both)))
         return feature + out
 
 
@@ -236,7 +239,7 @@ class FastFusion(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         if config.taps:
-            self.join = Join(config.features, config.gradient_features)
+            self.join = ResidualBlock(config.features, config.gradient_features)
         self.image = conv3x3(config.features, 3 * SCALE**2)
 
     def forward(self, gradient: Tensor | None, image: Tensor) -> Tensor:
@@ -267,7 +270,9 @@ class Generator(nn.Module):
         if config.taps:
             self.gradient_head = conv3x3(channels, config.gradient_features)
             self.gradient_blocks = nn.ModuleList(
-                Join(config.gradient_features, config.features) if fast else GradientBlock(config)
+                ResidualBlock(config.gradient_features, config.features)
+                if fast
+                else GradientBlock(config)
                 for _ in config.taps
             )
             self.gradient_conv = conv3x3(config.gradient_features, config.gradient_features)
@@ -293,7 +298,7 @@ class Generator(nn.Module):
         for module in self.modules():
             if isinstance(module, DenseBlock):
                 small += [m for m in module.modules() if isinstance(m, nn.Conv2d)]
-            elif isinstance(module, ResidualBlock | Join):
+            elif isinstance(module, ResidualBlock):
                 small.append(module.conv2)
         for conv in small:
             conv.weight.data.mul_(0.1)
@@ -361,34 +366,3 @@ def deployed(generator: Generator) -> Generator:
         if isinstance(module, DenseBlock):
             module.fold_scale()
     return made
-
-
-def generator_from_state(config: GeneratorConfig, state: dict[str, Tensor]) -> Generator:
-    """Build a generator and load its weights; CheckpointError names the first misfit."""
-    _check_claims(config, state)
-    with torch.device("meta"):
-        generator = Generator(config)
-    own = generator.state_dict()
-    for name in sorted(own.keys() | state.keys()):
-        if name not in state:
-            raise CheckpointError(f"weight {name} is missing")
-        if name not in own:
-            raise CheckpointError(f"weight {name} does not belong to this generator")
-        if own[name].shape != state[name].shape:
-            raise CheckpointError(
-                f"weight {name} has shape {tuple(state[name].shape)}, "
-                f"the config asks for {tuple(own[name].shape)}"
-            )
-    generator.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
-    return generator
-
-
-def _check_claims(config: GeneratorConfig, state: dict[str, Tensor]) -> None:
-    """CheckpointError where a config asks for more than the weights can be, before it is built."""
-    largest = max((value.numel() for value in state.values()), default=0)
-    for name, size in config.as_dict().items():
-        most = len(state) if name == "blocks" else largest
-        if type(size) is int and size > most:
-            raise CheckpointError(
-                f"the config claims {size} {name}, its weights are no more than {most}"
-            )

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from srtool.errors import CheckpointError, UsageError
 from srtool.images.reading import read_rgb
 from srtool.networks.checkpoint import Checkpoint
-from srtool.networks.network import SCALES, Gray, Network
-from srtool.networks.size import Size
+from srtool.networks.network import SCALES, Gray, Network, Size
 
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 

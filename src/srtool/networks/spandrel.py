@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from srtool.errors import CheckpointError, in_a_line
 from srtool.networks.checkpoint import Checkpoint, described
-from srtool.networks.network import SCALES, Called, Gray, Network, unwarned
-from srtool.networks.size import Size, continued
+from srtool.networks.network import SCALES, Called, Gray, Network, Size, continued, unwarned
 
 # spandrel calls it patch by patch, in Python, and averages where they overlap.
 _NO_FORWARD = {"IPT": "it is made of overlapping patches whose results are averaged"}

@@ -22,18 +22,17 @@ from torch import Tensor, nn
 
 from srtool.images.colour import psnr_y
 from srtool.images.datasets import Pair
+from srtool.networks.deployed import Float16, rounded
 from srtool.networks.generator import (
     RRDB,
     DenseBlock,
     FastFusion,
     Generator,
-    Join,
     ResidualBlock,
     Upsampler,
     deployed,
+    gradient_map,
 )
-from srtool.networks.gradient import gradient_map
-from srtool.networks.rounding import Float16, rounded
 from srtool.parity import FAITHFUL
 
 Image = NDArray[np.uint8]
@@ -178,7 +177,7 @@ def _watch(generator: Generator) -> dict[str, Tensor]:
     for name, module in generator.named_modules():
         if name == "gradient_out":  # training alone looks at it, engines do not hold it
             continue
-        if isinstance(module, nn.Conv2d | DenseBlock | RRDB | ResidualBlock | Join):
+        if isinstance(module, nn.Conv2d | DenseBlock | RRDB | ResidualBlock):
             module.register_forward_hook(lambda _, given, out, name=name: see(name, out))
         elif isinstance(module, Upsampler | FastFusion):  # what comes in is the sum of a long skip
             module.register_forward_pre_hook(lambda _, given, name=name: see(name, given[-1]))

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from srtool.networks.generator import GeneratorOutput
-from srtool.networks.gradient import gradient_map
+from srtool.networks.generator import GeneratorOutput, gradient_map
 from srtool.train.discriminators import (
     Discriminator,
     DiscriminatorConfig,

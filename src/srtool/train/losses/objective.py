@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from srtool.networks.generator import SCALE, GeneratorOutput
-from srtool.networks.gradient import gradient_map
+from srtool.networks.generator import SCALE, GeneratorOutput, gradient_map
 from srtool.train.discriminators import Judgement
 from srtool.train.losses import terms as losses
 from srtool.train.recipe import LossWeights

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srtool.networks.deployed import ImageOnly, plain_module
-from srtool.networks.generator import SCALE
-from srtool.networks.gradient import gradient_map
+from srtool.networks.generator import SCALE, gradient_map
 from srtool.networks.network import Network
 
 

@@ -162,7 +162,7 @@ def _traceable(module: nn.Module) -> nn.Module:
     from torch import fx, nn
 
     from srtool.networks.deployed import ImageOnly
-    from srtool.networks.gradient import gradient_map
+    from srtool.networks.generator import gradient_map
 
     if not isinstance(module, ImageOnly):
         return module
