@@ -34,7 +34,7 @@ def public_paths() -> list[str]:
     for name in getattr(srtool, "__all__", ()):
         thing = getattr(srtool, name)
         if isinstance(thing, ModuleType):  # a folder that can be called as well
-            paths.append(f"{thing.__name__}.call.{name}")
+            paths.append(f"{thing.__name__}.{name}")
         elif module := getattr(thing, "__module__", None):
             paths.append(f"{module}.{thing.__qualname__}")
     return paths

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         SrtoolError,
         UsageError,
     )
-    from srtool.export.call import export
+    from srtool.export import export
     from srtool.export.tensorrt.doctor import doctor
     from srtool.images.size import Size
     from srtool.networks.loading import load_network

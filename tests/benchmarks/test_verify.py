@@ -18,7 +18,7 @@ from srtool.benchmarks.metrics.ssim import ssim
 from srtool.benchmarks.reference import deltas, relative_niqe
 from srtool.benchmarks.verify import Config, Verification, verify
 from srtool.errors import DataError, EngineError, ExportError, ImageError, UsageError
-from srtool.export.mixed.graph import EMULATED
+from srtool.export.mixed import EMULATED
 from srtool.images.colour import luma, psnr, psnr_y
 from srtool.images.imresize import make_lr
 from srtool.images.reading import image_size

@@ -187,7 +187,7 @@ def test_computes_what_the_exported_float16_graph_computes(
     """An exporter carries colours in other units, so that values round elsewhere; by as much."""
     import onnx
 
-    from srtool.export.mixed.graph import emulated_session
+    from srtool.export.mixed import emulated_session
     from srtool.export.onnx import onnx_from_network
     from srtool.manifest import ModelFacts
     from srtool.networks.loading import load_network, save_generator

@@ -10,11 +10,9 @@ from onnx import ModelProto, numpy_helper
 
 from srtool.benchmarks.reference import References
 from srtool.errors import ExportError
-from srtool.export.certify import reference
-from srtool.export.compare import TILE
-from srtool.export.mixed.bisect import Bisection, HalfGraph, Overflow, bisect
-from srtool.export.mixed.blocks import modules_from_graph
-from srtool.export.mixed.graph import (
+from srtool.export.bisect import Bisection, HalfGraph, Overflow, bisect, modules_from_graph
+from srtool.export.certify import TILE, reference
+from srtool.export.mixed import (
     emulated_engine,
     half_nodes,
     mixed_from_half,

@@ -16,7 +16,7 @@ from srtool.benchmarks.evaluate import Progress, Report
 from srtool.benchmarks.scores import score
 from srtool.benchmarks.workers import Figures, Scorer, cores, scoring
 from srtool.errors import ExportError
-from srtool.export.compare import Compared, fidelity_from_images
+from srtool.export.certify import Sample, fidelity_from_images
 from srtool.images.colour import to_levels
 from srtool.images.datasets import BORDER, SCALE, Dataset, Image, load_pair
 from srtool.parity import Fidelity, Gates
@@ -123,12 +123,12 @@ class References:
             if isinstance(figure, str)
         ]
 
-    def _outputs(self, engine: Engine, figures: Images) -> Iterator[Compared]:
+    def _outputs(self, engine: Engine, figures: Images) -> Iterator[tuple[Sample, Image]]:
         for number, sample in enumerate(self.dataset.samples):
             arrays = self._load(number)
             out = upscale_tiled(arrays["lr"], engine, Tiling(DEFAULT_TILE, self.protocol.halo))
             self._score(figures, sample.name, out, arrays["hr"])
-            yield Compared(sample.name, out, arrays["reference"], arrays["hr"])
+            yield Sample(**arrays, name=sample.name), out
             self.say()
 
     def _load(self, number: int) -> dict[str, Image]:

@@ -81,9 +81,8 @@ def _unusable(here: Machine) -> list[str]:
 
 
 def _print_recipe(target: Target, here: Machine, engine: Path | None) -> None:
-    from srtool.export.flops import GENERATORS, cost_from_file
+    from srtool.export.flops import GENERATORS, cost_from_file, published_for
     from srtool.export.tensorrt import doctor as findings
-    from srtool.export.tensorrt.published import published_for
 
     networks = GENERATORS
     if engine is not None:

@@ -195,7 +195,6 @@ def export(
         import onnxscript  # noqa: F401  # torch looks for it late
 
         from srtool.export import onnx
-        from srtool.export.foreign import export_onnx
         from srtool.networks.loading import load_network
         from srtool.networks.spandrel import UnknownNetworkError
 
@@ -213,7 +212,7 @@ def export(
         def write(files: Literal["fp32", "fp16", "both"]) -> list[onnx.Written]:
             config = onnx.ExportConfig(files, io.value, images, force, device)
             if loaded is None:
-                return export_onnx(model, target, config, report)
+                return onnx.export_onnx(model, target, config, report)
             return onnx.export(loaded, target, config, report)
 
         try:

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from importlib import resources
 from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from srtool.errors import DataError, ExportError
-from srtool.export.compare import Compared, fidelity_from_images
-from srtool.images.colour import to_levels
+from srtool.images.colour import psnr_y, to_levels
 from srtool.images.datasets import dataset_from_folder
 from srtool.images.imresize import make_lr, mod_crop
 from srtool.images.reading import read_rgb
-from srtool.networks.network import Network
-from srtool.parity import EXPORTED, Fidelity
+from srtool.parity import EXPORTED, FAITHFUL, Fidelity, Gates, WorstTile
 from srtool.runtime.engine import Engine
 from srtool.runtime.tiling import Tiling, upscale_tiled
+
+if TYPE_CHECKING:
+    from srtool.networks.network import Network
 
 # LR height and width of each shipped sample: seconds, not minutes, for the largest networks, and
 # sizes that are no multiple of anything among them.
 SIZES = ((64, 64), (61, 47), (64, 96), (53, 70))
+TILE = 32  # LR pixels: the side of the tiles among which the worst is named
 MIN_SIDE = 32  # HR pixels of a certification image
 HALOS = (4, 8, 12, 16, 20, 24, 32, 48, 64)
 STRIP = (32, 192)  # LR height and width of the image that the halo is measured on
 SEEN = 40.0  # dB: a picture in tiles that is farther from the same picture whole has seams
 GLOBAL_HALO, GLOBAL_TILE = 32, 128  # where every pixel looks at all others
-
 
 Pixels = NDArray[np.uint8]
 
@@ -41,9 +44,9 @@ class Sample:
     """One certification image: LR and HR, and what the PyTorch network makes of the LR, all
     (H, W, 3) RGB uint8."""
 
-    lr: NDArray[np.uint8]
-    hr: NDArray[np.uint8]
-    reference: NDArray[np.uint8]
+    lr: Pixels
+    hr: Pixels
+    reference: Pixels
     name: str = ""
 
 
@@ -81,15 +84,17 @@ def _shipped() -> Path:
     return Path(str(resources.files("srtool") / "samples" / "HR"))
 
 
-def _middle(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def _middle(image: Pixels, height: int, width: int) -> Pixels:
     top, left = (
         max(0, (side - to) // 2) for side, to in zip(image.shape[:2], (height, width), strict=True)
     )
     return image[top : top + height, left : left + width]
 
 
-def reference(network: Network, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def reference(network: Network, lr: Pixels) -> Pixels:
     """PyTorch FP32 eager: (H, W, 3) uint8 -> (scale * H, scale * W, 3) uint8."""
+    import torch
+
     x = torch.from_numpy(lr).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         out = network.upscale(x)[0].permute(1, 2, 0)
@@ -98,17 +103,86 @@ def reference(network: Network, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
             f"{network.path}: the network makes NaN or infinite values of a photograph; "
             "its weights are damaged, or its training went wrong"
         )
-    levels: NDArray[np.uint8] = to_levels(out.numpy(), np.uint8)
+    levels: Pixels = to_levels(out.numpy(), np.uint8)
     return levels
 
 
 def fidelity(engine: Engine, samples: list[Sample], dataset: str = "") -> Fidelity:
     """Compare an engine's output with the reference, over all values of all samples."""
-    images = (
-        Compared(sample.name, engine.upscale_batch(sample.lr[None])[0], sample.reference, sample.hr)
-        for sample in samples
-    )
+    images = ((sample, engine.upscale_batch(sample.lr[None])[0]) for sample in samples)
     return fidelity_from_images(images, engine.facts.scale, dataset)
+
+
+def fidelity_from_images(
+    images: Iterable[tuple[Sample, Pixels]],
+    scale: int,
+    dataset: str = "",
+    gates: Gates = FAITHFUL,
+) -> Fidelity:
+    """Compare what an engine makes of samples with their references, over all values of all images,
+    which are looked at one at a time.
+
+    scale: of the engine, for the tiles. dataset, gates: recorded with the result.
+    """
+    count = values = different = over_1 = largest = 0
+    total = squares = worst_squares = 0.0
+    worst: WorstTile | None = None
+    deltas = []
+    names = []
+    for sample, output in images:
+        gap = np.abs(output.astype(np.int16) - sample.reference)
+        count += 1
+        names.append(sample.name)
+        values += gap.size
+        different += int((gap > 0).sum())
+        over_1 += int((gap > 1).sum())
+        largest = max(largest, int(gap.max()))
+        total += float(gap.sum())
+        tiles = _squares_of_tiles(gap, TILE * scale)
+        squares += float(tiles.sum())
+        if tiles.max() > worst_squares:
+            worst_squares = float(tiles.max())
+            worst = _worst_tile(sample.name, gap, tiles, scale)
+        engine, reference = (psnr_y(image, sample.hr) for image in (output, sample.reference))
+        deltas.append(0.0 if engine == reference else engine - reference)  # both may be infinite
+    return Fidelity(
+        images=count,
+        max_difference=largest,
+        mean_difference=total / values,
+        share_different=different / values,
+        share_over_1=over_1 / values,
+        psnr_between=_psnr(squares, values) if squares else None,
+        delta_psnr=float(np.mean(deltas)),
+        worst_delta_psnr=float(min(deltas)),
+        worst_tile=worst,
+        dataset=dataset,
+        names=tuple(names),
+        made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        gates=gates,
+    )
+
+
+def _squares_of_tiles(gap: NDArray[np.int16], side: int) -> NDArray[np.int64]:
+    """Sums of squares over tiles of side x side pixels; those at the right and bottom edge may be
+    smaller."""
+    squares = (gap.astype(np.int64) ** 2).sum(-1)
+    rows, columns = (np.arange(0, length, side) for length in squares.shape)
+    sums: NDArray[np.int64] = np.add.reduceat(np.add.reduceat(squares, rows, 0), columns, 1)
+    return sums
+
+
+def _worst_tile(
+    name: str, gap: NDArray[np.int16], tiles: NDArray[np.int64], scale: int
+) -> WorstTile:
+    row, column = (int(index) for index in np.unravel_index(tiles.argmax(), tiles.shape))
+    side = TILE * scale
+    inside = gap[row * side : (row + 1) * side, column * side : (column + 1) * side]
+    decibels = _psnr(float(tiles[row, column]), inside.size)
+    return WorstTile(image=name, left=column * TILE, top=row * TILE, psnr=decibels)
+
+
+def _psnr(squares: float, values: int) -> float:
+    return 10 * math.log10(255**2 * values / squares)
 
 
 def check(precision: str, found: Fidelity, path: Path) -> None:

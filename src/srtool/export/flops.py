@@ -1,4 +1,5 @@
-"""What a network costs, counted in its ONNX graph, and what a GPU could make of that at best."""
+"""What a network costs, counted in its ONNX graph; what a GPU could make of that at best, and what
+others published."""
 
 from __future__ import annotations
 
@@ -41,12 +42,6 @@ GENERATORS = {
 }
 
 
-def flops_per_pixel(model: ModelProto) -> float:
-    """Floating-point operations of convolutions and matrix products for each LR pixel, of a file
-    that `srtool export` wrote. ExportError where sizes are known only when it runs."""
-    return cost_from_onnx(model).flops
-
-
 def cost_from_file(path: Path) -> Cost:
     """`cost_from_onnx` of an .onnx file. UsageError where it is none."""
     import onnx
@@ -63,7 +58,8 @@ def cost_from_file(path: Path) -> Cost:
 
 
 def cost_from_onnx(model: ModelProto) -> Cost:
-    """Count a graph on an image of 64 x 64 LR pixels. ExportError as `flops_per_pixel`."""
+    """Count a graph on an image of 64 x 64 LR pixels. ExportError where sizes are known only when
+    it runs."""
     sizes = _sizes(model)
     constants = {item.name: prod(item.dims) for item in model.graph.initializer}
     kernels = {item.name: tuple(item.dims) for item in model.graph.initializer}
@@ -96,8 +92,9 @@ def _sizes(model: ModelProto) -> dict[str, tuple[int, ...]]:
     """The shape of each value for one image of 64 x 64 pixels."""
     import onnx
 
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
+    from srtool.export.graph import copied
+
+    fixed = copied(model)
     del fixed.graph.value_info[:]
     dims = fixed.graph.input[0].type.tensor_type.shape.dim
     for dim, size in zip(dims, (1, *(d.dim_value or _SIDE for d in dims[1:])), strict=True):
@@ -135,3 +132,42 @@ def megapixels_per_second(cost: Cost, gpu: Gpu, precision: Literal["fp32", "fp16
 def memory_of(cost: Cost, precision: Literal["fp32", "fp16"], pixels: int) -> int:
     """Bytes of weights, and of the values that are live at once over a batch of LR pixels."""
     return int((cost.parameters + cost.live * pixels) * BYTES[precision])
+
+
+_VSGAN = "README of github.com/styler00dollar/VSGAN-tensorrt-docker (commit 43d4659)"
+_COMFY = "README of github.com/yuvraj108c/ComfyUI-Upscaler-Tensorrt"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Of RRDB-23 (ESRGAN) at x4, which a roofline is to be held against. speed: LR
+    megapixels/s. software, precision: empty where the source does not say."""
+
+    gpu: str
+    compute: str
+    speed: float
+    software: str
+    precision: str
+    source: str
+
+
+PUBLISHED = (
+    Published("GTX 1070 Ti", "6.1", 0.18, "TensorRT 8", "fp32", f"{_VSGAN}, rounded to one digit"),
+    Published("RTX 3060 Ti", "8.6", 0.65, "TensorRT 8", "", f"{_VSGAN}, rounded to one digit"),
+    Published("RTX 3090", "8.6", 1.4, "TensorRT", "", f"{_VSGAN}, of videos"),
+    Published("RTX 4090", "8.9", 2.4, "TensorRT 9.1", "", f"{_VSGAN}, of videos"),
+    Published("Tesla V100", "7.0", 1.05, "TensorRT 8.2", "", f"{_VSGAN}, of videos"),
+    Published("A100", "8.0", 2.4, "TensorRT 8.2", "", f"{_VSGAN}, of videos"),
+    Published(
+        "L40S", "8.9", 1.31, "TensorRT 10.0", "fp16", f"{_COMFY} (2024), rounded to one digit"
+    ),
+    Published("H100", "9.0", 2.79, "TensorRT 10.8", "fp16", f"{_COMFY} (commit 04a88e4)"),
+    Published(
+        "Tesla P40", "6.1", 0.2, "PyTorch", "", "github.com/XPixelGroup/BasicSR, issue 48 (2019)"
+    ),
+)
+
+
+def published_for(compute: str) -> list[Published]:
+    """Of the GPUs with a compute capability, such as "6.1"."""
+    return [item for item in PUBLISHED if item.compute == compute]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+Proto = TypeVar("Proto", ModelProto, NodeProto, TensorProto)
 
 
 class Graph:
@@ -61,7 +63,6 @@ class Graph:
                 node.input.append("")
             node.input[index] = name
         self.constants[name] = numpy_helper.from_array(np.asarray(values, np.float32), name)
-        self.readers.setdefault(name, []).append(node)
         self.readers[name] = [node]
 
     def fresh(self, name: str) -> str:
@@ -72,6 +73,12 @@ class Graph:
             taken = f"{name}.{number}"
         return taken
 
+    def constant(self, values: NDArray[Any], name: str) -> str:
+        """The name of a new constant: that, or one like it."""
+        name = self.fresh(name)
+        self.constants[name] = numpy_helper.from_array(values, name)
+        return name
+
     def insert(self, before: NodeProto, node: NodeProto) -> None:
         self.nodes.insert(next(i for i, each in enumerate(self.nodes) if each is before), node)
         for name in node.output:
@@ -79,19 +86,8 @@ class Graph:
         for name in node.input:
             self.readers.setdefault(name, []).append(node)
 
-    def replace(self, reader: NodeProto, old: str, new: str) -> None:
-        """Have a node read another value."""
-        for index, name in enumerate(reader.input):
-            if name == old:
-                reader.input[index] = new
-        self.readers[old] = [node for node in self.readers.get(old, ()) if node is not reader]
-        self.readers.setdefault(new, []).append(reader)
-
-    def scalar(self, value: float, name: str) -> str:
-        """The name of a constant of one float32."""
-        name = self.fresh(name)
-        self.constants[name] = numpy_helper.from_array(np.asarray(value, np.float32), name)
-        return name
+    def remove(self, node: NodeProto) -> None:
+        self.nodes = [each for each in self.nodes if each is not node]
 
     def finish(self) -> ModelProto:
         """The model, without constants and nodes that nothing reads. What is known of values is
@@ -105,9 +101,8 @@ class Graph:
             kept.append(node)
             wanted.update(node.input)
             wanted.update(_captured(node))
-        nodes = [_copied(node) for node in reversed(kept)]
-        constants = [item for name, item in self.constants.items() if name in wanted]
-        constants = [TensorProto.FromString(item.SerializeToString()) for item in constants]
+        nodes = [copied(node) for node in reversed(kept)]
+        constants = [copied(item) for name, item in self.constants.items() if name in wanted]
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(nodes)
         graph.initializer.extend(constants)
@@ -124,9 +119,10 @@ def _captured(node: NodeProto) -> Iterable[str]:
                 yield from _captured(inner)
 
 
-def _copied(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
+def copied(message: Proto) -> Proto:
+    """A copy of a model, a node or a constant: protobuf's lists take no part of another one."""
+    copy = type(message)()
+    copy.CopyFrom(message)
     return copy
 
 

@@ -1,4 +1,5 @@
-"""ONNX files from a network: written, checked, and compared with PyTorch before they are kept."""
+"""ONNX files from a network, or from a file that somebody else made: written, checked, and compared
+with PyTorch, or with that file, before they are kept."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -17,14 +18,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError, ExportError
+from srtool.errors import EngineError, ExportError, UsageError, in_a_line
 from srtool.export import certify
 from srtool.export.trace import OPSET, traced_from_network
 from srtool.files import locked, whole_files
 from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sha256, sidecar
 from srtool.networks.network import Network
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
-from srtool.runtime.onnx_files import installed_backends, open_on
+from srtool.runtime.onnx_files import facts_from_onnx, installed_backends, open_on
 from srtool.version import __version__
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "fp16"]
 Report = Callable[[str], None]
+
+LARGEST = 2**31 - 1  # bytes of one ONNX file
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "spandrel", "numpy")
 
@@ -78,7 +81,7 @@ class Draft:
     path: Path
     model: onnx.ModelProto
     facts: ModelFacts
-    rewrites: dict[str, int] = field(default_factory=dict)
+    rewrites: dict[str, int]
     everywhere: bool = True
 
 
@@ -100,6 +103,56 @@ def export(
     with locked(out, report):
         report("tracing the network")
         return written(drafts(network, out, config, report), samples, config, report)
+
+
+def export_onnx(
+    source: Path,
+    out: Path,
+    config: ExportConfig = DEFAULTS,
+    report: Report = lambda line: None,
+) -> list[Written]:
+    """Write an ONNX file of others as one whole file with a manifest, and in float16 where asked
+    for. What it computes stays: colours, layout and names are its own.
+
+    The reference is the file itself on ONNX Runtime in float32. ExportError where a written file
+    differs from it, or is float16 already and float16 is asked for; EngineError where it takes or
+    makes no images.
+    """
+    from srtool.export.graph import HALF, inferred, types_of
+
+    facts = facts_from_onnx(source)
+    model = inferred(_read(source))
+    if model.ByteSize() > LARGEST:
+        raise ExportError(f"{source}: is larger than 2 GB, which one ONNX file cannot hold")
+    is_half = HALF in types_of(model).values()
+    if config.precision != "fp32" and is_half:
+        raise ExportError(f"{source}: computes in float16 already; export it as it is")
+    facts = facts.model_copy(
+        update={
+            "precision": "fp16" if is_half else "fp32",
+            "weights": source.name,
+            "weights_sha256": sha256(source),
+            "input_name": model.graph.input[0].name,
+        }
+    )
+    with open_on(source, OnnxRuntime(), facts) as engine:
+        samples = [
+            replace(sample, reference=engine.upscale_batch(sample.lr[None])[0])
+            for sample in certify.pairs(facts.scale, config.images)
+        ]
+    with locked(out, report):
+        files = _precisions(model, facts, out, config.precision, {}, lambda model: model)
+        return written(files, samples, config, report)
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    """Weights outside of the file included."""
+    import onnx
+
+    try:
+        return onnx.load(path)
+    except Exception as error:  # of protobuf and of onnx, without a common root
+        raise UsageError(f"{path}: is no ONNX model ({in_a_line(error)})", path=path) from None
 
 
 def drafts(
@@ -128,35 +181,49 @@ def drafts(
         weights_sha256=sha256(network.path),
         training=network.facts,
     )
-    found = []
-
-    def draft(path: Path, io: Io, precision: Precision, everywhere: bool = True) -> None:
-        inside, applied = base, dict(rewrites)
-        if precision == "fp16":
-            inside, applied["operations in float16"] = halved(base)
-        model = inferred(rewrite.with_pixels(inside, io, traced.batch))
-        known = facts.model_copy(update={"io": io, "precision": precision})
-        found.append(Draft(path, model, known, applied, everywhere))
-
+    companions = []
     if config.io == "uint8":
-        draft(out.with_name(f"{out.stem}.float32.onnx"), "float32", "fp32", False)
-    if config.precision in ("fp32", "both"):
-        draft(out, config.io, "fp32")
-    if config.precision in ("fp16", "both"):
-        both = config.precision == "both"
-        draft(out.with_name(f"{out.stem}.fp16.onnx") if both else out, config.io, "fp16")
-    return found
+        companions.append(
+            Draft(
+                out.with_name(f"{out.stem}.float32.onnx"),
+                inferred(rewrite.with_pixels(base, "float32", traced.batch)),
+                facts.model_copy(update={"io": "float32"}),
+                rewrites,
+                everywhere=False,
+            )
+        )
+    return companions + _precisions(
+        base,
+        facts,
+        out,
+        config.precision,
+        rewrites,
+        lambda model: rewrite.with_pixels(model, config.io, traced.batch),
+    )
 
 
-def halved(base: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    """A copy in float16, and how many of its operations are."""
-    import onnx
-
+def _precisions(
+    base: onnx.ModelProto,
+    facts: ModelFacts,
+    out: Path,
+    precision: Literal["fp32", "fp16", "both"],
+    rewrites: dict[str, int],
+    finish: Callable[[onnx.ModelProto], onnx.ModelProto],
+) -> list[Draft]:
+    """The files of a float32 graph, each finished after its precision is settled."""
+    from srtool.export.graph import copied, inferred
     from srtool.export.half import halve
 
-    model = onnx.ModelProto()
-    model.CopyFrom(base)
-    return model, halve(model)
+    found = []
+    if precision != "fp16":
+        found.append(Draft(out, inferred(finish(base)), facts, rewrites))
+    if precision != "fp32":
+        half = copied(base)
+        applied = rewrites | {"operations in float16": halve(half)}
+        path = out.with_name(f"{out.stem}.fp16.onnx") if precision == "both" else out
+        known = facts.model_copy(update={"precision": "fp16"})
+        found.append(Draft(path, inferred(finish(half)), known, applied))
+    return found
 
 
 def written(
@@ -174,7 +241,7 @@ def written(
                 item, cut = _certified(draft, place, samples, config, cut, report)
                 if draft.everywhere and companion:
                     manifest = item.manifest.model_copy(update={"companion": companion})
-                    item = Written(item.path, manifest, item.rewrites, item.seconds)
+                    item = replace(item, manifest=manifest)
                 text = item.manifest.model_dump_json(indent=2) + "\n"
                 temporary[sidecar(draft.path)].write_text(text, encoding="utf-8")
                 made.append(item)
@@ -197,7 +264,7 @@ def _certified(
     """Write one file under a temporary name and compare it. cut: as measured on another one."""
     import onnx
 
-    from srtool.export.mixed.graph import EMULATED, emulated_engine
+    from srtool.export.mixed import EMULATED, emulated_engine
 
     path, facts, model = draft.path, draft.facts, draft.model
     report(f"{path.name}: comparing with PyTorch")
@@ -226,13 +293,10 @@ def _certified(
         try:
             with open_on(place, backend, facts) as other:
                 found[str(backend)] = certify.fidelity(other, samples, config.dataset)
-        except (
-            EngineError,
-            RuntimeError,
-            MemoryError,
-        ) as error:  # of operations that it does otherwise
-            fails[str(backend)] = " ".join(str(error).replace(str(place), path.name).split())[:160]
-            report(f"{path.name}: {backend} does not run it ({fails[str(backend)]})")
+        except (EngineError, RuntimeError, MemoryError) as error:  # it does operations otherwise
+            reason = in_a_line(error, None).replace(str(place), path.name)[:160]
+            fails[str(backend)] = reason
+            report(f"{path.name}: {backend} does not run it ({reason})")
     manifest = Manifest(
         model=facts,
         sha256=sha256(place),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from srtool.export.graph import FLOAT, Graph
+from srtool.export.graph import FLOAT, Graph, copied
 
 Io = Literal["uint8", "float32"]
 _Operation = tuple[str, list[str], str, dict[str, Any]]
@@ -35,7 +35,7 @@ def fold_constants(model: ModelProto) -> dict[str, int]:
             continue
         convolution, scale, shift = affine
         _scale_convolution(graph, convolution, scale, shift)
-        graph.nodes = [each for each in graph.nodes if each is not node]
+        graph.remove(node)
         convolution.output[0] = node.output[0]
         graph.index()
         kind = "batch norm" if node.op_type == "BatchNormalization" else "scale"
@@ -60,13 +60,11 @@ def cut_by_index(model: ModelProto) -> dict[str, int]:
         axis = _cut_axis(graph, node)
         if axis is None or not any(computed[number:]):
             continue
-        start, end, step, rows = (
-            graph.fresh(f"{node.name}.{part}") for part in ("start", "end", "step", "rows")
+        start, step, shape = (
+            graph.constant(np.array(value, np.int64), f"{node.name}.{part}")
+            for part, value in (("start", 0), ("step", 1), ("scalar", []))
         )
-        for name, value in ((start, 0), (step, 1)):
-            graph.constants[name] = numpy_helper.from_array(np.array(value, np.int64), name)
-        shape = graph.fresh(f"{node.name}.scalar")
-        graph.constants[shape] = numpy_helper.from_array(np.array([], np.int64), shape)
+        end, rows = (graph.fresh(f"{node.name}.{part}") for part in ("end", "rows"))
         for each in (
             helper.make_node("Reshape", [node.input[2], shape], [end]),
             helper.make_node("Range", [start, end, step], [rows]),
@@ -74,7 +72,7 @@ def cut_by_index(model: ModelProto) -> dict[str, int]:
         ):
             each.name = each.output[0]
             graph.insert(node, each)
-        graph.nodes = [each for each in graph.nodes if each is not node]
+        graph.remove(node)
         count += 1
     graph.finish()
     return {"cut by index": count} if count else {}
@@ -189,7 +187,7 @@ def change_units(model: ModelProto, unit: float = PIXEL_UNIT) -> None:
             continue
         if not colours:
             colours = graph.fresh(f"{graph.input}.colours")
-            inverse = graph.scalar(1 / unit, "unit.inverse")
+            inverse = graph.constant(np.array(1 / unit, np.float32), "unit.inverse")
             graph.insert(
                 graph.nodes[0],
                 helper.make_node("Mul", [graph.input, inverse], [colours], f"units_{colours}"),
@@ -198,7 +196,7 @@ def change_units(model: ModelProto, unit: float = PIXEL_UNIT) -> None:
             if name == graph.input and (id(node), index) not in skips:
                 node.input[index] = colours
     _rename(graph, end.input[0], result)
-    graph.nodes = [node for node in graph.nodes if node is not end]
+    graph.remove(end)
     graph.finish()
 
 
@@ -232,7 +230,7 @@ def _push(
             _push(graph, given, node, unit, skips)
     else:
         scaled = graph.fresh(f"{name}.units")
-        factor = graph.scalar(unit, "unit")
+        factor = graph.constant(np.array(unit, np.float32), "unit")
         graph.insert(reader, helper.make_node("Mul", [name, factor], [scaled], f"units_{scaled}"))
         graph.readers[name] = [each for each in graph.readers[name] if each is not reader]
         reader.input[:] = [scaled if each == name else each for each in reader.input]
@@ -249,8 +247,7 @@ def with_pixels(model: ModelProto, io: Io, batch: int | None = None) -> ModelPro
     as the first and the last node: cast first, transpose after; transpose first, cast last.
     io "float32": (N, 3, H, W) float32 0..1 -> (N, 3, sH, sW) float32, not clamped.
     """
-    framed = ModelProto()
-    framed.CopyFrom(model)
+    framed = copied(model)
     graph = framed.graph
     image, upscaled = graph.input[0].name, graph.output[0].name
     inside = {image: f"{image}.units", upscaled: f"{upscaled}.units"}
@@ -279,7 +276,7 @@ def with_pixels(model: ModelProto, io: Io, batch: int | None = None) -> ModelPro
         ]
         numbers = {"level": 1 / 256, "levels": 256.0, "level.least": 0.0, "level.most": 255.0}
         kind, axes = TensorProto.UINT8, [batch or "batch", "height", "width", 3]
-    nodes = [_copied(node) for node in graph.node]
+    nodes = [copied(node) for node in graph.node]
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(_node(*each) for each in before)
     graph.node.extend(nodes)
@@ -296,9 +293,3 @@ def with_pixels(model: ModelProto, io: Io, batch: int | None = None) -> ModelPro
 
 def _node(kind: str, inputs: list[str], output: str, attributes: dict[str, Any]) -> NodeProto:
     return helper.make_node(kind, inputs, [output], f"pixels_{output}", **attributes)
-
-
-def _copied(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy

@@ -233,8 +233,9 @@ def _tidy(model: onnx.ModelProto) -> None:
     """Drop the exporter's stack traces, which hold paths of this machine and double the file, and
     its shapes, which may be those of the example; turn constants into initialisers; see that every
     node has a name of its own."""
-    import onnx
     from onnx import numpy_helper
+
+    from srtool.export.graph import copied
 
     graph = model.graph
     for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -251,8 +252,6 @@ def _tidy(model: onnx.ModelProto) -> None:
         if not node.name or node.name in seen:
             node.name = f"{node.name or node.op_type}_{number}"
         seen.add(node.name)
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        kept.append(copy)
+        kept.append(copied(node))
     del graph.node[:]
     graph.node.extend(kept)

@@ -16,7 +16,6 @@ from srtool.export.flops import (
     GENERATORS,
     Cost,
     cost_from_onnx,
-    flops_per_pixel,
     megapixels_per_second,
     memory_of,
 )
@@ -200,7 +199,7 @@ def test_operations_are_those_that_pytorch_counts(generator_export: Any) -> None
         # PyTorch computes the gradient branch's own image as well, which export drops.
         unused = 2 * 16 * 4 * 3
         assert cost.flops == counter.get_total_flops() / 64**2 - unused
-    assert flops_per_pixel(half) == cost.flops
+    assert cost_from_onnx(half).flops == cost.flops
 
 
 @pytest.mark.parametrize("name", ["full", "fast"])

@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from srtool.errors import ExportError
+from srtool.export.graph import FLOAT, HALF, copied, inferred, types_of
 from srtool.files import whole_file
 from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sha256, write_manifest
 from srtool.parity import Fidelity
@@ -28,7 +29,6 @@ from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.session import DirectSession
 from srtool.version import __version__
 
-_HALF, _FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 _NO_ARITHMETIC = {"Cast", "Constant", "ConstantOfShape"}
 
 Run = Callable[[NDArray[Any]], list[NDArray[Any]]]
@@ -36,12 +36,12 @@ Run = Callable[[NDArray[Any]], list[NDArray[Any]]]
 
 def half_nodes(model: ModelProto) -> list[NodeProto]:
     """The nodes that compute in float16, in the order of the graph. Types must be inferred."""
-    types = _types(model)
+    types = types_of(model)
     return [
         node
         for node in model.graph.node
         if node.op_type not in _NO_ARITHMETIC
-        and any(types.get(name) == _HALF for name in node.output)
+        and any(types.get(name) == HALF for name in node.output)
     ]
 
 
@@ -53,15 +53,14 @@ def mixed_from_half(
     model: with types inferred. weights: float32 values of initialisers by name; one that is not
     among them is widened. nodes: names out of `half_nodes`.
     """
-    mixed = ModelProto()
-    mixed.CopyFrom(model)
-    graph, types = mixed.graph, _types(model)
+    mixed = copied(model)
+    graph, types = mixed.graph, types_of(model)
     constants = {item.name: item for item in graph.initializer}
     # What was float32 before its cast is taken from there.
     sources = {
         node.output[0]: node.input[0]
         for node in model.graph.node
-        if node.op_type == "Cast" and types.get(node.input[0]) == _FLOAT
+        if node.op_type == "Cast" and types.get(node.input[0]) == FLOAT
     }
     widened: set[str] = set()
     converted: dict[tuple[str, int], str] = {}
@@ -70,13 +69,13 @@ def mixed_from_half(
     def convert(name: str, kind: int) -> str:
         if (name, kind) in converted:
             return converted[name, kind]
-        new = f"{name}.{'float32' if kind == _FLOAT else 'float16'}"
+        new = f"{name}.{'float32' if kind == FLOAT else 'float16'}"
         if name in constants:
             values = weights.get(name)
             if values is None:
                 values = numpy_helper.to_array(constants[name]).astype(np.float32)
             graph.initializer.append(numpy_helper.from_array(values, new))
-        elif kind == _FLOAT and name in sources:
+        elif kind == FLOAT and name in sources:
             new = sources[name]
         else:
             rewritten.append(helper.make_node("Cast", [name], [new], f"node_{new}", to=kind))
@@ -85,20 +84,19 @@ def mixed_from_half(
         return new
 
     for original in model.graph.node:
-        node = NodeProto()
-        node.CopyFrom(original)
-        wanted = _FLOAT if node.name in nodes else _HALF
+        node = copied(original)
+        wanted = FLOAT if node.name in nodes else HALF
         for index, name in enumerate(node.input):
-            if types.get(name) != _HALF or node.op_type == "Cast":
+            if types.get(name) != HALF or node.op_type == "Cast":
                 continue
-            if (_FLOAT if name in widened else _HALF) != wanted:
+            if (FLOAT if name in widened else HALF) != wanted:
                 node.input[index] = convert(name, wanted)
         if node.name in nodes:
-            widened.update(name for name in node.output if types.get(name) == _HALF)
+            widened.update(name for name in node.output if types.get(name) == HALF)
         rewritten.append(node)
     for value in graph.value_info:
         if value.name in widened:
-            value.type.tensor_type.elem_type = _FLOAT
+            value.type.tensor_type.elem_type = FLOAT
     _replace_nodes(mixed, rewritten)
     return mixed
 
@@ -109,29 +107,27 @@ def emulated(model: ModelProto) -> ModelProto:
     A name that held float16 holds the rounded value in float32. An operation computes in float32
     and rounds once, which is what the tensor cores of a GPU do.
     """
-    wide = ModelProto()
-    wide.CopyFrom(model)
-    types = _types(model)
+    wide = copied(model)
+    types = types_of(model)
     for item in wide.graph.initializer:
-        if item.data_type == _HALF:
+        if item.data_type == HALF:
             item.CopyFrom(
                 numpy_helper.from_array(numpy_helper.to_array(item).astype(np.float32), item.name)
             )
     rewritten: list[NodeProto] = []
     for original in model.graph.node:
-        node = NodeProto()
-        node.CopyFrom(original)
+        node = copied(original)
         rewritten.append(node)
         for index, name in enumerate(original.output):
-            if types.get(name) != _HALF:
+            if types.get(name) != HALF:
                 continue
             half = f"{name}.half"
             if node.op_type in _NO_ARITHMETIC:
                 node.output[index] = half
             else:
                 node.output[index] = f"{name}.wide"
-                rewritten.append(helper.make_node("Cast", [f"{name}.wide"], [half], to=_HALF))
-            rewritten.append(helper.make_node("Cast", [half], [name], to=_FLOAT))
+                rewritten.append(helper.make_node("Cast", [f"{name}.wide"], [half], to=HALF))
+            rewritten.append(helper.make_node("Cast", [half], [name], to=FLOAT))
     del wide.graph.value_info[:]
     _replace_nodes(wide, rewritten)
     return wide
@@ -139,7 +135,7 @@ def emulated(model: ModelProto) -> ModelProto:
 
 def model_from_file(path: Path) -> ModelProto:
     """Read an .onnx file, types inferred. ExportError where it has nothing in float16."""
-    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    model = inferred(onnx.load(path))
     if not half_nodes(model):
         raise ExportError(f"{path}: computes nothing in float16; expected an fp16 or mixed file")
     return model
@@ -151,7 +147,7 @@ def write_mixed(
     """Write a mixed model and its manifest. parent: of the fp16 file. modules: torch modules with
     a node in float32. found: by emulation."""
     facts = parent.model.model_copy(update={"precision": "mixed", "float32_modules": modules})
-    model = onnx.shape_inference.infer_shapes(model)
+    model = inferred(model)
     helper.set_model_props(
         model, {METADATA_KEY: json.dumps(facts.model_dump(mode="json"), sort_keys=True)}
     )
@@ -213,10 +209,9 @@ def open_model(model: ModelProto, outputs: Iterable[str] = ()) -> Run:
 
     names = list(outputs)
     if names:
-        shown = ModelProto()
-        shown.CopyFrom(model)
+        shown = copied(model)
         shown.graph.output.extend(
-            helper.make_tensor_value_info(name, _FLOAT, None) for name in names
+            helper.make_tensor_value_info(name, FLOAT, None) for name in names
         )
         model = shown
     options = onnxruntime.SessionOptions()
@@ -234,15 +229,6 @@ def open_model(model: ModelProto, outputs: Iterable[str] = ()) -> Run:
     return run
 
 
-def _types(model: ModelProto) -> dict[str, int]:
-    """Element type of each value that has a name."""
-    graph = model.graph
-    types = {item.name: item.data_type for item in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        types[value.name] = value.type.tensor_type.elem_type
-    return types
-
-
 def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
     """Put other nodes in, and drop the casts and initialisers that nothing reads."""
     graph = model.graph
@@ -253,6 +239,6 @@ def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
     )
     kept = [item for item in graph.initializer if item.name in read]
     if len(kept) < len(graph.initializer):
-        copies = [onnx.TensorProto.FromString(item.SerializeToString()) for item in kept]
+        copies = [copied(item) for item in kept]
         del graph.initializer[:]
         graph.initializer.extend(copies)

@@ -14,10 +14,15 @@ from onnx import ModelProto, TensorProto
 
 from srtool.errors import ExportError
 from srtool.export import onnx as onnx_export
+from srtool.export.bisect import (
+    Bisection,
+    HalfGraph,
+    bisect,
+    blocks_from_nodes,
+    modules_from_graph,
+)
 from srtool.export.certify import reference
-from srtool.export.mixed.bisect import Bisection, HalfGraph, bisect
-from srtool.export.mixed.blocks import blocks_from_nodes, modules_from_graph
-from srtool.export.mixed.graph import (
+from srtool.export.mixed import (
     EMULATED,
     emulated,
     emulated_session,

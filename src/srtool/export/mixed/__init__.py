@@ -1,1 +1,0 @@
-"""Mixed precision: where float16 fails, and the file that mends it."""
