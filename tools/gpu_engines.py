@@ -34,9 +34,8 @@ from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
 from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.gpu.machine import this_machine
-from srtool.runtime.gpu.plan import plan_facts
 from srtool.runtime.onnx_files import open_on
-from srtool.runtime.plan_files import plan_backend
+from srtool.runtime.plan_files import plan_backend, plan_facts
 from srtool.runtime.session import Backend
 from srtool.runtime.tiling import upscale_tiled
 

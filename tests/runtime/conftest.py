@@ -184,7 +184,7 @@ def make_plan(
         from types import SimpleNamespace
 
         from srtool.manifest import Manifest, PlanFacts, PlanRecipe, sha256, write_manifest
-        from srtool.runtime import plan_files as fallback
+        from srtool.runtime import plan_files
         from srtool.runtime.gpu.machine import Library, Machine
 
         chosen = {key: wanted.pop(key) for key in ("library", "capacity", "seed") if key in wanted}
@@ -230,7 +230,7 @@ def make_plan(
                 flavour: Library(flavour, version, 13)
             }
         )  # fmt: skip
-        monkeypatch.setattr(fallback, "this_machine", lambda device=0: here)
+        monkeypatch.setattr(plan_files, "this_machine", lambda device=0: here)
         monkeypatch.setenv("SRTOOL_ASSETS", str(tmp_path / "cache"))
         return SimpleNamespace(
             path=path,

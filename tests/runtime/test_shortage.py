@@ -9,7 +9,7 @@ import pytest
 
 from srtool.errors import EngineError
 from srtool.runtime.gpu.cuda import OutOfMemory
-from srtool.runtime.shortage import is_shortage
+from srtool.runtime.session import is_shortage
 
 SHORT = {
     "onnxruntime": "Failed to allocate memory for requested buffer of size 68719476736",

@@ -33,7 +33,7 @@ from srtool.manifest import sha256
 from srtool.runtime.gpu.devices import check_device
 from srtool.runtime.index import Shard
 from srtool.runtime.inputs import shard_of
-from srtool.runtime.request import BackendName, PrecisionName
+from srtool.runtime.session import BackendName, PrecisionName
 
 YRounding = Literal["nearest", "none"]
 

@@ -25,13 +25,11 @@ from srtool.images.imresize import imresize, mod_crop
 from srtool.images.reading import read_rgb
 from srtool.manifest import read_manifest, sha256
 from srtool.models import engine_path, model_names
-from srtool.runtime.backends.kserve import service_at
+from srtool.runtime.backends.kserve import service_at, service_manifest
 from srtool.runtime.engine import Engine
 from srtool.runtime.onnx_files import backend_named, on_device, open_on
 from srtool.runtime.opening import open_engine
-from srtool.runtime.request import BackendName, PrecisionName
-from srtool.runtime.services import service_manifest
-from srtool.runtime.session import DEFAULT_TILE
+from srtool.runtime.session import DEFAULT_TILE, BackendName, PrecisionName
 from srtool.runtime.tiling import upscale_tiled
 
 Upscale = Callable[[Sample, Pair], Image]

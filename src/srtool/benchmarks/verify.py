@@ -20,14 +20,12 @@ from srtool.export.mixed import EMULATED
 from srtool.images.datasets import SCALE, dataset_from_folder
 from srtool.manifest import Manifest, read_manifest, sha256, sidecar, write_manifest
 from srtool.parity import FAITHFUL, Fidelity, Gates, Strict
-from srtool.runtime.backends.kserve import KServe, service_at
+from srtool.runtime.backends.kserve import KServe, service_at, service_manifest
 from srtool.runtime.engine import Engine
 from srtool.runtime.gpu.devices import check_device
 from srtool.runtime.onnx_files import installed_backends, open_on
-from srtool.runtime.opening import open_engine
+from srtool.runtime.opening import CHECKPOINTS, open_engine
 from srtool.runtime.plan_files import plan_backend
-from srtool.runtime.request import CHECKPOINTS
-from srtool.runtime.services import service_manifest
 from srtool.runtime.session import Backend
 
 ASKED = ("ssim_wang", "ssim", "niqe", "pi", "lpips")  # beside PSNR

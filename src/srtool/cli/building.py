@@ -64,7 +64,7 @@ def certification(manifest: Manifest) -> str:
 
 def print_explanation(path: Path, manifest: Manifest, plan: PlanFacts, here: Machine) -> None:
     """What a plan is, whether it runs here, and which fields ask for a new one."""
-    from srtool.runtime.gpu.plan import rebuild_command, rebuild_reasons, unrunnable
+    from srtool.runtime.plan_files import rebuild_command, rebuild_reasons, unrunnable
 
     model, recipe = manifest.model, plan.recipe
     layout = "uint8 NHWC" if model.io == "uint8" else "float32 NCHW"

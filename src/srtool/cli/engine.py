@@ -23,7 +23,7 @@ def engine_explain(
 ) -> None:
     """Say what a plan is, whether it runs here, and what asks for a new one."""
     from srtool.runtime.gpu.machine import this_machine
-    from srtool.runtime.gpu.plan import plan_facts
+    from srtool.runtime.plan_files import plan_facts
 
     manifest, facts = plan_facts(plan)
     building.print_explanation(plan, manifest, facts, this_machine(device))
@@ -72,7 +72,7 @@ def engine_refit(
     from srtool.export.tensorrt import refit
     from srtool.export.tensorrt.plans import source_from_onnx
     from srtool.runtime.gpu.machine import this_machine
-    from srtool.runtime.gpu.plan import plan_facts
+    from srtool.runtime.plan_files import plan_facts
 
     target = out or model.with_suffix(".plan")
     if target.suffix != ".plan" or target.absolute() == plan.absolute():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from srtool.runtime.request import BackendName, PrecisionName
+from srtool.runtime.session import BackendName, PrecisionName
 from srtool.runtime.upscaling import Options
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +18,7 @@ from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
 from srtool.runtime.backends.openvino import OpenVino
 from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.foreign import NOTHING_KNOWN, Foreign, facts_by_trial
-from srtool.runtime.request import Request
-from srtool.runtime.session import Backend, Session
+from srtool.runtime.session import Backend, BackendName, PrecisionName, Session
 
 CPU_FP32 = (OnnxRuntime(), OpenVino("fp32"))
 BF16 = OpenVino("bf16")
@@ -27,6 +27,19 @@ ON_GPU = OnnxRuntimeGpu("cuda")
 BACKENDS: tuple[Backend, ...] = (*CPU_FP32, BF16, ON_GPU)
 # What builds an engine of its own first is only taken where it is asked for.
 _ASKED_FOR: tuple[Backend, ...] = (OnnxRuntime(), ON_GPU, OnnxRuntimeGpu("tensorrt"))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks for when an engine is opened, see `srtool.open_engine`."""
+
+    path: Path
+    backend: BackendName = "auto"
+    precision: PrecisionName = "auto"
+    fallback: str | None = None
+    threads: int | None = None
+    device: int | None = None
+    foreign: Foreign = NOTHING_KNOWN
 
 
 def installed_backends(device: int | None = None) -> list[Backend]:
@@ -83,27 +96,31 @@ def open_on(
     if facts is None:
         manifest = read_manifest(path)
         facts = manifest.model if manifest else facts_from_onnx(path)
-    open_companion = None
-    companion = path.parent / manifest.companion if manifest and manifest.companion else None
-    if companion and companion.is_file():
-        # 16-bit images are for precision: bfloat16 would keep 8 of their bits.
-        exact = OpenVino("fp32") if backend == BF16 else backend
-        open_companion = partial(_open_companion, companion, facts, exact, threads)
+    # 16-bit images are for precision: bfloat16 would keep 8 of their bits.
+    exact = OpenVino("fp32") if backend == BF16 else backend
+    open_companion = companion_opener(
+        path, manifest, lambda file, its: exact.open(file, its, threads)
+    )
     info = EngineInfo(path, facts, backend, reason, uncertified_reason(manifest, str(backend)))
     session = backend.open(path, facts, threads)
     return Engine(info, session, open_companion, partial(float32_engine, path, backend))
 
 
-def _open_companion(
-    path: Path, facts: ModelFacts, backend: Backend, threads: int | None
-) -> Session:
-    return open_as_one(
-        (path, sidecar(path)),
-        lambda: backend.open(path, companion_facts(path, facts), threads),
-    )
+def companion_opener(
+    path: Path, manifest: Manifest | None, open: Callable[[Path, ModelFacts], Session]
+) -> Callable[[], Session] | None:
+    """What loads the float32 companion of an engine, None where there is none. open: a file, by
+    what it computes."""
+    if manifest is None or not manifest.companion:
+        return None
+    facts, file = manifest.model, path.parent / manifest.companion
+    if not file.is_file():
+        return None
+    paths = (file, sidecar(file))
+    return partial(open_as_one, paths, lambda: open(file, _companion_facts(file, facts)))
 
 
-def companion_facts(path: Path, facts: ModelFacts) -> ModelFacts:
+def _companion_facts(path: Path, facts: ModelFacts) -> ModelFacts:
     """What the float32 companion of an engine computes. EngineError where it is another file than
     was certified, or of other weights."""
     manifest = read_manifest(path)

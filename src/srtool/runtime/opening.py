@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,23 +9,16 @@ from srtool.errors import EngineError, UsageError
 from srtool.files import open_as_one
 from srtool.manifest import sidecar
 from srtool.models import engine_path
-from srtool.runtime.backends.kserve import service_at
+from srtool.runtime.backends.kserve import open_service, service_at
 from srtool.runtime.backends.torch import Torch
 from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.foreign import NOTHING_KNOWN, Foreign
 from srtool.runtime.gpu.devices import check_device
-from srtool.runtime.onnx_files import open_onnx
-from srtool.runtime.plan_files import open_plan
-from srtool.runtime.request import CHECKPOINTS, PLAN, BackendName, PrecisionName, Request
-from srtool.runtime.services import open_service
+from srtool.runtime.onnx_files import Request, open_onnx
+from srtool.runtime.plan_files import PLAN, open_plan
+from srtool.runtime.session import BackendName, PrecisionName
 
-
-@dataclass(frozen=True)
-class Opener:
-    """How files of some suffixes become an engine."""
-
-    suffixes: frozenset[str]
-    open: Callable[[Request], Engine]
+CHECKPOINTS = frozenset({".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pkl"})
 
 
 def open_engine(  # noqa: PLR0913 - of the public API, as keywords
@@ -66,7 +57,6 @@ def open_engine(  # noqa: PLR0913 - of the public API, as keywords
             found=str(threads),
             expected="at least 1",
         )
-    opener = next((each for each in OPENERS if path.suffix.lower() in each.suffixes), None)
     if fallback is not None and path.suffix != PLAN:
         raise UsageError(
             f"{path}: a fallback is for plans (.plan); any machine runs this file",
@@ -78,6 +68,8 @@ def open_engine(  # noqa: PLR0913 - of the public API, as keywords
         raise EngineError(
             f"{path}: no such engine; `srtool export model.pth` writes one", path=path
         )
+    openers = {".onnx": open_onnx, PLAN: open_plan, **dict.fromkeys(CHECKPOINTS, _open_reference)}
+    opener = openers.get(path.suffix.lower())
     if opener is None:
         raise EngineError(
             f"{path}: is no engine that this version runs; expected .onnx, .plan, .pth or "
@@ -86,8 +78,7 @@ def open_engine(  # noqa: PLR0913 - of the public API, as keywords
             found=path.suffix,
             expected=".onnx, .plan, .pth or .safetensors",
         )
-    opening = partial(opener.open, request)
-    return open_as_one((path, sidecar(path)), opening)
+    return open_as_one((path, sidecar(path)), partial(opener, request))
 
 
 def _open_reference(request: Request) -> Engine:
@@ -107,10 +98,3 @@ def _open_reference(request: Request) -> Engine:
     session = Torch(request.device).load(path, request.threads)
     reason = f"the slow PyTorch reference; `srtool export {path}` writes a fast engine"
     return Engine(EngineInfo(path, session.facts, Torch(request.device), reason), session)
-
-
-OPENERS = (
-    Opener(frozenset({".onnx"}), open_onnx),
-    Opener(frozenset({PLAN}), open_plan),
-    Opener(CHECKPOINTS, _open_reference),
-)

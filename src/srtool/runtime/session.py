@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,15 +12,27 @@ from numpy.typing import NDArray
 
 from srtool.errors import EngineError, in_a_line
 from srtool.manifest import ModelFacts
-from srtool.runtime.shortage import is_shortage
 
 # Gets the upscaled tile, (sH, sW, 3), a view that holds until it returns; or what went wrong.
 Callback = Callable[[NDArray[Any] | Exception], None]
 Library = Literal["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch"]
+BackendName = Literal["auto", Library]
+PrecisionName = Literal["auto", "fp32", "bf16"]
 
 DEFAULT_TILE = 256
 # LR pixels, for networks without a measured halo: checkpoints and other people's files.
 DEFAULT_HALO = 16
+
+# ONNX Runtime, OpenVINO, TensorRT and PyTorch's CPU allocator have no type of error for want of
+# memory, only words. Every other file decides by MemoryError or, on a GPU, by OutOfMemory.
+_SHORTAGE = re.compile(
+    r"out ?of ?memory|insufficient memory|bad_alloc|allocat|cudaMalloc|bfc_?arena", re.IGNORECASE
+)
+
+
+def is_shortage(text: str) -> bool:
+    """Whether a library failed for want of memory. text: what it said."""
+    return _SHORTAGE.search(text) is not None
 
 
 class TooLarge(Exception):

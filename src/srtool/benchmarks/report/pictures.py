@@ -27,8 +27,7 @@ from srtool.images.datasets import (
 from srtool.images.imresize import imresize
 from srtool.manifest import read_manifest, sha256
 from srtool.runtime.engine import Engine
-from srtool.runtime.opening import open_engine
-from srtool.runtime.request import CHECKPOINTS
+from srtool.runtime.opening import CHECKPOINTS, open_engine
 from srtool.runtime.tiling import upscale_tiled
 
 Value = TypeVar("Value", bound=np.generic)

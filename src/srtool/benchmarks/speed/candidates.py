@@ -33,8 +33,8 @@ from srtool.errors import UsageError
 from srtool.images.colour import psnr
 from srtool.runtime.backends.kserve import KServe, service_at
 from srtool.runtime.onnx_files import installed_backends
-from srtool.runtime.request import PLAN, BackendName
-from srtool.runtime.session import Backend
+from srtool.runtime.plan_files import PLAN
+from srtool.runtime.session import Backend, BackendName
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.flops import Cost, cost_from_file
 from srtool.manifest import ModelFacts, read_manifest, sha256
 from srtool.networks.generator import PRESETS
-from srtool.runtime.backends.kserve import service_at
+from srtool.runtime.backends.kserve import service_at, service_manifest
 from srtool.runtime.gpu.devices import check_device
 from srtool.runtime.onnx_files import facts_from_onnx
-from srtool.runtime.request import CHECKPOINTS, PLAN
-from srtool.runtime.services import service_manifest
+from srtool.runtime.opening import CHECKPOINTS
+from srtool.runtime.plan_files import PLAN
 
 
 @dataclass

@@ -19,8 +19,7 @@ from srtool.errors import EngineError
 
 if TYPE_CHECKING:
     from srtool.runtime.engine import Engine
-    from srtool.runtime.request import BackendName
-    from srtool.runtime.session import Backend
+    from srtool.runtime.session import Backend, BackendName
 
 # (N, H, W, 3) uint8 -> (N, sH, sW, 3) uint8, with all that a script does around the network.
 Upscale = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]

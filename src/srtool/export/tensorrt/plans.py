@@ -34,9 +34,8 @@ from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.engine_files import weight_files
 from srtool.runtime.gpu.cuda import on_gpu
 from srtool.runtime.gpu.machine import Machine, load_library
-from srtool.runtime.gpu.plan import unrunnable
 from srtool.runtime.onnx_files import facts_from_onnx
-from srtool.runtime.plan_files import plan_backend
+from srtool.runtime.plan_files import plan_backend, unrunnable
 from srtool.version import __version__
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from srtool.files import locked
 from srtool.manifest import ModelFacts, PlanFacts, sha256
 from srtool.runtime.gpu.cuda import on_gpu
 from srtool.runtime.gpu.machine import Machine, load_library, log_of
-from srtool.runtime.gpu.plan import plan_facts, unrunnable
+from srtool.runtime.plan_files import plan_facts, unrunnable
 
 
 def refit(

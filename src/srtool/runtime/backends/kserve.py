@@ -12,9 +12,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError
-from srtool.manifest import Manifest, ModelFacts
+from srtool.errors import EngineError, UsageError
+from srtool.manifest import Manifest, ModelFacts, uncertified_reason
+from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.session import DEFAULT_HALO, DirectSession
+from srtool.version import __version__
 
 MANIFEST = "srtool"  # the parameter of a model that holds its engine's manifest
 SECONDS = 300.0  # for one answer
@@ -66,6 +68,33 @@ class KServe:
         return DirectSession(facts, Client(self.service).infer)
 
 
+def service_manifest(service: Service) -> Manifest:
+    """What is known of a served network: its engine's manifest where srtool wrote the model, else
+    what a trial shows. EngineError where there is no such model, or it takes no images."""
+    client = Client(service)
+    client.check()
+    known = client.manifest()
+    facts = client.facts(known.model if known else None)
+    if known is None:
+        return Manifest(model=facts, sha256="", opset=0, srtool=__version__, made="")
+    return known.model_copy(update={"model": facts})
+
+
+def open_service(service: Service, backend: str = "auto", precision: str = "auto") -> Engine:
+    """Open it. UsageError where another backend or precision is asked for: the server decides."""
+    for name, value in (("backend", backend), ("precision", precision)):
+        if value != "auto":
+            raise UsageError(
+                f"{service}: the server decides what it runs on", parameter=name, found=value
+            )
+    manifest = service_manifest(service)
+    runs = KServe(service)
+    path = Path(str(service))
+    reason = uncertified_reason(manifest, str(runs))
+    info = EngineInfo(path, manifest.model, runs, "the server's choice", reason)
+    return Engine(info, runs.open(path, manifest.model))
+
+
 class Client:
     """Asks a server for one of its models. Several threads may use it at once."""
 
@@ -100,10 +129,7 @@ class Client:
     def manifest(self) -> Manifest | None:
         """Of the engine that the model was made of, where srtool wrote the model."""
         try:
-            if self._service.protocol == "grpc":
-                config = self._connection().get_model_config(self._service.model, as_json=True)
-            else:
-                config = self._connection().get_model_config(self._service.model)
+            config = self._asked("get_model_config")
         except Exception:  # configurations are an extension of Triton's
             return None
         parameters = config.get("config", config).get("parameters", {})
@@ -151,12 +177,8 @@ class Client:
     def _names(self) -> tuple[str, str, str]:
         """Of the input and the output that are images, and their type."""
         if self._tensors is None:
-            model = self._service.model
             try:
-                if self._service.protocol == "grpc":
-                    about = self._connection().get_model_metadata(model, as_json=True)
-                else:
-                    about = self._connection().get_model_metadata(model)
+                about = self._asked("get_model_metadata")
             except Exception as error:
                 raise EngineError(f"{self._service}: {_reason(error)}") from None
             given, made = (_images(about.get(key, [])) for key in ("inputs", "outputs"))
@@ -168,6 +190,12 @@ class Client:
                 )
             self._tensors = given[0], made[0], given[1]
         return self._tensors
+
+    def _asked(self, method: str) -> dict[str, Any]:
+        """What the server says of the model."""
+        form = {"as_json": True} if self._service.protocol == "grpc" else {}
+        answer: dict[str, Any] = getattr(self._connection(), method)(self._service.model, **form)
+        return answer
 
     def _connection(self) -> Any:
         """One for each thread: those of HTTP are for one only."""

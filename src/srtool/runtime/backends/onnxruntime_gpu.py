@@ -27,8 +27,7 @@ from srtool.runtime.gpu.cuda import Buffer, Cuda, OutOfMemory, find_gpu, open_cu
 from srtool.runtime.gpu.layout import FEWEST_SLOTS
 from srtool.runtime.gpu.machine import library_of, load_library
 from srtool.runtime.gpu.scheduler import Scheduler
-from srtool.runtime.session import Library
-from srtool.runtime.shortage import is_shortage
+from srtool.runtime.session import Library, is_shortage
 
 Provider = Literal["cuda", "tensorrt"]
 

@@ -21,7 +21,7 @@ from srtool.runtime.gpu.cuda import Buffer, Cuda, CudaError, OutOfMemory, find_g
 from srtool.runtime.gpu.layout import SLOTS
 from srtool.runtime.gpu.machine import NAMES, library_of, load_library, log_of
 from srtool.runtime.gpu.scheduler import Scheduler
-from srtool.runtime.shortage import is_shortage
+from srtool.runtime.session import is_shortage
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from srtool.manifest import (
 )
 from srtool.runtime.gpu import machine as machine_module
 from srtool.runtime.gpu.machine import Library, Machine, library_of, load_library, this_machine
-from srtool.runtime.gpu.plan import plan_facts, rebuild_command, rebuild_reasons, unrunnable
+from srtool.runtime.plan_files import plan_facts, rebuild_command, rebuild_reasons, unrunnable
 
 MODEL = ModelFacts(scale=4, io="uint8", precision="fp16", architecture="test", halo=4)
 RTX_4090 = Machine("NVIDIA GeForce RTX 4090", "8.9", "580.65.06", 24 << 30, "linux x86_64")
