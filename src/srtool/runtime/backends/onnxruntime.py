@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
@@ -34,7 +36,16 @@ class OnnxRuntime:
     def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> DirectSession:
         file = OnnxRuntimeFile(_opened(path, threads))
         wanted = file.index_of(facts.output_name)
-        return DirectSession(facts, lambda batch: file.run(batch, (wanted,))[0])
+        # Callers beyond those that there are CPUs for wait: in each other's way they are slower
+        # than one after the other, while what they do around the network overlaps.
+        cpus = os.cpu_count() or 1
+        turn = BoundedSemaphore(max(1, cpus // (threads or cpus)))
+
+        def compute(batch: NDArray[Any]) -> NDArray[Any]:
+            with turn:
+                return file.run(batch, (wanted,))[0]
+
+        return DirectSession(facts, compute)
 
     def inspect(self, path: Path) -> OnnxRuntimeFile:
         return OnnxRuntimeFile(_opened(path))
@@ -74,6 +85,9 @@ def _opened(path: Path, threads: int | None = None) -> Any:
         ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions, and need not be printed as well
+    # Threads that wait for the next image spin for milliseconds, on CPUs that other callers' pixels
+    # are prepared on.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
