@@ -167,6 +167,20 @@ def fallback() -> Callable[[Engine | None], list[int]]:
     return use
 
 
+def through(guard: Guard, tile: NDArray[Any], left: int, top: int) -> NDArray[Any]:
+    """One tile, (H, W, 3), upscaled under guard; raises what the guard found."""
+    found: list[Any] = []
+
+    def keep(result: Any) -> None:
+        found.append(result if isinstance(result, Exception) else result.copy())
+
+    guard.submit(tile, left, top, keep)
+    guard.engine.flush()
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return np.asarray(found[0])
+
+
 @pytest.mark.parametrize("io", ["uint8", "float32"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_a_bad_tile_is_done_again(fallback: Any, io: str, dtype: Any) -> None:
@@ -176,9 +190,9 @@ def test_a_bad_tile_is_done_again(fallback: Any, io: str, dtype: Any) -> None:
     bad[0, 0] = 255
     for number, tile in enumerate([good, bad, good, bad]):
         given = tile if dtype == np.uint8 else np.float32(tile) / np.float32(255)
-        out = guard.upscale(given[None], left=number, top=7)
+        out = through(guard, given, number, 7)
         assert out.dtype == dtype
-        assert np.array_equal(out[0], enlarged(given))
+        assert np.array_equal(out, enlarged(given))
     assert guard.recomputed == [(1, 7), (3, 7)]
     assert asked == [1]  # it is opened once
     report = guard.report()
@@ -190,7 +204,7 @@ def test_a_bad_tile_is_done_again(fallback: Any, io: str, dtype: Any) -> None:
 def test_good_tiles_never_open_anything(fallback: Any) -> None:
     asked = fallback(None)
     guard = Guard(engine_of(failing))
-    guard.upscale(noise(8, 9, 0, 250)[None], 0, 0)
+    through(guard, noise(8, 9, 0, 250), 0, 0)
     assert (asked, guard.report()) == ([], "")
 
 
@@ -199,28 +213,28 @@ def test_a_tile_that_is_bad_in_float32_as_well(fallback: Any, complains: Any, io
     fallback(engine_of(failing, io, "x4.onnx"))
     guard = Guard(engine_of(failing))
     with complains(ImageError, "30x20", "at 8,4", "x4.onnx", "weights"):
-        guard.upscale(noise(20, 30)[None], 8, 4)
+        through(guard, noise(20, 30), 8, 4)
     assert guard.recomputed == []
 
 
 def test_a_suspicion_that_float32_does_not_share(fallback: Any) -> None:
     """What is finite in float32 is what the network makes, be it black."""
     fallback(engine_of(lambda batch: nearest(batch) * 0, "float32"))
-    out = Guard(engine_of(lambda batch: nearest(batch) * 0)).upscale(noise(8, 8)[None], 0, 0)
+    out = through(Guard(engine_of(lambda batch: nearest(batch) * 0)), noise(8, 8), 0, 0)
     assert out.max() == 0
 
 
 def test_nothing_to_do_it_with(fallback: Any, complains: Any) -> None:
     fallback(None)
     with complains(ImageError, "at 0,0", "onnxruntime fp32", "x4.fp16.onnx", "export"):
-        Guard(engine_of(failing)).upscale(noise(8, 8)[None], 0, 0)
+        through(Guard(engine_of(failing)), noise(8, 8), 0, 0)
 
 
 def test_many_tiles_are_one_line(fallback: Any) -> None:
     fallback(engine_of(nearest, "float32"))
     guard = Guard(engine_of(failing))
     for number in range(40):
-        guard.upscale(noise(8, 8)[None], number, 0)
+        through(guard, noise(8, 8), number, 0)
     assert guard.report().endswith("at 0,0 1,0 2,0 3,0 4,0 5,0 6,0 7,0 32 more")
 
 
@@ -230,9 +244,9 @@ def test_each_image_has_its_own_list_and_all_have_one_fallback(fallback: Any) ->
     first, second = Guard(engine), Guard(engine)
     bad = noise(8, 9)
     bad[0, 0] = 255
-    first.upscale(bad[None], 1, 2)
-    second.upscale(bad[None], 3, 4)
-    second.upscale(bad[None], 5, 6)
+    through(first, bad, 1, 2)
+    through(second, bad, 3, 4)
+    through(second, bad, 5, 6)
     assert len(asked) == 1
     assert (first.recomputed, second.recomputed) == ([(1, 2)], [(3, 4), (5, 6)])
     assert first.report().endswith("at 1,2")
@@ -383,7 +397,7 @@ def test_a_real_graph_that_overflows(nearest_onnx: Any, fallback: Any, backend: 
     info = EngineInfo(Path("x4.onnx"), FACTS, backend)
     guard = Guard(Engine(info, session, open_float32=USED.opened))
     dark, light = noise(16, 16, 0, 100), noise(16, 16, 130, 200)
-    assert np.array_equal(guard.upscale(dark[None], 0, 0)[0], enlarged(dark))
+    assert np.array_equal(through(guard, dark, 0, 0), enlarged(dark))
     assert guard.recomputed == []
-    assert np.array_equal(guard.upscale(light[None], 0, 0)[0], enlarged(light))
+    assert np.array_equal(through(guard, light, 0, 0), enlarged(light))
     assert guard.recomputed == [(0, 0)]

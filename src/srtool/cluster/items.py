@@ -10,9 +10,8 @@ from typing import Literal
 from srtool.cluster.storage import Folder, is_url, open_folder
 from srtool.errors import UsageError
 from srtool.images.folders import INDEX, images_among
-from srtool.runtime.index import Entry, Index, Shard, entries_in
+from srtool.runtime.index import Entry, Index, Origin, Shard, entries_in
 from srtool.runtime.inputs import jobs_from_inputs, result_name, shard_of
-from srtool.runtime.origin import Origin
 
 Verdict = Literal["wanted", "skipped", "other"]
 

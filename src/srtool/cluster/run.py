@@ -17,9 +17,8 @@ from srtool.cluster.work import Work
 from srtool.manifest import read_manifest
 from srtool.runtime.engine import Engine
 from srtool.runtime.events import Event, Summary
-from srtool.runtime.index import Entry, Index, Shard, Status, lies_at, status_of
+from srtool.runtime.index import Entry, Index, Origin, Shard, Status, lies_at, status_of
 from srtool.runtime.inputs import Job
-from srtool.runtime.origin import Origin
 
 SAVE_EVERY = 60.0  # seconds between two copies of the index in the store
 
@@ -101,7 +100,7 @@ def upscale_by_many(
                     _count(event, summary)
                     key = item.target if asked.results else record.index.key(Path(item.target))
                     if event.kind == "done":
-                        record.index.add(origin.entry_of(key))
+                        record.index.add(origin.entry(key))
                     elif event.kind == "failed":
                         record.index.add(Entry(key, failed=event.message))
                     yield event

@@ -46,3 +46,10 @@ def to_levels(image: NDArray[Any], dtype: Any) -> NDArray[Any]:
     with np.errstate(invalid="ignore"):
         levels: NDArray[Any] = np.rint(np.clip(image, 0, 1) * np.float32(peak)).astype(dtype)
     return levels
+
+
+def as_floats(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Levels of uint8 or uint16 as float32 0..1; float32 as it is."""
+    if image.dtype == np.float32:
+        return image
+    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)

@@ -16,9 +16,8 @@ from srtool.images.picture import Picture
 from srtool.images.reading import ImageFile
 from srtool.images.writing import STREAMED, Shape, check_writable
 from srtool.runtime.events import Event
-from srtool.runtime.index import Index
+from srtool.runtime.index import Index, Origin
 from srtool.runtime.inputs import Job
-from srtool.runtime.origin import Origin
 from srtool.runtime.upscaling import Options, RowsOf, passes
 
 LARGE = 48_000_000  # bytes of a result; what is larger is made and written in bands of rows

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError, UsageError
-from srtool.images.colour import to_levels
+from srtool.images.colour import as_floats, to_levels
 from srtool.manifest import ModelFacts
 from srtool.runtime import pixels
 from srtool.runtime.session import Backend, Callback, Session
@@ -55,35 +55,14 @@ class Engine:
         """open_companion: loads the float32 I/O variant of a uint8 network, open_float32: the same
         weights in float32 arithmetic; both when first needed."""
         self.info = info
-        self._session, self._open_companion, self._open_float32 = (
-            session,
-            open_companion,
-            open_float32,
-        )
+        self.path, self.facts, self.backend = info.path, info.facts, info.backend
+        self.reason, self.uncertified_reason = info.reason, info.uncertified_reason
+        self._session, self._open_companion = session, open_companion
+        self._open_float32 = open_float32
         self._float_session: Session | None = session if info.facts.io == "float32" else None
         self._float32: list[Engine | None] = []
         self._opening = threading.Lock()
         self._closed = False
-
-    @property
-    def path(self) -> Path:
-        return self.info.path
-
-    @property
-    def facts(self) -> ModelFacts:
-        return self.info.facts
-
-    @property
-    def backend(self) -> Backend:
-        return self.info.backend
-
-    @property
-    def reason(self) -> str:
-        return self.info.reason
-
-    @property
-    def uncertified_reason(self) -> str:
-        return self.info.uncertified_reason
 
     def __enter__(self) -> Engine:
         return self
@@ -141,16 +120,14 @@ class Engine:
             )
         pixels.check_dtype(batch.dtype, "batch")
         if batch.dtype == np.uint16:
-            return to_levels(self.upscale_batch(pixels.as_floats(batch)), np.uint16)
+            return to_levels(self.upscale_batch(as_floats(batch)), np.uint16)
         if self.facts.batch is not None and len(batch) > self.facts.batch:
             return np.concatenate([self.upscale_batch(image[None]) for image in batch])
         session = self._session_for(batch.dtype)
-        if session.is_deferred:
-            return np.stack([upscale_tiled(image, self) for image in batch])
-        if not fits(batch.shape[1:3], self.facts):
+        if session.is_deferred or not fits(batch.shape[1:3], self.facts):
             return np.stack([upscale_tiled(image, self) for image in batch])
         if batch.dtype == np.uint8 and self.facts.io == "float32":
-            return to_levels(session.run(pixels.as_floats(batch)), np.uint8)
+            return to_levels(session.run(as_floats(batch)), np.uint8)
         return session.run(batch)
 
     def prepare(self, shape: tuple[int, ...], dtype: Any, times: int) -> None:
@@ -164,7 +141,7 @@ class Engine:
         the latest, perhaps in another thread."""
         session = self._session_for(tile.dtype)
         if tile.dtype == np.uint8 and self.facts.io == "float32":
-            session.submit(pixels.as_floats(tile), lambda found: callback(_levels_of(found)))
+            session.submit(as_floats(tile), lambda found: callback(_levels_of(found)))
         else:
             session.submit(tile, callback)
 

@@ -28,12 +28,10 @@ from srtool.runtime.checks import (
     standing,
 )
 from srtool.runtime.engine import Engine
-from srtool.runtime.events import Event, Kind, Summary
-from srtool.runtime.failures import engine_failure, writing_failure
+from srtool.runtime.events import Event, Kind, Summary, engine_failure, writing_failure
 from srtool.runtime.guard import Guard
-from srtool.runtime.index import Entry, Index
+from srtool.runtime.index import Entry, Index, Origin
 from srtool.runtime.inputs import Job
-from srtool.runtime.origin import Origin
 from srtool.runtime.upscaling import (
     Options,
     RowsOf,
@@ -133,7 +131,6 @@ class _Run:
         self._engine, self._options, self._summary = engine, options, summary
         self._index, self._on_tile = index, on_tile
         self._origin = Origin(engine.path, engine.facts.weights_sha256, options)
-        self._guard = Guard(engine)
         self._events: deque[Event] = deque()
         self._decoding: deque[tuple[Job, Future[_Decoded]]] = deque()
         self._started: deque[_Started] = deque()
@@ -232,7 +229,7 @@ class _Run:
 
     def _start(self, job: Job, decoding: Future[_Decoded]) -> None:
         """Hand one decoded image to the engine."""
-        guard = self._guard.another()
+        guard = Guard(self._engine)
         try:
             decoded = decoding.result()
             self._summary.seconds["decode"] += decoded.seconds
@@ -334,7 +331,7 @@ class _Run:
         summary.files += 1
         summary.pixels_in += writing.pixels_in
         summary.pixels_out += writing.pixels_out
-        self._note(self._origin.entry(job.target, self._index) if self._index else None)
+        self._note(self._origin.entry(self._index.key(job.target)) if self._index else None)
         self._events.append(Event(job, "done", "", writing.pixels_in, writing.pixels_out))
 
     def _computed(self, start: float) -> None:

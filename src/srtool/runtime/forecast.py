@@ -19,12 +19,10 @@ from srtool.images.size import Size
 from srtool.images.writing import write_image
 from srtool.runtime.checks import check, standing
 from srtool.runtime.engine import Engine
-from srtool.runtime.events import Event
-from srtool.runtime.failures import engine_failure
+from srtool.runtime.events import Event, engine_failure
 from srtool.runtime.folder import MANY
-from srtool.runtime.index import Index
+from srtool.runtime.index import Index, Origin
 from srtool.runtime.inputs import Job
-from srtool.runtime.origin import Origin
 from srtool.runtime.upscaling import Options, upscale_picture
 
 LOOKED_AT = 64  # images of a run whose heads are read for an estimate

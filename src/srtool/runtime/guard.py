@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import ImageError
-from srtool.images.colour import to_levels
+from srtool.images.colour import as_floats, to_levels
 from srtool.runtime.session import Callback, TileEngine
 
 BLOCK = 4  # LR pixels
@@ -37,26 +37,10 @@ class Guard:
         self.recomputed: list[tuple[int, int]] = []
         self.top = 0
 
-    def another(self) -> Guard:
-        """One for the next image."""
-        return Guard(self.engine)
-
-    def upscale(self, tile: NDArray[Any], left: int, top: int) -> NDArray[Any]:
-        """Upscale one tile, (1, H, W, 3), in float32 where it must be, and wait for it.
-
-        ImageError where there is no float32 file to do so, or that fails on the tile as well.
-        """
-        found: list[NDArray[Any] | Exception] = []
-        self.submit(tile[0], left, top, lambda result: found.append(_kept(result)))
-        self.engine.flush()
-        if isinstance(found[0], Exception):
-            raise found[0]
-        return found[0][None]
-
     def submit(self, tile: NDArray[Any], left: int, top: int, callback: Callback) -> None:
-        """As `Engine.submit`, of a tile at this place of the image, in float32 where it must be;
-        see `upscale`."""
-
+        """As `Engine.submit`, of a tile at this place of the image, in float32 where it must be.
+        `callback` gets an ImageError where there is no float32 file for that, or it fails on the
+        tile as well."""
         row = self.top + top
 
         def look(found: NDArray[Any] | Exception) -> None:
@@ -81,7 +65,10 @@ class Guard:
                 path=self.engine.path,
             )
         made: list[NDArray[Any] | Exception] = []
-        fallback.submit(_given(fallback, tile), lambda result: made.append(_kept(result)))
+        fallback.submit(
+            _given(fallback, tile),
+            lambda found: made.append(found if isinstance(found, Exception) else found.copy()),
+        )
         fallback.flush()
         if isinstance(made[0], Exception):
             raise made[0]
@@ -114,7 +101,7 @@ class Guard:
 def _given(engine: TileEngine, tile: NDArray[Any]) -> NDArray[Any]:
     """The tile in the form in which the engine's result can be looked at."""
     if tile.dtype == np.uint8 and engine.facts.io == "float32":
-        return tile.astype(np.float32) / np.float32(255)
+        return as_floats(tile)
     return tile
 
 
@@ -125,11 +112,6 @@ def _good(tile: NDArray[Any], found: NDArray[Any]) -> NDArray[Any] | None:
     if not is_finite(found):
         return None
     return to_levels(found, np.uint8) if tile.dtype == np.uint8 else found
-
-
-def _kept(result: NDArray[Any] | Exception) -> NDArray[Any] | Exception:
-    """A result that outlives its delivery."""
-    return result if isinstance(result, Exception) else result.copy()
 
 
 def is_finite(values: NDArray[Any]) -> bool:

@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import TextIO
 
 from srtool.images.folders import INDEX
+from srtool.manifest import sha256
+from srtool.runtime.upscaling import Options
+
+_WITHOUT_EFFECT = ("tile", "halo", "overwrite", "max_pixels")  # on what a result shows
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,53 @@ class Index:
             with suppress(OSError):  # a full disk costs the index, and `add` said so
                 self._file.close()
             self._file = None
+
+
+class Origin:
+    """What made the results of one run: the engine and the options that change pixels. Engines of
+    the same weights are one: they differ by less than is seen."""
+
+    def __init__(self, path: Path, weights_sha256: str, options: Options) -> None:
+        """path: of the engine. weights_sha256: of what it was made of, empty where unknown."""
+        self._path, self._fingerprint = path, weights_sha256
+        chosen = {
+            name: value
+            for name, value in asdict(options).items()
+            if name not in _WITHOUT_EFFECT and value is not None
+        }
+        self._options = json.dumps(chosen, sort_keys=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights, else of the engine's file."""
+        if not self._fingerprint:
+            self._fingerprint = sha256(self._path) if self._path.is_file() else str(self._path)
+        return self._fingerprint
+
+    def entry(self, key: str) -> Entry:
+        """What the index says of a new result. key: its name there."""
+        return Entry(key, self.fingerprint, self._path.name, self._options)
+
+    def difference(self, entry: Entry) -> str:
+        """In what an existing result differs from what would be made now; empty where it does
+        not."""
+        if entry.engine != self.fingerprint:
+            return f"made by another engine ({entry.name})"
+        if entry.options != self._options:
+            before, now = _in_words(entry.options), _in_words(self._options)
+            return f"made with other options ({before}; now {now})"
+        return ""
+
+
+def _in_words(options: str) -> str:
+    """Options as they stand in an index, as "scale 3.0, quality 90"; "none" where none does."""
+    try:
+        chosen = json.loads(options or "{}")
+        chosen.update(chosen.pop("size", None) or {})
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return options
+    given = [f"{name.replace('_', ' ')} {value}" for name, value in chosen.items() if value]
+    return ", ".join(given) or "none"
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ def _open_reference(request: Request) -> Engine:
             path=path,
             parameter="precision",
         )
-    session = Torch(request.device).load(path, request.threads)
+    backend = Torch(request.device)
+    session = backend.open(path, threads=request.threads)
     reason = f"the slow PyTorch reference; `srtool export {path}` writes a fast engine"
-    return Engine(EngineInfo(path, session.facts, Torch(request.device), reason), session)
+    return Engine(EngineInfo(path, session.facts, backend, reason), session)

@@ -96,13 +96,6 @@ def check_dtype(dtype: np.dtype[Any], parameter: str) -> None:
         )
 
 
-def as_floats(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Levels of uint8 or uint16 as float32 0..1; float32 as it is."""
-    if image.dtype == np.float32:
-        return image
-    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-
-
 def _check_range(image: NDArray[np.float32]) -> None:
     low, high = float(image.min()), float(image.max())
     # A little beyond is what filters leave; NaN fails every comparison.

@@ -219,7 +219,7 @@ def _second_choice(request: Request, fallback: str, error: str) -> Engine:
     backend = RECORDED if missing else ON_GPU.library
     engine = open_onnx(replace(request, path=file, backend=backend, fallback=None))
     slow = f"; and on the CPU: {missing}" if missing and this_machine(request.device).gpu else ""
-    engine.info = replace(engine.info, reason=f"second choice: {error}{slow}")
+    engine.reason = f"second choice: {error}{slow}"
     return engine
 
 

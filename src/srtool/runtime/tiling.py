@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import UsageError
 from srtool.manifest import ModelFacts
-from srtool.runtime.session import Callback, TileEngine, TooLarge
+from srtool.runtime.guard import Guard
+from srtool.runtime.session import TileEngine, TooLarge
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,6 @@ def check_tile(tile: int, halo: int, step: int = 1) -> None:
         )
 
 
-class Look(Protocol):
-    """Submits a tile, (H, W, 3), that lies at left, top of the image: the engine or its guard."""
-
-    def submit(self, tile: NDArray[Any], left: int, top: int, callback: Callback) -> None: ...
-
-
 # Is told of each painted tile: how many are, and of how many. What it raises ends the image.
 Progress = Callable[[int, int], None]
 
@@ -125,7 +120,7 @@ class Canvas:
         pixels: NDArray[Any],
         engine: TileEngine,
         tiling: Tiling = Tiling(),
-        look: Look | None = None,
+        look: Guard | None = None,
         progress: Progress | None = None,
     ) -> None:
         """See `upscale_tiled`. What goes wrong with a tile is raised by `result`."""
@@ -210,7 +205,7 @@ def upscale_tiled(
     pixels: NDArray[Any],
     engine: TileEngine,
     tiling: Tiling = Tiling(),
-    look: Look | None = None,
+    look: Guard | None = None,
 ) -> NDArray[Any]:
     """Upscale one image of any size in bounded memory.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.images.alpha import bled
-from srtool.images.colour import to_levels
+from srtool.images.colour import as_floats, to_levels
 from srtool.images.picture import Picture
 from srtool.images.reading import MAX_PIXELS, ImageFile
 from srtool.images.size import Size, resized
@@ -176,7 +176,7 @@ def _canvas(
     progress: Progress | None = None,
 ) -> Canvas:
     if pixels.dtype == np.uint16:
-        pixels = pixels.astype(np.float32) / np.float32(65535)
+        pixels = as_floats(pixels)
     return Canvas(pixels, engine, Tiling(options.tile, options.halo), guard, progress)
 
 

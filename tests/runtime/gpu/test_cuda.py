@@ -12,6 +12,7 @@ import pytest
 
 from srtool.errors import EngineError
 from srtool.runtime.gpu import cuda as module
+from srtool.runtime.gpu import devices
 from srtool.runtime.gpu.cuda import CudaError, OutOfMemory, find_gpu, open_cuda
 from srtool.runtime.gpu.devices import driver_library
 
@@ -167,7 +168,7 @@ def test_a_second_context_is_refused(gpu: Any, complains: Any) -> None:
 
 def test_no_driver(make_gpu: Any, monkeypatch: pytest.MonkeyPatch, complains: Any) -> None:
     make_gpu()
-    monkeypatch.setattr(module, "driver_library", lambda: None)
+    monkeypatch.setattr(devices, "driver_library", lambda: None)
     assert find_gpu() is None
     with complains(EngineError, "driver"):
         open_cuda()

@@ -134,10 +134,10 @@ class OnnxNetwork:
         name = _PROVIDERS[self._provider]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        providers: list[Any] = [(name, self._options(stream))]
+        place = {"user_compute_stream": str(stream), "device_id": str(self._cuda.gpu.number)}
+        providers: list[Any] = [(name, {**place, **self._options()})]
         if self._provider == "tensorrt":
-            second = {"user_compute_stream": str(stream), "device_id": str(self._cuda.gpu.number)}
-            providers.append((_PROVIDERS["cuda"], second))
+            providers.append((_PROVIDERS["cuda"], place))
         try:
             session = onnxruntime.InferenceSession(str(self._path), options, providers=providers)
         except Exception as error:  # its exception classes have no common root of their own
@@ -149,11 +149,9 @@ class OnnxNetwork:
             )
         return session
 
-    def _options(self, stream: int) -> dict[str, str]:
+    def _options(self) -> dict[str, str]:
         if self._provider == "cuda":
             return {
-                "user_compute_stream": str(stream),
-                "device_id": str(self._cuda.gpu.number),
                 # TensorFloat-32 has 10 bits of mantissa: not what float32 promises.
                 "use_tf32": "0",
                 # The exhaustive search takes seconds for each new size of an image.
@@ -169,8 +167,6 @@ class OnnxNetwork:
             if (tensor := _tensor(getattr(profile, name), self.facts))
         }
         return {
-            "user_compute_stream": str(stream),
-            "device_id": str(self._cuda.gpu.number),
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(folder),
             "trt_timing_cache_enable": "1",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError
@@ -31,12 +32,12 @@ class Torch:
     def is_available(self) -> bool:
         return importlib.util.find_spec("torch") is not None
 
-    def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> DirectSession:
-        return self.load(path, threads)
-
-    def load(self, path: Path, threads: int | None = None) -> DirectSession:
-        """As `open`, with the facts that the file itself tells. threads: of the whole process,
-        torch knows no other. CheckpointError where the file is no network."""
+    def open(
+        self, path: Path, facts: ModelFacts | None = None, threads: int | None = None
+    ) -> DirectSession:
+        """The facts are those that the file itself tells. threads: of the whole process, torch
+        knows no other. CheckpointError where the file is no network. One thread after the other
+        computes: each would bring its own pool for all the cores."""
         try:
             import torch
 
@@ -49,33 +50,26 @@ class Torch:
             ) from None
         if threads is not None:
             torch.set_num_threads(threads)
-        return _session(load_network(path), self.device or 0)
+        network = load_network(path)
+        facts = ModelFacts(
+            scale=network.scale,
+            io="float32",
+            precision="fp32",
+            architecture=network.architecture,
+            halo=DEFAULT_HALO,
+            multiple_of=network.size.multiple_of,
+            minimum=network.size.minimum,
+            square=network.size.square,
+        )
+        device = torch.device(f"cuda:{self.device or 0}" if torch.cuda.is_available() else "cpu")
+        network.module.to(device)
+        lock = threading.Lock()
 
+        def compute(batch: NDArray[Any]) -> NDArray[Any]:
+            with lock, torch.inference_mode():
+                made = network.upscale(torch.from_numpy(batch).to(device))
+                return np.asarray(made.cpu())
 
-def _session(network: Any, number: int) -> DirectSession:
-    """network: srtool.networks.loading.Network. number: of the GPU. One thread after the
-    other: each would bring its own pool for all the cores."""
-    import torch
-
-    facts = ModelFacts(
-        scale=network.scale,
-        io="float32",
-        precision="fp32",
-        architecture=network.architecture,
-        halo=DEFAULT_HALO,
-        multiple_of=network.size.multiple_of,
-        minimum=network.size.minimum,
-        square=network.size.square,
-    )
-    device = torch.device(f"cuda:{number}" if torch.cuda.is_available() else "cpu")
-    network.module.to(device)
-    lock = threading.Lock()
-
-    def compute(batch: NDArray[Any]) -> NDArray[Any]:
-        with lock, torch.inference_mode():
-            result: NDArray[Any] = network.upscale(torch.from_numpy(batch).to(device)).cpu().numpy()
-        return result
-
-    session = DirectSession(facts, compute)
-    session.notes.extend(network.notes)
-    return session
+        session = DirectSession(facts, compute)
+        session.notes.extend(network.notes)
+        return session

@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from srtool.errors import EngineError, in_a_line
 from srtool.manifest import Flavour
-from srtool.runtime.gpu.devices import check_device, gpu_number, visible_gpus, without_gpu
+from srtool.runtime.gpu.devices import check_device, visible_gpus, without_gpu
 
 NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 INSTALL: dict[Flavour, str] = {
@@ -89,7 +89,7 @@ def this_machine(device: int | None = None) -> Machine:
         return Machine(libraries=libraries, no_gpu=str(error))
     if not gpus:
         return Machine(libraries=libraries, no_gpu=without_gpu())
-    gpu = gpu_number(device or 0)
+    gpu = gpus[device or 0]
     return Machine(
         gpu.name,
         gpu.compute,

@@ -32,17 +32,12 @@ def open_cuda(number: int = 0) -> Cuda:
     EngineError where there is no driver, no such GPU, neither library, or where another context
     than the primary one is in use in this thread.
     """
-    library = driver_library()
-    if library is None:
-        raise EngineError(
-            "no NVIDIA driver is installed here (libcuda is missing); a GPU engine needs one"
-        )
     gpu = gpu_number(number)
     if _is_installed("pycuda"):
         from srtool.runtime.gpu.cuda.pycuda import PyCuda
 
         with suppress(ImportError):  # built for another Python, numpy or CUDA
-            return PyCuda(gpu, library)
+            return PyCuda(gpu, driver_library())
     if _is_installed("cuda.bindings") or _is_installed("cuda.cuda"):
         from srtool.runtime.gpu.cuda.cudapython import CudaPython
 
