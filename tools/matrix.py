@@ -138,7 +138,7 @@ def difference(found: Pixels, expected: Pixels) -> dict[str, Any]:
 def plan(file: Path, folder: Path) -> dict[str, Any]:
     """A plan for one class of GPU, built without one."""
     here = this_machine()
-    recipe = recipe_from_options(PlanOptions("tensorrt-rtx", ("sm89",)), here)
+    recipe = recipe_from_options(PlanOptions(flavour="tensorrt-rtx", gpu=("sm89",)), here)
     assert recipe is not None
     start = time.perf_counter()
     try:

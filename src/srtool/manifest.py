@@ -115,19 +115,12 @@ DEFAULT_PROFILES = (
 DEFAULT_PROFILE = Profile(min=(1, 16, 16), opt=(4, 256, 256), max=(4, 256, 256))
 
 
-class PlanRecipe(Strict):
-    """What a plan was asked to be; `srtool engine rebuild` asks for the same again.
+class PlanSettings(Strict):
+    """Of the builder. workspace: MiB of scratch memory that its kernels may take, opt_level: 0..5
+    of its effort, tiling: 0..3 of the search for kernels that keep data in the cache, aux_streams:
+    how many the network may spread over, None as it likes. platform: "windows" for a plan that is
+    built on Linux and runs there."""
 
-    profiles: none for the default ones, as far as the network takes them. gpus: "local",
-    "portable", or classes as sm89 or RTX 4090. workspace: MiB of scratch memory that the builder's
-    kernels may take, opt_level: 0..5 of its effort, tiling: 0..3 of the search for kernels that
-    keep data in the cache, aux_streams: how many the network may spread over, None as it likes.
-    platform: "windows" for a plan that is built on Linux and runs there.
-    """
-
-    flavour: Flavour
-    gpus: tuple[str, ...] = ("local",)
-    profiles: tuple[Profile, ...] = DEFAULT_PROFILES
     workspace: int | None = None
     opt_level: int | None = None
     tiling: int | None = None
@@ -136,6 +129,18 @@ class PlanRecipe(Strict):
     version_compatible: bool = False
     hardware_compatible: bool = False
     strip_weights: bool = False
+
+
+class PlanRecipe(PlanSettings):
+    """What a plan was asked to be; `srtool engine rebuild` asks for the same again.
+
+    profiles: none for the default ones, as far as the network takes them. gpus: "local",
+    "portable", or classes as sm89 or RTX 4090.
+    """
+
+    flavour: Flavour
+    gpus: tuple[str, ...] = ("local",)
+    profiles: tuple[Profile, ...] = DEFAULT_PROFILES
 
 
 class PlanFacts(Strict):

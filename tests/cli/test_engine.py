@@ -275,7 +275,7 @@ def test_refit_with_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Everything but TensorRT's own part, which takes a GPU."""
-    from srtool.export.tensorrt import refit
+    from srtool.export.tensorrt import plans
     from srtool.runtime.backends.onnxruntime import OnnxRuntime
     from srtool.runtime.backends.tensorrt import TensorRt
 
@@ -287,7 +287,7 @@ def test_refit_with_weights(
     command = ["engine", "refit", built, compact_weights, "-o", "new/x4.plan"]
     assert "no NVIDIA GPU" in run(*command).complaint
     here(Machine("NVIDIA L4", "8.9", "580.65.06", libraries=nowhere.libraries))
-    monkeypatch.setattr(refit, "refitted", lambda module, content, source: b"refitted")
+    monkeypatch.setattr(plans, "refitted", lambda module, content, source: b"refitted")
     monkeypatch.setattr(
         TensorRt,
         "open",

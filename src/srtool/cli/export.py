@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from srtool.cli import building, needing
+from srtool.cli import needing
 from srtool.cli import progress as console
 from srtool.cli.choices import DeviceOption
+from srtool.cli.engine import building_progress, print_plan
 from srtool.errors import ExportError, UsageError
 
 if TYPE_CHECKING:
@@ -157,18 +158,18 @@ def export(
     from srtool.runtime.gpu.machine import this_machine
 
     options = PlanOptions(
-        flavour.value,
-        tuple(gpu or ()),
-        tuple(shapes or ()),
-        workspace,
-        timing_cache,
-        opt_level,
-        tiling,
-        aux_streams,
-        system.value if system else "",
-        version_compatible,
-        hardware_compatible,
-        strip_weights,
+        flavour=flavour.value,
+        gpu=tuple(gpu or ()),
+        shapes=tuple(shapes or ()),
+        timing_cache=timing_cache,
+        workspace=workspace,
+        opt_level=opt_level,
+        tiling=tiling,
+        aux_streams=aux_streams,
+        platform=system.value if system else "",
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        strip_weights=strip_weights,
     )
     here = this_machine(device)
     recipe = recipe_from_options(options, here, console.say)
@@ -282,7 +283,7 @@ def _build(
 ) -> None:
     from srtool.export.tensorrt.plans import export_plan, source_from_onnx
 
-    with building.building_progress(out.name) as report:
+    with building_progress(out.name) as report:
         found = source_from_onnx(source)
         written = export_plan(found, out, recipe, here, replace(how, report=report))
-    building.print_plan(written)
+    print_plan(written)

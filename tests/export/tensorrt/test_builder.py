@@ -17,10 +17,17 @@ import onnx
 import pytest
 
 from srtool.errors import ExportError, UsageError
-from srtool.export.tensorrt.builder import Blueprint, Phases, Plan, float32_nodes, plan_from_onnx
-from srtool.export.tensorrt.editions import Generation, generation_of
+from srtool.export.tensorrt.builder import (
+    Blueprint,
+    Generation,
+    Phases,
+    Plan,
+    float32_nodes,
+    generation_of,
+    plan_from_onnx,
+    refitted,
+)
 from srtool.export.tensorrt.gpus import targets_from_texts
-from srtool.export.tensorrt.refit import refitted
 from srtool.manifest import PlanRecipe, Profile
 from srtool.runtime.gpu.machine import Library, Machine, library_of, load_library
 
@@ -445,14 +452,14 @@ def test_progress(build: Build, api: Api) -> None:
 
 def test_phases_that_run_again_do_not_go_back() -> None:
     told: list[float] = []
-    phases = Phases(lambda share, phase: told.append(share))
-    phases.start("all", None, 4)
+    phases = Phases(lambda share, phase: told.append(share), lambda: False)
+    phases.phase_start("all", None, 4)
     for _ in range(2):
-        phases.start("part", "all", 2)
-        phases.step("part", 0)
-        phases.step("part", 1)
-        phases.finish("part")
-    phases.step("unknown", 3)
+        phases.phase_start("part", "all", 2)
+        phases.step_complete("part", 0)
+        phases.step_complete("part", 1)
+        phases.phase_finish("part")
+    phases.step_complete("unknown", 3)
     assert told == [0, 0, 0.125, 0.25, 0.25, 0.25, 0.25]
 
 

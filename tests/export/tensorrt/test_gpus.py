@@ -19,13 +19,15 @@ from srtool.export.flops import (
     megapixels_per_second,
     memory_of,
 )
-from srtool.export.tensorrt.editions import GENERATIONS, precision_for, serves
+from srtool.export.tensorrt.builder import GENERATIONS
 from srtool.export.tensorrt.gpus import (
     GPUS,
     SUPPORT,
     Gpu,
     Target,
     gpu_of_device,
+    precision_for,
+    serves,
     support_of,
     target_from_text,
     targets_from_texts,

@@ -18,7 +18,7 @@ import pytest
 
 from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.certify import fidelity, samples_from_images
-from srtool.export.tensorrt import plans, refit
+from srtool.export.tensorrt import plans
 from srtool.export.tensorrt.plans import (
     BuildOptions,
     WrittenPlan,
@@ -372,7 +372,7 @@ def test_other_weights_for_a_stripped_plan(
     stripped, out = folder / "x4.plan", folder / "new.plan"
     with complains(UsageError, stripped, "has its weights", "without"):
         build()
-        refit.refit(stripped, source, out, ada)
+        plans.refit(stripped, source, out, ada)
     # Real ones are made on a GPU only.
     manifest = read_manifest(stripped)
     assert manifest is not None
@@ -381,14 +381,14 @@ def test_other_weights_for_a_stripped_plan(
     plan = manifest.plan.model_copy(update={"stripped": True, "recipe": recipe})
     plans.write_manifest(stripped, manifest.model_copy(update={"plan": plan}))
     monkeypatch.setattr(
-        refit, "refitted", lambda module, content, path: content + path.read_bytes()
+        plans, "refitted", lambda module, content, path: content + path.read_bytes()
     )
     with complains(EngineError, stripped, "cannot be refitted here", "no NVIDIA GPU"):
-        refit.refit(stripped, source, out, nowhere)
+        plans.refit(stripped, source, out, nowhere)
     with complains(UsageError, "x4.onnx", "its precision is fp32", "fp16"):
-        refit.refit(stripped, source_from_onnx(folder / "x4.onnx"), out, ada)
+        plans.refit(stripped, source_from_onnx(folder / "x4.onnx"), out, ada)
     assert not out.exists()
-    written = refit.refit(stripped, source, out, ada)
+    written = plans.refit(stripped, source, out, ada)
     found = written.manifest.plan
     assert found is not None
     assert not found.stripped

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from srtool.errors import UsageError
-from srtool.export.tensorrt.editions import generation_of
+from srtool.export.tensorrt.builder import generation_of
 from srtool.export.tensorrt.gpus import targets_from_texts
 from srtool.export.tensorrt.recipe import (
     PlanOptions,
@@ -33,6 +33,10 @@ def machine(gpu: tuple[str, ...] = (), *libraries: Library) -> Machine:
     return Machine(*gpu, libraries={item.flavour: item for item in libraries})  # type: ignore[arg-type]
 
 
+def _rtx(**options: Any) -> PlanOptions:
+    return PlanOptions(flavour="tensorrt-rtx", **options)
+
+
 def recipe(options: PlanOptions, here: Machine) -> PlanRecipe | None:
     return recipe_from_options(options, here)
 
@@ -49,16 +53,20 @@ def recipe(options: PlanOptions, here: Machine) -> PlanRecipe | None:
         (PlanOptions(), machine(HOPPER, RTX), None),
         (PlanOptions(), machine(HOPPER, TRT, RTX), "tensorrt"),
         (PlanOptions(), machine(PASCAL, TRT, RTX), None),
-        (PlanOptions("none"), machine(ADA, TRT), None),
+        (PlanOptions(flavour="none"), machine(ADA, TRT), None),
         # A GPU is.
         (PlanOptions(gpu=("sm89",)), machine((), RTX), "tensorrt-rtx"),
         (PlanOptions(gpu=("RTX 3090",)), machine(ADA, TRT, RTX), "tensorrt-rtx"),
         (PlanOptions(gpu=("RTX 4090",)), machine(ADA, TRT, RTX), "tensorrt"),
         (PlanOptions(gpu=("local",)), machine(ADA, TRT), "tensorrt"),
         # A flavour is.
-        (PlanOptions("tensorrt-rtx"), machine(ADA, TRT, RTX), "tensorrt-rtx"),
-        (PlanOptions("tensorrt-rtx", ("sm75", "sm120")), machine((), RTX), "tensorrt-rtx"),
-        (PlanOptions("tensorrt"), machine(ADA, TRT, RTX), "tensorrt"),
+        (_rtx(), machine(ADA, TRT, RTX), "tensorrt-rtx"),
+        (
+            _rtx(gpu=("sm75", "sm120")),
+            machine((), RTX),
+            "tensorrt-rtx",
+        ),
+        (PlanOptions(flavour="tensorrt"), machine(ADA, TRT, RTX), "tensorrt"),
     ],
 )
 def test_which_flavour(options: PlanOptions, here: Machine, flavour: str | None) -> None:
@@ -101,14 +109,22 @@ def test_shapes_that_a_network_does_not_take(
 @pytest.mark.parametrize(
     ("options", "here", "words"),
     [
-        (PlanOptions("tensorrt-rtx"), machine(), ["TensorRT-RTX is not", "pip install", "rtx"]),
-        (PlanOptions("tensorrt"), machine(ADA), ["TensorRT is not installed", "srtool[gpu]"]),
         (
-            PlanOptions("tensorrt", ("GTX 1080 Ti",)),
+            _rtx(),
+            machine(),
+            ["TensorRT-RTX is not", "pip install", "rtx"],
+        ),
+        (
+            PlanOptions(flavour="tensorrt"),
+            machine(ADA),
+            ["TensorRT is not installed", "srtool[gpu]"],
+        ),
+        (
+            PlanOptions(flavour="tensorrt", gpu=("GTX 1080 Ti",)),
             machine(),
             ["not installed", "tensorrt==8.6.1.post1"],
         ),
-        (PlanOptions("tensorrt-rtx"), machine((), RTX), ["local", "--gpu sm89"]),
+        (_rtx(), machine((), RTX), ["local", "--gpu sm89"]),
         (PlanOptions(gpu=("local",)), machine((), RTX), ["local", "(--gpu)", "no NVIDIA GPU"]),
         (PlanOptions(gpu=("sm89",)), machine(), ["sm89", "(--gpu)", "pip install 'srtool[rtx]'"]),
         (PlanOptions(gpu=("sm90",)), machine((), RTX), ["sm90", "pip install 'srtool[gpu]'"]),
@@ -116,7 +132,7 @@ def test_shapes_that_a_network_does_not_take(
         (PlanOptions(shapes=("8x8",)), machine(ADA, RTX), ["8x8", "(--shapes)", "MIN,OPT,MAX"]),
         (PlanOptions(workspace=64), machine(ADA), ["no library", "srtool[rtx]"]),
         (
-            PlanOptions("none", opt_level=0, strip_weights=True),
+            PlanOptions(flavour="none", opt_level=0, strip_weights=True),
             machine(),
             ["opt level, strip weights", "(--flavour)"],
         ),
@@ -143,7 +159,9 @@ def test_shapes() -> None:
         min=(1, 64, 48), opt=(1, 128, 96), max=(1, 256, 256)
     )
     assert profile_from_text(str(DEFAULT_PROFILE)) == DEFAULT_PROFILE
-    options = PlanOptions("tensorrt-rtx", ("sm89",), ("8x8,8x8,8x8", "2x9x9,2x9x9,4x9x9"))
+    options = PlanOptions(
+        flavour="tensorrt-rtx", gpu=("sm89",), shapes=("8x8,8x8,8x8", "2x9x9,2x9x9,4x9x9")
+    )
     found = recipe(options, machine((), RTX))
     assert found is not None
     assert [profile.opt for profile in found.profiles] == [(1, 8, 8), (2, 9, 9)]

@@ -1,4 +1,9 @@
-"""A TensorRT plan out of an .onnx file, by the builder of any generation in flavours.py."""
+"""A TensorRT plan out of an .onnx file, by the builder of any generation: one table says what each
+has and has not.
+
+Sources of the table: the Python bindings of each release (github.com/NVIDIA/TensorRT, python/src),
+the migration guide from 10 to 11, and TensorRT-RTX itself.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +15,110 @@ from pathlib import Path
 from typing import Any
 
 from srtool.errors import ExportError, UsageError
-from srtool.export.tensorrt.editions import Generation
-from srtool.export.tensorrt.gpus import PORTABLE, Target
+from srtool.export.tensorrt.gpus import PORTABLE, Target, numbers_of
 from srtool.interrupts import interrupts_held
-from srtool.manifest import ModelFacts, PlanRecipe
-from srtool.runtime.gpu.machine import log_of
+from srtool.manifest import Flavour, ModelFacts, PlanRecipe
+from srtool.runtime.gpu.machine import NAMES, Library, log_of
 
 Report = Callable[[float, str], None]  # share of the build that is done, and the phase
 
 # Values pass these unchanged, whatever precision a layer has.
 _NO_ARITHMETIC = {"Cast", "Concat", "Constant", "Pad", "Resize", "Slice", "Transpose"}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generation of the API. Flags are names of the module's enumerations.
+
+    first, before: the versions that it spans. network_flags: for create_network. weakly_typed: a
+    layer's precision is the builder's choice, unless half_flags and the network pin it. progress:
+    the builder takes an IProgressMonitor. timing_cache: it takes one. cross_builds: for other GPUs,
+    named by ComputeCapability, without a GPU. preview_features: to switch on, as far as the
+    version has them; before_volta: to switch off for GPUs before Volta. platforms: first version
+    that builds for Windows on Linux, None for none. strip_flags,
+    version_flags, hardware_level: for what a recipe calls strip_weights, version_compatible and
+    hardware_compatible, empty where there is no such thing.
+    """
+
+    name: str
+    flavour: Flavour
+    first: tuple[int, ...]
+    before: tuple[int, ...]
+    network_flags: tuple[str, ...] = ()
+    weakly_typed: bool = False
+    half_flags: tuple[str, ...] = ()
+    progress: bool = True
+    timing_cache: bool = True
+    cross_builds: bool = False
+    preview_features: tuple[str, ...] = ()
+    before_volta: tuple[str, ...] = ()
+    platforms: tuple[int, ...] | None = None
+    strip_flags: tuple[str, ...] = ("STRIP_PLAN", "REFIT")
+    version_flags: tuple[str, ...] = ("VERSION_COMPATIBLE",)
+    hardware_level: str = "AMPERE_PLUS"
+
+
+# From 10.10 on the memory of a context shrinks with its shapes only so.
+_SHRINKING = ("RUNTIME_ACTIVATION_RESIZE_10_10",)
+
+GENERATIONS = (
+    Generation(
+        name="TensorRT 8.6",
+        flavour="tensorrt",
+        first=(8, 6),
+        before=(9,),
+        network_flags=("EXPLICIT_BATCH",),
+        weakly_typed=True,
+        half_flags=("FP16", "OBEY_PRECISION_CONSTRAINTS"),
+        progress=False,
+        preview_features=("PROFILE_SHARING_0806",),  # several contexts, each on its own stream
+        # Without it no kernels of cuDNN, of which Pascal's best convolutions are.
+        before_volta=("DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805",),
+        strip_flags=(),
+    ),
+    Generation(
+        name="TensorRT 10",
+        flavour="tensorrt",
+        first=(10,),
+        before=(11,),
+        network_flags=("EXPLICIT_BATCH", "STRONGLY_TYPED"),
+        preview_features=_SHRINKING,
+        platforms=(10, 3),
+    ),
+    Generation(
+        name="TensorRT 11",
+        flavour="tensorrt",
+        first=(11,),
+        before=(12,),
+        preview_features=_SHRINKING,
+        platforms=(11,),
+    ),
+    Generation(
+        name="TensorRT-RTX",
+        flavour="tensorrt-rtx",
+        first=(1,),
+        before=(2,),
+        platforms=(1, 4),
+        timing_cache=False,  # passing one makes it ask for a GPU
+        cross_builds=True,
+        version_flags=(),
+        hardware_level="",
+    ),
+)
+
+
+def generation_of(library: Library) -> Generation:
+    """UsageError where srtool does not know that version."""
+    version = numbers_of(library.version)
+    for generation in GENERATIONS:
+        spans = generation.first <= version < generation.before
+        if generation.flavour == library.flavour and spans:
+            return generation
+    known = ", ".join(generation.name for generation in GENERATIONS)
+    raise UsageError(
+        f"{NAMES[library.flavour]} {library.version} is installed, which srtool does not build "
+        f"with; it does with {known}"
+    )
 
 
 @dataclass(frozen=True)
@@ -106,7 +205,7 @@ def plan_from_onnx(
     start = time.perf_counter()
     with interrupts_held() as interrupted:  # raised in a callback, it would end the process
         if generation.progress:
-            config.progress_monitor = _monitor(module, Phases(report), interrupted)
+            config.progress_monitor = _monitor(module, report, interrupted)
         built = builder.build_serialized_network(network, config)
     if built is None:
         raise ExportError(
@@ -137,10 +236,12 @@ def _configure(module: Any, generation: Generation, config: Any, blueprint: Blue
     if recipe.opt_level is not None:
         config.builder_optimization_level = recipe.opt_level
     if recipe.tiling is not None:
-        levels = _levels(module, "TilingOptimizationLevel", "tiling")
-        config.tiling_optimization_level = getattr(
-            levels, ("NONE", "FAST", "MODERATE", "FULL")[recipe.tiling]
-        )
+        if not hasattr(module, "TilingOptimizationLevel"):  # of newer versions
+            raise UsageError(
+                f"{module.__name__} {module.__version__} has no such setting", parameter="tiling"
+            )
+        level = ("NONE", "FAST", "MODERATE", "FULL")[recipe.tiling]
+        config.tiling_optimization_level = getattr(module.TilingOptimizationLevel, level)
     if recipe.aux_streams is not None:
         config.max_aux_streams = recipe.aux_streams
     if recipe.platform:
@@ -148,15 +249,6 @@ def _configure(module: Any, generation: Generation, config: Any, blueprint: Blue
     if recipe.hardware_compatible:
         level = getattr(module.HardwareCompatibilityLevel, generation.hardware_level)
         config.hardware_compatibility_level = level
-
-
-def _levels(module: Any, name: str, option: str) -> Any:
-    """An enumeration of newer versions. UsageError where this one has none."""
-    if not hasattr(module, name):
-        raise UsageError(
-            f"{module.__name__} {module.__version__} has no such setting", parameter=option
-        )
-    return getattr(module, name)
 
 
 def _aim(module: Any, generation: Generation, config: Any, targets: tuple[Target, ...]) -> None:
@@ -191,21 +283,43 @@ def float32_nodes(source: Path) -> set[str]:
     """Names of the nodes of an .onnx file that compute in float32."""
     import onnx
 
-    model = onnx.shape_inference.infer_shapes(onnx.load(source))
-    known = (*model.graph.value_info, *model.graph.output)
-    single = {
-        value.name for value in known if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    }
+    from srtool.export.graph import FLOAT, inferred, types_of
+
+    model = inferred(onnx.load(source))
+    types = types_of(model)
     return {
         node.name
         for node in model.graph.node
-        if node.op_type not in _NO_ARITHMETIC and not single.isdisjoint(node.output)
+        if node.op_type not in _NO_ARITHMETIC and FLOAT in map(types.get, node.output)
     }
 
 
 def _input_shape(shape: tuple[int, int, int], facts: ModelFacts) -> tuple[int, int, int, int]:
     batch, height, width = shape
     return (batch, height, width, 3) if facts.io == "uint8" else (batch, 3, height, width)
+
+
+def refitted(module: Any, stripped: bytes, source: Path) -> bytes:
+    """The content of a plan without weights, with those of an .onnx file put in. ExportError where
+    the library refuses either."""
+    log = log_of(module)
+    log.lines.clear()
+    runtime = module.Runtime(log)
+    engine = runtime.deserialize_cuda_engine(stripped)
+    if engine is None:
+        raise ExportError(f"{source}: the plan does not open ({last_line(log.lines)})")
+    refitter = module.Refitter(engine, log)
+    parser = module.OnnxParserRefitter(refitter, log)
+    if not parser.refit_from_bytes(source.read_bytes(), str(source)):
+        errors = [parser.get_error(number).desc() for number in range(parser.num_errors)]
+        raise ExportError(f"{source}: its weights do not fit the plan ({last_line(errors)})")
+    if missing := refitter.get_missing_weights():
+        raise ExportError(f"{source}: has not all weights of the plan: {', '.join(missing[:3])}")
+    if not refitter.refit_cuda_engine():
+        raise ExportError(f"{source}: its weights do not fit the plan ({last_line(log.lines)})")
+    config = engine.create_serialization_config()
+    config.clear_flag(module.SerializationFlag.EXCLUDE_WEIGHTS)
+    return bytes(engine.serialize_with_config(config))
 
 
 def last_line(errors: list[str]) -> str:
@@ -217,23 +331,24 @@ def last_line(errors: list[str]) -> str:
 class Phases:
     """The builder's nested phases as one share of the whole. Called from several threads."""
 
-    def __init__(self, report: Report) -> None:
-        self._report, self._lock = report, threading.Lock()
+    def __init__(self, report: Report, interrupted: Callable[[], bool]) -> None:
+        self._report, self._interrupted, self._lock = report, interrupted, threading.Lock()
         self._phases: dict[str, list[Any]] = {}  # name: parent, steps, steps done
         self._share = 0.0
 
-    def start(self, name: str, parent: str | None, steps: int) -> None:
+    def phase_start(self, name: str, parent: str | None, steps: int) -> None:
         with self._lock:
             self._phases[name] = [parent, max(steps, 1), 0]
             self._tell(name)
 
-    def step(self, name: str, step: int) -> None:
+    def step_complete(self, name: str, step: int) -> bool:
         with self._lock:
             if name in self._phases:
                 self._phases[name][2] = step + 1
                 self._tell(name)
+        return not self._interrupted()
 
-    def finish(self, name: str) -> None:
+    def phase_finish(self, name: str) -> None:
         with self._lock:
             phase = self._phases.pop(name, None)
             if phase is not None and phase[0] not in self._phases:
@@ -249,19 +364,10 @@ class Phases:
         self._report(self._share, name)
 
 
-def _monitor(module: Any, phases: Phases, interrupted: Callable[[], bool]) -> Any:
-    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
+def _monitor(module: Any, report: Report, interrupted: Callable[[], bool]) -> Any:
+    class Monitor(Phases, module.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             module.IProgressMonitor.__init__(self)
-
-        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            phases.start(name, parent, steps)
-
-        def step_complete(self, name: str, step: int) -> bool:
-            phases.step(name, step)
-            return not interrupted()
-
-        def phase_finish(self, name: str) -> None:
-            phases.finish(name)
+            Phases.__init__(self, report, interrupted)
 
     return Monitor()

@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 from srtool.export.flops import GENERATORS, Cost, megapixels_per_second, memory_of
-from srtool.export.tensorrt.editions import precision_for, serves
-from srtool.export.tensorrt.gpus import SUPPORT, Gpu, Support, Target, support_of
+from srtool.export.tensorrt.gpus import (
+    SUPPORT,
+    Gpu,
+    Support,
+    Target,
+    precision_for,
+    serves,
+    support_of,
+)
 from srtool.export.tensorrt.installing import (
     constraints_text,
     install_command,

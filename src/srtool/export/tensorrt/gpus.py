@@ -1,4 +1,4 @@
-"""NVIDIA GPUs: what each can do, and the last software that serves it.
+"""NVIDIA GPUs: what each can do, and the software that serves it.
 
 Rates and memory: NVIDIA's architecture white papers and data sheets (boost clock, dense). Software:
 the support matrices and release notes of TensorRT 8.6.1, 10.5, 10.8, 11 and of TensorRT-RTX, the
@@ -11,9 +11,10 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from srtool.errors import UsageError
-from srtool.runtime.gpu.machine import OLDEST_DRIVER, Machine
+from srtool.runtime.gpu.machine import OLDEST_DRIVER, Library, Machine
 
 # FP16 on Pascal, in words for the user: why the precision "auto" is FP32 there.
 _RATE_64 = "FP16 arithmetic runs at 1/64 of the FP32 rate on compute capability 6.1"
@@ -200,6 +201,28 @@ def support_of(compute: str) -> Support:
         if support.compute == compute:
             return support
     return Support(compute, "unknown to srtool", ("8.4", ""), False)
+
+
+def precision_for(targets: tuple[Target, ...]) -> tuple[Literal["fp32", "fp16"], str]:
+    """The precision that suits GPUs best, and why."""
+    for target in targets:
+        if target.support.against_fp16:
+            return "fp32", target.support.against_fp16
+    return "fp16", "FP16 runs faster than FP32 there"
+
+
+def serves(library: Library, support: Support) -> bool:
+    """Whether a library builds for a class of GPUs."""
+    if library.flavour == "tensorrt-rtx":
+        return support.rtx
+    version, (first, last) = numbers_of(library.version), support.tensorrt
+    # 8.6.1.6 is an 8.6.1: compared are as many numbers as the table has.
+    newest = numbers_of(last)
+    return version >= numbers_of(first) and (not last or version[: len(newest)] <= newest)
+
+
+def numbers_of(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def gpu_named(text: str) -> Gpu | None:

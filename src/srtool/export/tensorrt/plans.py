@@ -1,11 +1,12 @@
-"""Plan files: built where something changed, compared with PyTorch where there is a GPU, written
-whole or not at all, each with its manifest."""
+"""Plan files: built where something changed, or given other weights; compared with PyTorch where
+there is a GPU, written whole or not at all, each with its manifest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -15,8 +16,14 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from srtool.errors import EngineError, ExportError, UsageError
-from srtool.export.tensorrt.builder import Blueprint, Report, flags_of, plan_from_onnx
-from srtool.export.tensorrt.editions import generation_of
+from srtool.export.tensorrt.builder import (
+    Blueprint,
+    Report,
+    flags_of,
+    generation_of,
+    plan_from_onnx,
+    refitted,
+)
 from srtool.export.tensorrt.recipe import prepared, recipe_for_network
 from srtool.files import locked, whole_file
 from srtool.manifest import (
@@ -35,7 +42,7 @@ from srtool.runtime.engine_files import weight_files
 from srtool.runtime.gpu.cuda import on_gpu
 from srtool.runtime.gpu.machine import Machine, load_library
 from srtool.runtime.onnx_files import facts_from_onnx
-from srtool.runtime.plan_files import plan_backend, unrunnable
+from srtool.runtime.plan_files import plan_backend, plan_facts, unrunnable
 from srtool.version import __version__
 
 if TYPE_CHECKING:
@@ -144,7 +151,7 @@ def export_plan(
         with on_gpu(here.number):
             made = plan_from_onnx(module, generation, blueprint, measured, options.report)
         plan = plan.model_copy(update={"seconds": round(made.seconds, 2)})
-        manifest = write_plan(made.content, out, source, plan, here, options)
+        manifest = _write(made.content, out, source, plan, here, options)
         if timing_cache is not None and made.timing_cache:
             with whole_file(timing_cache) as temporary:
                 temporary.write_bytes(made.timing_cache)
@@ -194,7 +201,68 @@ def recorded(path: Path) -> PlanFacts:
     return plan
 
 
-def write_plan(
+def refit(
+    stripped: Path,
+    source: Source,
+    out: Path,
+    here: Machine,
+    certify: Certify | None = None,
+    force: bool = False,
+) -> WrittenPlan:
+    """Write a plan with the weights of an .onnx file of the same architecture, in seconds.
+
+    stripped: a plan that was built without weights; it is left as it is. Needs the GPU that it
+    is for. UsageError where it has weights, or the file is of another network; EngineError where
+    it does not run here; ExportError where the library refuses the weights or the result fails.
+    """
+    manifest, plan = plan_facts(stripped)
+    check_refittable(stripped, plan, here)
+    _check_same_network(stripped, manifest.model, source)
+    plan = plan.model_copy(
+        update={
+            "recipe": plan.recipe.model_copy(update={"strip_weights": False}),
+            "stripped": False,
+            "onnx": os.path.relpath(source.path, out.parent),
+            "onnx_sha256": sha256(source.path),
+        }
+    )
+    start = time.perf_counter()
+    module = load_library(plan.recipe.flavour)
+    with on_gpu(here.number):
+        content = refitted(module, stripped.read_bytes(), source.path)
+    plan = plan.model_copy(
+        update={
+            "seconds": round(time.perf_counter() - start, 2),
+            "key": key_of(plan, source.facts.precision),
+        }
+    )
+    options = BuildOptions(certify=certify, force=force)
+    with locked(out):
+        return WrittenPlan(out, _write(content, out, source, plan, here, options))
+
+
+def check_refittable(stripped: Path, plan: PlanFacts, here: Machine) -> None:
+    """UsageError where a plan has weights, EngineError where it is not for this machine."""
+    if not plan.stripped:
+        raise UsageError(
+            f"{stripped}: has its weights for good; expected a plan that was built without",
+            path=stripped,
+        )
+    if reason := unrunnable(plan.model_copy(update={"stripped": False}), here):
+        raise EngineError(f"{stripped}: cannot be refitted here: {reason}")
+
+
+def _check_same_network(stripped: Path, plan: ModelFacts, source: Source) -> None:
+    for name in ("architecture", "scale", "io", "precision"):
+        expected, found = getattr(plan, name), getattr(source.facts, name)
+        if expected != found:
+            raise UsageError(
+                f"{source.path}: its {name} is {found}, and {stripped} is a plan for {expected}; "
+                "expected the same network with other weights"
+            )
+
+
+def _write(
     content: bytes,
     out: Path,
     source: Source,

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
 from srtool.errors import UsageError
-from srtool.export.tensorrt.editions import (
-    Generation,
-    generation_of,
-    numbers_of,
-    precision_for,
-    serves,
-)
+from srtool.export.tensorrt.builder import Generation, generation_of
 from srtool.export.tensorrt.gpus import (
     PORTABLE,
     SUPPORT,
     Support,
     Target,
     local_target,
+    numbers_of,
+    precision_for,
+    serves,
     targets_from_texts,
 )
 from srtool.export.tensorrt.installing import install_command
@@ -32,6 +28,7 @@ from srtool.manifest import (
     Flavour,
     ModelFacts,
     PlanRecipe,
+    PlanSettings,
     Profile,
 )
 from srtool.runtime.gpu.machine import INSTALL, NAMES, Library, Machine
@@ -39,36 +36,20 @@ from srtool.runtime.gpu.machine import INSTALL, NAMES, Library, Machine
 Precision = Literal["fp32", "fp16", "both"]
 
 
-# Of the options those that stand in the recipe as they were given.
-_ALIKE = (
-    "workspace", "opt_level", "tiling", "aux_streams", "platform", "version_compatible",
-    "hardware_compatible", "strip_weights",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """The options of `srtool export` that are about plans, as they were given."""
+class PlanOptions(PlanSettings):
+    """What `srtool export` was told of plans, as it was given."""
 
     flavour: Literal["auto", "none"] | Flavour = "auto"
     gpu: tuple[str, ...] = ()
     shapes: tuple[str, ...] = ()
-    workspace: int | None = None
     timing_cache: Path | None = None
-    opt_level: int | None = None
-    tiling: int | None = None
-    aux_streams: int | None = None
-    platform: Literal["", "windows"] = ""
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    strip_weights: bool = False
 
     @property
     def given(self) -> str:
         """Those that ask for something of a plan, in words; empty where none does."""
         wanted = [
             name.replace("_", " ")
-            for name, value in vars(self).items()
+            for name, value in self
             if name != "flavour" and not (value is None or value is False or value in ((), ""))
         ]
         return ", ".join(wanted)
@@ -110,7 +91,7 @@ def recipe_from_options(
         flavour=library.flavour,
         gpus=options.gpu or ("local",),
         profiles=tuple(map(profile_from_text, options.shapes)),
-        **{name: getattr(options, name) for name in _ALIKE},
+        **options.model_dump(include=set(PlanSettings.model_fields)),
     )
 
 
@@ -204,15 +185,8 @@ def prepared(
     targets = targets_from_texts(recipe.gpus, here)
     library = library_for(recipe.flavour, targets, here)
     check_recipe(generation_of(library), library, recipe, targets, here, timing_cache)
-    if not force:
-        check_precision(precision, targets)
-    return library, targets
-
-
-def check_precision(precision: str, targets: tuple[Target, ...]) -> None:
-    """UsageError where FP16 was asked for and is the wrong choice."""
     best, why = precision_for(targets)
-    if precision != "fp32" and best == "fp32":
+    if precision != "fp32" and best == "fp32" and not force:
         raise UsageError(
             f"{precision} for the {targets[0].name}: {why}; take fp32, or insist",
             parameter="precision",
@@ -220,6 +194,7 @@ def check_precision(precision: str, targets: tuple[Target, ...]) -> None:
             expected=best,
             remedy={"force": ""},
         )
+    return library, targets
 
 
 def library_for(

@@ -18,8 +18,7 @@ def build(weights: Path, folder: Path) -> None:
     check_gpu()
     if (folder / PLAN).is_file():
         return
-    from srtool.export.tensorrt.builder import Blueprint, plan_from_onnx
-    from srtool.export.tensorrt.editions import generation_of
+    from srtool.export.tensorrt.builder import Blueprint, generation_of, plan_from_onnx
     from srtool.export.tensorrt.gpus import local_target
     from srtool.manifest import ModelFacts, PlanRecipe
     from srtool.networks.loading import load_network
