@@ -90,7 +90,7 @@ class Proof:
     def graphs(self) -> Found:
         """Tiles of one shape, of which all but the first few go through a CUDA graph."""
         tiles = noise([(96, 64)] * 48)
-        counting = _Counting(self.cuda)
+        counting: Any = _Counting(self.cuda)  # in place of a device
         proof = Proof(counting, self.queue, self.device)
         engine, _ = proof.engine(Exact(), facts_of(), (4, 96, 64))
         made: list[Pixels] = []

@@ -54,7 +54,7 @@ def test_a_copy_that_is_too_late_shows(make_proof: Any, monkeypatch: pytest.Monk
     from srtool.runtime.gpu.slots import Slot
 
     monkeypatch.setattr(Slot, "wait", lambda self: None)
-    monkeypatch.setattr("srtool.runtime.gpu.cuda.cudapython.CudaPython.seconds", lambda *_: 0.0)
+    monkeypatch.setattr("srtool.runtime.gpu.cuda.CudaPython.seconds", lambda *_: 0.0)
     found = make_proof(seed=5).exact("uint8", 6, 150)
     assert not found["passed"]
     assert found["values that differ"] > 0
