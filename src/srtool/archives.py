@@ -37,14 +37,26 @@ class DataSet:
     pixels: str = ""
 
 
-def _archive(name: str, size: str, page: str, url: str, sha256: str = "") -> Asset:
-    return Asset(name, f"{name}.zip", "pictures", size, page, url, sha256)
-
-
 _SELFEXSR = "https://github.com/jbhuang0604/SelfExSR"
 _BOX = "https://uofi.box.com/shared/static"
-_PAIRS = r"(?:.*/)?(image_SRF_4)/(img_\d+_SRF_4_(?:HR|LR)\.png)"
 _ETH = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
+
+
+def _selfexsr(  # noqa: PLR0913 - a row of a table
+    name: str, purpose: str, licence: str, count: int, size: str, file: str, pixels: str = ""
+) -> DataSet:
+    """One of those that SelfExSR's authors published, HR and LR images in one folder."""
+    archive = Asset(
+        f"{name}_SR", f"{name}_SR.zip", "pictures", size, _SELFEXSR, f"{_BOX}/{file}.zip"
+    )
+    members = r"(?:.*/)?(image_SRF_4)/(img_\d+_SRF_4_(?:HR|LR)\.png)"
+    return DataSet(name, purpose, licence, (archive,), members, 2 * count, pixels)
+
+
+def _div2k(name: str, size: str, sha256: str) -> Asset:
+    file = f"{name}.zip"
+    return Asset(name, file, "pictures", size, f"{_ETH}/", f"{_ETH}/{file}", sha256)
+
 
 DATA_SETS = (
     DataSet(
@@ -52,71 +64,53 @@ DATA_SETS = (
         purpose="training: 800 photographs and their LR images",
         licence="academic research only, says its page; the photographs belong to their authors",
         archives=(
-            _archive(
+            _div2k(
                 "DIV2K_train_HR",
                 "3.5 GB",
-                f"{_ETH}/",
-                f"{_ETH}/DIV2K_train_HR.zip",
                 "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335",
             ),
-            _archive(
+            _div2k(
                 "DIV2K_train_LR_bicubic_X4",
                 "247 MB",
-                f"{_ETH}/",
-                f"{_ETH}/DIV2K_train_LR_bicubic_X4.zip",
                 "f006b837f4eb52b82909aa01478e6d6d199eefce932179491d0c9dbb706dde3a",
             ),
         ),
         members=r"(?:.*/)?(DIV2K_train_HR|DIV2K_train_LR_bicubic/X4)/(\d{4}(?:x4)?\.png)",
         pictures=1600,
     ),
-    DataSet(
-        name="Set5",
-        purpose="tables: 5 pictures, of Bevilacqua et al.",
-        licence="none is stated",
-        archives=(
-            _archive("Set5_SR", "", _SELFEXSR, f"{_BOX}/kfahv87nfe8ax910l85dksyl2q212voc.zip"),
-        ),
-        members=_PAIRS,
-        pictures=10,
-        pixels="016739d54d500f35536179754bec585c116ea27e59bc384e65efde3aac74d018",
+    _selfexsr(
+        "Set5",
+        "tables: 5 pictures, of Bevilacqua et al.",
+        "none is stated",
+        5,
+        "",
+        "kfahv87nfe8ax910l85dksyl2q212voc",
+        "016739d54d500f35536179754bec585c116ea27e59bc384e65efde3aac74d018",
     ),
-    DataSet(
-        name="Set14",
-        purpose="tables: 14 pictures, of Zeyde et al.",
-        licence="none is stated",
-        archives=(
-            _archive(
-                "Set14_SR", "86 MB", _SELFEXSR, f"{_BOX}/igsnfieh4lz68l926l8xbklwsnnk8we9.zip"
-            ),
-        ),
-        members=_PAIRS,
-        pictures=28,
-        pixels="5ca20117fef5695bf816cf78ab9b76e1f2eb8bd7608b9488d9d6d3c9c7328ee6",
+    _selfexsr(
+        "Set14",
+        "tables: 14 pictures, of Zeyde et al.",
+        "none is stated",
+        14,
+        "86 MB",
+        "igsnfieh4lz68l926l8xbklwsnnk8we9",
+        "5ca20117fef5695bf816cf78ab9b76e1f2eb8bd7608b9488d9d6d3c9c7328ee6",
     ),
-    DataSet(
-        name="BSD100",
-        purpose="tables: 100 photographs of the BSDS300 test set",
-        licence="non-commercial research and education, says Berkeley's page",
-        archives=(
-            _archive(
-                "BSD100_SR", "568 MB", _SELFEXSR, f"{_BOX}/qgctsplb8txrksm9to9x01zfa4m61ngq.zip"
-            ),
-        ),
-        members=_PAIRS,
-        pictures=200,
+    _selfexsr(
+        "BSD100",
+        "tables: 100 photographs of the BSDS300 test set",
+        "non-commercial research and education, says Berkeley's page",
+        100,
+        "568 MB",
+        "qgctsplb8txrksm9to9x01zfa4m61ngq",
     ),
-    DataSet(
-        name="Urban100",
-        purpose="tables: 100 photographs of buildings, of Huang et al.",
-        licence="photographs of Flickr under Creative Commons licences",
-        archives=(
-            _archive(
-                "Urban100_SR", "1.1 GB", _SELFEXSR, f"{_BOX}/65upg43jjd0a4cwsiqgl6o6ixube6klm.zip"
-            ),
-        ),
-        members=_PAIRS,
-        pictures=200,
+    _selfexsr(
+        "Urban100",
+        "tables: 100 photographs of buildings, of Huang et al.",
+        "photographs of Flickr under Creative Commons licences",
+        100,
+        "1.1 GB",
+        "65upg43jjd0a4cwsiqgl6o6ixube6klm",
     ),
     DataSet(
         name="General100",
@@ -170,7 +164,16 @@ def fetch_data_set(data_set: DataSet, report: Report = lambda done, total: None)
             unpack(data_set, path)
         finally:
             path.unlink()  # one that cannot be unpacked would stand in the way of another
-    return _complete(data_set, data_set.archives[0].page)
+    folder, count = folder_of(data_set), pictures_in(data_set)
+    if count < data_set.pictures:
+        raise AssetError(
+            f"{folder}: holds {count} of {data_set.pictures} pictures, and its archives no more; "
+            f"look at {data_set.archives[0].page}",
+            path=folder,
+            found=f"{count} pictures",
+            expected=f"{data_set.pictures} pictures",
+        )
+    return folder
 
 
 def add_archive(path: Path) -> tuple[DataSet, Path] | None:
@@ -239,16 +242,3 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             f"{error.filename or path}: cannot be written ({error.strerror or error}); "
             "name another folder in SRTOOL_ASSETS"
         ) from None
-
-
-def _complete(data_set: DataSet, page: str) -> Path:
-    folder, count = folder_of(data_set), pictures_in(data_set)
-    if count < data_set.pictures:
-        raise AssetError(
-            f"{folder}: holds {count} of {data_set.pictures} pictures, and its archives no more; "
-            f"look at {page}",
-            path=folder,
-            found=f"{count} pictures",
-            expected=f"{data_set.pictures} pictures",
-        )
-    return folder

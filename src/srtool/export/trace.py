@@ -10,12 +10,13 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from srtool.errors import ExportError
 from srtool.networks.deployed import example_size, plain_module, shape_dimensions
@@ -52,7 +53,7 @@ def traced_from_network(network: Network, say: Callable[[str], None] = lambda li
     reasons: dict[str, str] = {}
     lacking: set[Exporter] = set()  # an operation, whatever the sizes
     attempts: tuple[tuple[Exporter, int | None, Any], ...] = (
-        ("dynamo", None, _by_export),
+        ("dynamo", None, partial(_by_dynamo, once=True)),
         ("torchscript", None, _by_torchscript),
         ("torchscript", 1, _by_torchscript),
         ("dynamo", None, _by_dynamo),
@@ -81,32 +82,25 @@ def traced_from_network(network: Network, say: Callable[[str], None] = lambda li
     )
 
 
-def _by_export(network: Network, module: nn.Module, batch: int | None) -> onnx.ModelProto:
-    """By torch.export, once: it fails soon where it fails."""
-    image, free = _example(network, batch)
-    exported = torch.export.export(module, (image,), dynamic_shapes=(free,), strict=False)
-    return _converted(exported)
-
-
-def _by_dynamo(network: Network, module: nn.Module, batch: int | None) -> onnx.ModelProto:
+def _by_dynamo(
+    network: Network, module: nn.Module, batch: int | None, once: bool = False
+) -> onnx.ModelProto:
     """By all that torch.onnx.export tries: strictly too, and with numbers in place of free sides
-    where a network asks for them, which takes its time."""
-    image, free = _example(network, batch)
-    return _converted(module, args=(image,), dynamic_shapes=(free,))
-
-
-def _example(network: Network, batch: int | None) -> tuple[Tensor, dict[int, object]]:
+    where a network asks for them, which takes its time. once: by torch.export, which fails soon
+    where it fails."""
     number, height, width = example_size(network)
+    images = (torch.rand(batch or number, 3, height, width),)
     free = shape_dimensions(network)
     if batch is not None:
         del free[0]
-    return torch.rand(batch or number, 3, height, width), free
-
-
-def _converted(model: Any, **more: Any) -> onnx.ModelProto:
+    model: Any = module
+    given: dict[str, Any] = {"args": images, "dynamic_shapes": (free,)}
+    if once:
+        model = torch.export.export(module, images, dynamic_shapes=(free,), strict=False)
+        given = {}
     program = torch.onnx.export(
         model,
-        **more,
+        **given,
         dynamo=True,
         input_names=["image"],
         output_names=["upscaled"],

@@ -229,11 +229,8 @@ def gpu_named(text: str) -> Gpu | None:
     """A product by the name that people use: maker and family may be left out, and the size of its
     memory (the smallest is meant then)."""
     wanted = _folded(text)
-    exact = [gpu for gpu in GPUS if wanted in (_folded(gpu.name), _number(gpu.name))]
-    if exact or not wanted:
-        return exact[0] if exact else None
-    sizes = [gpu for gpu in GPUS if wanted in (_folded(_unsized(gpu.name)), _unsized_number(gpu))]
-    return min(sizes, key=lambda gpu: gpu.memory) if sizes else None
+    found = (gpu for gpu in GPUS if wanted in _short_names(gpu))
+    return min(found, key=lambda gpu: gpu.memory, default=None)
 
 
 def gpu_of_device(name: str) -> Gpu | None:
@@ -256,14 +253,11 @@ def _folded(name: str) -> str:
     return "".join(words)
 
 
-def _number(name: str) -> str:
-    """RTX 4090 -> 4090."""
-    return re.sub(r"^(rtx|gtx)", "", _folded(name))
+def _short_names(gpu: Gpu) -> set[str]:
+    """Its folded name, without the size of its memory, and either of these without the family."""
+    names = {_folded(gpu.name), _folded(_unsized(gpu.name))}
+    return names | {re.sub(r"^(rtx|gtx)", "", name) for name in names}
 
 
 def _unsized(name: str) -> str:
     return re.sub(r" \d+GB$", "", name)
-
-
-def _unsized_number(gpu: Gpu) -> str:
-    return _number(_unsized(gpu.name))
