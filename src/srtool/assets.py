@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -203,27 +204,21 @@ def add_asset(path: Path) -> tuple[Asset, Path]:
     for asset in ASSETS:
         if _mismatch(asset, path) is None:
             target = cache_folder() / asset.file
-            if not (target.exists() and target.samefile(path)):
-                _copy(path, target)
+            try:
+                if not (target.exists() and target.samefile(path)):
+                    with whole_file(target) as temporary:
+                        shutil.copyfile(path, temporary)
+            except OSError as error:
+                raise AssetError(
+                    f"{target}: cannot be written ({error.strerror or error}); "
+                    "name another folder in SRTOOL_ASSETS"
+                ) from None
             return asset, target
     known = ", ".join(f"{asset.file} ({asset.page})" for asset in ASSETS)
     raise AssetError(
         f"{path}: is none of the files that srtool knows (its SHA-256 is {_sha256(path)}); "
         f"expected {known}"
     )
-
-
-def _copy(path: Path, target: Path) -> None:
-    import shutil
-
-    try:
-        with whole_file(target) as temporary:
-            shutil.copyfile(path, temporary)
-    except OSError as error:
-        raise AssetError(
-            f"{target}: cannot be written ({error.strerror or error}); "
-            "name another folder in SRTOOL_ASSETS"
-        ) from None
 
 
 def fetch(asset: Asset, report: Report = lambda done, total: None) -> Path:

@@ -89,9 +89,10 @@ def test_an_image_that_is_met_exactly_has_no_delta() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_export_keeps_the_gates_of_its_precision(complains: Any, precision: str) -> None:
     same, other = (fidelity(answering(gray(level)), [sample(gray(90))]) for level in (90, 93))
-    certify.check(precision, same, Path("x4.onnx"))
-    with complains(ExportError, "x4.onnx", precision, *other.misses(EXPORTED[precision])):
-        certify.check(precision, other, Path("x4.onnx"))
+    gates, path = EXPORTED[precision], Path("x4.onnx")
+    certify.check(same, gates, path, f"{precision} file")
+    with complains(ExportError, path, precision, *other.misses(gates)):
+        certify.check(other, gates, path, f"{precision} file")
 
 
 # The halo

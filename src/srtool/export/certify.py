@@ -19,7 +19,7 @@ from srtool.images.colour import psnr_y, to_levels
 from srtool.images.datasets import dataset_from_folder
 from srtool.images.imresize import make_lr, mod_crop
 from srtool.images.reading import read_rgb
-from srtool.parity import EXPORTED, FAITHFUL, Fidelity, Gates, WorstTile
+from srtool.parity import FAITHFUL, Fidelity, Gates, WorstTile
 from srtool.runtime.engine import Engine
 from srtool.runtime.tiling import Tiling, upscale_tiled
 
@@ -185,35 +185,17 @@ def _psnr(squares: float, values: int) -> float:
     return 10 * math.log10(255**2 * values / squares)
 
 
-def check(precision: str, found: Fidelity, path: Path) -> None:
-    """ExportError unless the file keeps what is asked of files of its precision."""
-    if missed := found.misses(EXPORTED[precision]):
+def check(found: Fidelity, gates: Gates, path: Path, what: str, where: str = "") -> None:
+    """ExportError unless a file keeps what is asked of it. what: "fp16 file"; where: it fails."""
+    if missed := ", ".join(found.misses(gates)):
+        mend = "; of a file that is, `srtool verify` can find what fails and mend it"
         raise ExportError(
-            f"{path}: the {precision} file does not do what the network does: "
-            f"{', '.join(missed)}; {_next_step(precision)}",
-            path=path,
-            found=", ".join(missed),
-            remedy={"force": ""},
-        )
-
-
-def check_emulated(found: Fidelity, path: Path) -> None:
-    """ExportError unless an fp16 file is faithful with each of its values in float16."""
-    if not found.passed:
-        missed = ", ".join(found.misses(found.gates))
-        raise ExportError(
-            f"{path}: the fp16 file does not do what the network does where its values are "
-            f"float16, as they are on a GPU: {missed}; {_next_step('fp16')}",
+            f"{path}: the {what} does not do what the network does{where}: {missed}; nothing was "
+            f"written{mend if what == 'fp16 file' else ''}",
             path=path,
             found=missed,
             remedy={"force": ""},
         )
-
-
-def _next_step(precision: str) -> str:
-    if precision == "fp32":
-        return "nothing was written"
-    return "nothing was written; of a file that is, `srtool verify` can find what fails and mend it"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from srtool.export.trace import OPSET, traced_from_network
 from srtool.files import locked, whole_files
 from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sha256, sidecar
 from srtool.networks.network import Network
+from srtool.parity import EXPORTED
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.onnx_files import facts_from_onnx, installed_backends, open_on
 from srtool.version import __version__
@@ -280,12 +281,14 @@ def _certified(
     onnx.save(model, place)
     found = {str(OnnxRuntime()): certify.fidelity(engine, samples, config.dataset)}
     if facts.precision == "fp16":
-        emulated = emulated_engine(path, facts, model)
-        found[str(EMULATED)] = certify.fidelity(emulated, samples, config.dataset)
-        if not config.force:
-            certify.check_emulated(found[str(EMULATED)], path)
+        rounding = emulated_engine(path, facts, model)
+        found[str(EMULATED)] = certify.fidelity(rounding, samples, config.dataset)
     if not config.force:
-        certify.check(facts.precision, found[str(OnnxRuntime())], path)
+        kind, gates = f"{facts.precision} file", EXPORTED[facts.precision]
+        if emulated := found.get(str(EMULATED)):
+            on_gpu = " where its values are float16, as they are on a GPU"
+            certify.check(emulated, emulated.gates, path, kind, on_gpu)
+        certify.check(found[str(OnnxRuntime())], gates, path, kind)
     fails: dict[str, str] = {}
     for backend in installed_backends(config.device) if draft.everywhere else ():
         if str(backend) in found:

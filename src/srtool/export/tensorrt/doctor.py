@@ -19,13 +19,13 @@ from srtool.export.tensorrt.gpus import (
 )
 from srtool.export.tensorrt.installing import (
     constraints_text,
+    install,
     install_command,
     pinned_for,
     readme_text,
 )
-from srtool.export.tensorrt.recipe import install
 from srtool.files import whole_file
-from srtool.manifest import DEFAULT_PROFILE, Profile
+from srtool.manifest import DEFAULT_PROFILE, Flavour, Profile
 from srtool.runtime.gpu.machine import NAMES, OLDEST_DRIVER, Machine, this_machine
 
 _SHARE = 0.8  # of a GPU's memory: the driver, the library and the pixels take some
@@ -78,6 +78,10 @@ _PARTS = (
     ("ONNX", ("onnx",), "export", "export"),
     ("CUDA for Python", ("pycuda", "cuda-bindings", "cuda-python"), "running on a GPU", ""),
 )
+_PLANS: dict[Flavour, str] = {
+    "tensorrt": "plans for the GPU of this machine",
+    "tensorrt-rtx": "plans for any RTX GPU, anywhere",
+}
 
 
 def parts(here: Machine) -> list[Part]:
@@ -88,13 +92,10 @@ def parts(here: Machine) -> list[Part]:
         Part(name, _version(packages), purpose, f"pip install 'srtool[{extra}]'" if extra else fits)
         for name, packages, purpose, extra in _PARTS
     ]
-    library = here.libraries.get("tensorrt")
-    version = library.version if library else ""
-    command = install("tensorrt", served, here)
-    found.append(Part(NAMES["tensorrt"], version, "plans for the GPU of this machine", command))
-    library = here.libraries.get("tensorrt-rtx")
-    version, command = library.version if library else "", install("tensorrt-rtx", (), here)
-    found.append(Part(NAMES["tensorrt-rtx"], version, "plans for any RTX GPU, anywhere", command))
+    for flavour, name in NAMES.items():
+        library = here.libraries.get(flavour)
+        version = library.version if library else ""
+        found.append(Part(name, version, _PLANS[flavour], install(flavour, served, here)))
     return found
 
 

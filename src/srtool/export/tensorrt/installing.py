@@ -12,8 +12,9 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 
-from srtool.export.tensorrt.gpus import Support, Target
-from srtool.runtime.gpu.machine import OLDEST_DRIVER, Machine
+from srtool.export.tensorrt.gpus import Support, Target, numbers_of
+from srtool.manifest import Flavour
+from srtool.runtime.gpu.machine import INSTALL, OLDEST_DRIVER, Machine
 
 # ONNX Runtime of 1.20 brings no CUDA libraries along.
 _OLD_ONNXRUNTIME = (
@@ -96,6 +97,14 @@ def install_command(target: Target, here: Machine) -> str:
             "CUDA 12 nor 13), then pip install 'srtool[gpu]'"
         )
     return f"pip install 'srtool[{extra}]'"
+
+
+def install(flavour: Flavour, targets: tuple[Target, ...], here: Machine) -> str:
+    """The pip command for a library that serves GPUs: of the last version that does."""
+    if flavour == "tensorrt" and targets:
+        oldest = min(targets, key=lambda target: numbers_of(target.support.compute))
+        return install_command(oldest, here)
+    return INSTALL[flavour]
 
 
 def conflicts() -> list[str]:

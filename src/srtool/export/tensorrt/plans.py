@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from srtool.errors import EngineError, ExportError, UsageError
+from srtool.errors import EngineError, UsageError
+from srtool.export import certify
 from srtool.export.tensorrt.builder import (
     Blueprint,
     Report,
@@ -282,7 +283,8 @@ def _write(
             with Engine(info, backend.open(temporary, source.facts)) as engine:
                 fidelity = {str(backend): options.certify(engine)}
             if not options.force:
-                _check(out, fidelity[str(backend)])
+                found = fidelity[str(backend)]
+                certify.check(found, found.gates, out, "plan")
         manifest = Manifest(
             model=source.facts,
             sha256=sha256(temporary),
@@ -305,20 +307,8 @@ def _not_certified(plan: PlanFacts, here: Machine, certify: Certify | None) -> s
     return "" if certify else "built from an .onnx file, without the network to compare with"
 
 
-def _check(out: Path, found: Fidelity) -> None:
-    if missed := found.misses(found.gates):
-        raise ExportError(
-            f"{out}: the plan does not do what the network does: {', '.join(missed)}; nothing was "
-            "written",
-            path=out,
-            remedy={"force": ""},
-        )
-
-
 def certifier(network: Network, images: Path | None) -> Certify:
     """The comparison of a plan with PyTorch, for `export_plan`; images as in `onnx.export`."""
-    from srtool.export import certify
-
     samples = certify.samples_from_images(network, images)
     dataset = images.resolve().name if images else "shipped samples"
     return lambda engine: certify.fidelity(engine, samples, dataset)

@@ -21,7 +21,7 @@ from srtool.export.tensorrt.gpus import (
     serves,
     targets_from_texts,
 )
-from srtool.export.tensorrt.installing import install_command
+from srtool.export.tensorrt.installing import install
 from srtool.manifest import (
     DEFAULT_PROFILE,
     DEFAULT_PROFILES,
@@ -228,14 +228,6 @@ def library_for(
         parameter="gpu",
         found=names,
     )
-
-
-def install(flavour: Flavour, targets: tuple[Target, ...], here: Machine) -> str:
-    """The pip command for a library that serves GPUs: of the last version that does."""
-    if flavour == "tensorrt" and targets:
-        oldest = min(targets, key=lambda target: numbers_of(target.support.compute))
-        return install_command(oldest, here)
-    return INSTALL[flavour]
 
 
 def check_recipe(
