@@ -324,7 +324,7 @@ def test_foreign_files_that_do_not_fit(
     path = nearest_onnx(**options)
     for backend in (OnnxRuntime(), OpenVino()):
         with complains(EngineError, path, *words):
-            facts_by_trial(path, backend)
+            facts_by_trial(path, backend.inspect(path))
 
 
 def scaled(by: float) -> list[Any]:
@@ -376,7 +376,7 @@ def test_what_values_a_foreign_file_takes_and_makes(
     nearest_onnx: Any, backend: Any, options: Any, found: Any
 ) -> None:
     path = nearest_onnx(**options)
-    facts = facts_by_trial(path, backend)
+    facts = facts_by_trial(path, backend.inspect(path))
     assert (facts.input_range, facts.output_range, facts.output_bgr) == found
     image = np.maximum(pixels()[0], 6)
     with open_on(path, backend, facts) as engine:
@@ -386,7 +386,7 @@ def test_what_values_a_foreign_file_takes_and_makes(
 def test_the_user_may_know_the_range(nearest_onnx: Any) -> None:
     path = nearest_onnx()  # repeats whatever comes: nothing tells one range from the other
     for white in (1, 255):
-        facts = facts_by_trial(path, OnnxRuntime(), Foreign(range=white))
+        facts = facts_by_trial(path, OnnxRuntime().inspect(path), Foreign(range=white))
         assert (facts.input_range, facts.output_range) == (white, white)
 
 
@@ -397,7 +397,7 @@ def test_a_file_of_one_size_is_run_in_tiles_of_it(
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
     path = nearest_onnx(sides=(32, 48))
-    facts = facts_by_trial(path, backend)
+    facts = facts_by_trial(path, backend.inspect(path))
     assert facts.fixed == (32, 48)
     facts = facts.model_copy(update={"halo": 4})
     with open_on(path, backend, facts) as engine:
@@ -416,7 +416,7 @@ def test_multiples_are_found(nearest_onnx: Any, backend: Any, multiple: int) -> 
             helper.make_node("DepthToSpace", ["small"], ["y"], blocksize=multiple),
         ]
     )
-    assert facts_by_trial(path, backend).multiple_of == multiple
+    assert facts_by_trial(path, backend.inspect(path)).multiple_of == multiple
     image = pixels(31, 45)[0]
     with open_on(path, backend) as engine:
         assert np.array_equal(engine.upscale(image), enlarged(image[None])[0])

@@ -63,6 +63,18 @@ def weight_files(onnx: Path) -> list[Path]:
     return files
 
 
+def refused(onnx: Path, library: str, reason: str) -> EngineError:
+    """Why a library does not open an .onnx file: it lacks weights, or is none."""
+    weight_files(onnx)
+    return EngineError(
+        f"{onnx}: is no ONNX model that {library} opens ({reason}); "
+        "expected a file written by `srtool export`",
+        path=onnx,
+        found=reason,
+        expected="an .onnx file",
+    )
+
+
 def _names_in(name: str, content: bytes) -> Iterator[str]:
     """The files that a file of an engine names, by the last part of each name."""
     if name.endswith(".onnx"):

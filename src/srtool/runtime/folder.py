@@ -248,7 +248,7 @@ class _Run:
 
     def _start_picture(self, job: Job, picture: Picture, guard: Guard) -> None:
         source = RowsOf(picture)
-        size, area = self._size(source), _area(picture)
+        size, area = self._size(source), source.width * source.height
         on_tile = partial(self._on_tile, job)
         if passes(source.width, size, self._engine.facts.scale) > 1:
             once = replace(self._options, size=None)
@@ -358,11 +358,6 @@ class _Run:
         if self._index and entry:
             with suppress(OSError):  # a full disk costs the index, not the run
                 self._index.add(entry)
-
-
-def _area(picture: Picture) -> int:
-    height, width = picture.pixels.shape[:2]
-    return int(height * width)
 
 
 def _timed(work: Callable[[], None]) -> float:

@@ -22,7 +22,7 @@ from srtool.images.colour import psnr
 from srtool.images.imresize import imresize
 from srtool.images.reading import read_rgb
 from srtool.manifest import ModelFacts, facts_from_metadata
-from srtool.runtime.session import DEFAULT_HALO, DEFAULT_TILE, OnnxBackend, OnnxFile
+from srtool.runtime.session import DEFAULT_HALO, DEFAULT_TILE, OnnxFile
 
 Io = Literal["uint8", "float32"]
 White = Literal[1, 255]
@@ -46,13 +46,12 @@ class Foreign:
 NOTHING_KNOWN = Foreign()
 
 
-def facts_by_trial(path: Path, backend: OnnxBackend, told: Foreign = NOTHING_KNOWN) -> ModelFacts:
+def facts_by_trial(path: Path, file: OnnxFile, told: Foreign = NOTHING_KNOWN) -> ModelFacts:
     """Facts of an .onnx file that has no manifest: from its own metadata where srtool wrote it,
     else from its input (RGB, (N, 3, H, W) float32 or (N, H, W, 3) uint8) and trials.
 
     EngineError where it takes no RGB images, fails on them, or makes no enlarged image of them.
     """
-    file = backend.inspect(path)
     if facts := facts_from_metadata(file.metadata):
         return facts
     trial = _Trial(path, file, told)

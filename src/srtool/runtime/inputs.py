@@ -155,15 +155,11 @@ def check_writable(jobs: list[Job], folder: Path | None = None) -> None:
     """UsageError, before any work is done, where an output folder cannot be made or written; also
     one for jobs that are still to come."""
     folders = {job.target.parent for job in jobs} | ({folder} if folder else set())
-    for folder in sorted(folders):
-        _check_folder(folder)
-
-
-def _check_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        for folder in sorted(folders):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
     except OSError as error:
         raise UsageError(
             f"{folder}: cannot be written to ({error.strerror}); choose another folder",

@@ -18,15 +18,15 @@ from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu
 from srtool.runtime.backends.openvino import OpenVino
 from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.foreign import NOTHING_KNOWN, Foreign, facts_by_trial
-from srtool.runtime.session import Backend, BackendName, PrecisionName, Session
+from srtool.runtime.session import Backend, BackendName, OnnxBackend, PrecisionName, Session
 
 CPU_FP32 = (OnnxRuntime(), OpenVino("fp32"))
 BF16 = OpenVino("bf16")
 ON_GPU = OnnxRuntimeGpu("cuda")
 # All that take no more than opening a file. On a GPU the precision is that of the file.
-BACKENDS: tuple[Backend, ...] = (*CPU_FP32, BF16, ON_GPU)
+BACKENDS: tuple[OnnxBackend, ...] = (*CPU_FP32, BF16, ON_GPU)
 # What builds an engine of its own first is only taken where it is asked for.
-_ASKED_FOR: tuple[Backend, ...] = (OnnxRuntime(), ON_GPU, OnnxRuntimeGpu("tensorrt"))
+_ASKED_FOR: tuple[OnnxBackend, ...] = (OnnxRuntime(), ON_GPU, OnnxRuntimeGpu("tensorrt"))
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def installed_backends(device: int | None = None) -> list[Backend]:
     return [backend for backend in known if backend.is_available()]
 
 
-def on_device(backend: Backend, device: int | None) -> Backend:
+def on_device(backend: OnnxBackend, device: int | None) -> OnnxBackend:
     """The same on the GPU of that number, where it runs on one."""
     return replace(backend, device=device or 0) if isinstance(backend, OnnxRuntimeGpu) else backend
 
@@ -79,7 +79,6 @@ def open_onnx(request: Request) -> Engine:
         )
     facts = manifest.model if manifest else facts_from_onnx(path, request.foreign)
     backend, reason = _choose(request, facts, manifest)
-    backend = on_device(backend, request.device)
     return open_on(path, backend, facts, manifest=manifest, reason=reason, threads=request.threads)
 
 
@@ -174,11 +173,11 @@ def facts_from_onnx(path: Path, told: Foreign = NOTHING_KNOWN) -> ModelFacts:
     """What an .onnx file without a manifest computes, see `facts_by_trial`."""
     for backend in CPU_FP32:
         if backend.is_available():
-            return facts_by_trial(path, backend, told)
+            return facts_by_trial(path, backend.inspect(path), told)
     raise _nothing_installed(path)
 
 
-def backend_named(name: str) -> Backend | None:
+def backend_named(name: str) -> OnnxBackend | None:
     """The backend for .onnx files that has this name in a manifest or record."""
     return next((backend for backend in BACKENDS if str(backend) == name), None)
 
@@ -202,7 +201,7 @@ def _choose(request: Request, facts: ModelFacts, manifest: Manifest | None) -> t
                     path=path,
                     parameter="backend",
                 )
-            return backend, "asked for"
+            return on_device(backend, request.device), "asked for"
     fails = manifest.fails if manifest else {}
     installed = [
         each

@@ -167,23 +167,20 @@ class Backend(Protocol):
     @property
     def on_gpu(self) -> bool: ...
 
-    def is_available(self) -> bool:
-        """Whether the library and the hardware for it are here."""
-
     def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> Session:
         """Load a file. threads: of the CPU that it may take, None for the library's own choice.
         EngineError where it is no such file, or the library is missing."""
 
 
 class OnnxBackend(Backend, Protocol):
-    """A backend that can also say what an .onnx file is, without a manifest."""
+    """A backend for .onnx files."""
 
-    def inspect(self, path: Path) -> OnnxFile:
-        """EngineError as `open`."""
+    def is_available(self) -> bool:
+        """Whether the library and the hardware for it are here."""
 
 
 class OnnxFile(Protocol):
-    """What an .onnx file says of itself.
+    """What an .onnx file says of itself, as `inspect` of the backends for CPUs gives it.
 
     metadata: srtool's entry of metadata_props. shape, dtype: of the first input, None for free
     sides; dtype as numpy names it. outputs: names.

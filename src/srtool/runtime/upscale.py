@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache, partial
+from collections.abc import Generator
+from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -113,27 +113,23 @@ def upscale_folder(  # noqa: PLR0913 - of the public API, as keywords
     named = inputs if isinstance(inputs, list) else [inputs]
     found = jobs_from_inputs([str(name) for name in named], Path(out), suffix, format)
     check_writable(found.jobs)
-    return _events(found, partial(_opened, engine, device), options or Options())
+    return _events(found, engine, device, options or Options())
 
 
 def _events(
-    found: Inputs, opened: Callable[[], AbstractContextManager[Engine]], options: Options
+    found: Inputs, engine: Engine | str | Path | None, device: int | None, options: Options
 ) -> Generator[Event, None, None]:
     index = Index(found.folder) if found.folder else None
     try:
-        with opened() as engine:
-            yield from upscale_images(found.jobs, engine, options, index=index)
+        with (
+            nullcontext(engine)
+            if isinstance(engine, Engine)
+            else open_engine(engine, device=device)
+        ) as opened:
+            yield from upscale_images(found.jobs, opened, options, index=index)
     finally:
         if index is not None:
             index.close()
-
-
-def _opened(
-    engine: Engine | str | Path | None, device: int | None
-) -> AbstractContextManager[Engine]:
-    if isinstance(engine, Engine):  # stays open
-        return nullcontext(engine)
-    return open_engine(engine, device=device)
 
 
 @lru_cache(maxsize=1)

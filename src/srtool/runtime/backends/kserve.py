@@ -57,13 +57,6 @@ class KServe:
     def __str__(self) -> str:
         return f"kserve {self.service.protocol}"
 
-    def is_available(self) -> bool:
-        try:
-            Client(self.service).check()
-        except EngineError:
-            return False
-        return True
-
     def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> DirectSession:
         return DirectSession(facts, Client(self.service).infer)
 

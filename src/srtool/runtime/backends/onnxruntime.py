@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from srtool.errors import EngineError, in_a_line
 from srtool.manifest import METADATA_KEY, ModelFacts
-from srtool.runtime.engine_files import weight_files
+from srtool.runtime.engine_files import refused
 from srtool.runtime.session import DirectSession
 
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16"}
@@ -93,14 +93,7 @@ def _opened(path: Path, threads: int | None = None) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # see OnnxRuntimeFile
-        weight_files(path)  # are they there?
-        raise EngineError(
-            f"{path}: is no ONNX model that ONNX Runtime opens ({_reason(error)}); "
-            "expected a file written by `srtool export`",
-            path=path,
-            found=_reason(error),
-            expected="an .onnx file",
-        ) from None
+        raise refused(path, "ONNX Runtime", _reason(error)) from None
 
 
 def _reason(error: Exception) -> str:

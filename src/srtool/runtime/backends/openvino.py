@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from srtool.errors import EngineError
 from srtool.manifest import METADATA_KEY, ModelFacts
-from srtool.runtime.engine_files import weight_files
+from srtool.runtime.engine_files import refused
 from srtool.runtime.session import DirectSession
 
 Shape = tuple[int, ...]
@@ -64,7 +64,7 @@ class OpenVino:
         try:
             return OpenVinoSession(model, facts, settings)
         except RuntimeError as error:
-            raise _refused(path, error) from None
+            raise refused(path, "OpenVINO", _reason(error)) from None
 
     def inspect(self, path: Path) -> OpenVinoFile:
         return OpenVinoFile(_read(path))
@@ -203,16 +203,8 @@ def _read(path: Path) -> Any:
     try:
         return core.read_model(str(path))
     except RuntimeError as error:
-        raise _refused(path, error) from None
+        raise refused(path, "OpenVINO", _reason(error)) from None
 
 
-def _refused(path: Path, error: RuntimeError) -> EngineError:
-    weight_files(path)  # are they there?
-    reason = " ".join(str(error).split())[-120:]
-    return EngineError(
-        f"{path}: is no ONNX model that OpenVINO opens ({reason}); "
-        "expected a file written by `srtool export`",
-        path=path,
-        found=reason,
-        expected="an .onnx file",
-    )
+def _reason(error: RuntimeError) -> str:
+    return " ".join(str(error).split())[-120:]

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 from srtool.errors import EngineError
 from srtool.files import whole_file
 from srtool.manifest import Flavour, ModelFacts, Profile, Shape
-from srtool.runtime.gpu.cuda import Buffer, Cuda, CudaError, OutOfMemory, find_gpu, open_cuda
+from srtool.runtime.gpu.cuda import Buffer, Cuda, CudaError, OutOfMemory, open_cuda
 from srtool.runtime.gpu.layout import SLOTS
-from srtool.runtime.gpu.machine import NAMES, library_of, load_library, log_of
+from srtool.runtime.gpu.machine import NAMES, load_library, log_of
 from srtool.runtime.gpu.scheduler import Scheduler
 from srtool.runtime.session import is_shortage
 
@@ -38,9 +38,6 @@ class TensorRt:
 
     def __str__(self) -> str:
         return f"{self.library} {self.precision}"
-
-    def is_available(self) -> bool:
-        return find_gpu(self.device) is not None and library_of(self.library) is not None
 
     def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> Scheduler:
         """Open a plan on this machine's GPU. EngineError where it is none for this machine, or the

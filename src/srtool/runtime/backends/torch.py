@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,6 @@ class Torch:
 
     def __str__(self) -> str:
         return "torch fp32"
-
-    def is_available(self) -> bool:
-        return importlib.util.find_spec("torch") is not None
 
     def open(
         self, path: Path, facts: ModelFacts | None = None, threads: int | None = None
