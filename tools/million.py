@@ -22,9 +22,8 @@ from unittest import mock
 from srtool.cluster import items, pool
 from srtool.cluster.connection import Cluster, connected
 from srtool.cluster.engines import Package
-from srtool.cluster.pool import batches_of, rows_of, upscale_on_cluster
+from srtool.cluster.pool import Work, batches_of, rows_of, upscale_on_cluster
 from srtool.cluster.storage import Folder
-from srtool.cluster.work import Work
 from srtool.runtime.index import Entry, Index
 
 

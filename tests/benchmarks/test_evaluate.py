@@ -18,7 +18,7 @@ from srtool.benchmarks import evaluate as module
 from srtool.benchmarks.evaluate import Config, Progress, Result, evaluate
 from srtool.benchmarks.evaluation import Evaluation, evaluation_in
 from srtool.benchmarks.methods import results_for
-from srtool.benchmarks.paper import paper_figures
+from srtool.benchmarks.report.quality import paper_figures
 from srtool.benchmarks.scores import metrics_from_text
 from srtool.cli.choices import FormatChoice
 from srtool.cli.main import app

@@ -15,9 +15,9 @@ from srtool.cli import progress as console
 from srtool.cluster.connection import Cluster
 from srtool.cluster.engines import fetched_engine
 from srtool.cluster.items import Asked, items_from_inputs
+from srtool.cluster.pool import Work
 from srtool.cluster.run import status_of_asked, upscale_by_many, upscale_stored
 from srtool.cluster.storage import is_url
-from srtool.cluster.work import Work
 from srtool.models import engine_path
 from srtool.runtime.events import Event, Summary
 from srtool.runtime.index import Shard

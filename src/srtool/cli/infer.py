@@ -156,7 +156,7 @@ def infer(
     if cluster or any("://" in text for text in (*named, out, engine or "")):
         from srtool.cli.elsewhere import Task, infer_elsewhere
         from srtool.cluster.connection import Cluster
-        from srtool.cluster.work import Work
+        from srtool.cluster.pool import Work
 
         if watch or dry_run:
             raise UsageError(

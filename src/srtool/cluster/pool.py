@@ -13,7 +13,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +22,13 @@ from srtool.cluster.engines import Package, unpack
 from srtool.cluster.items import Item
 from srtool.cluster.staging import Stage, Stages, upscale_staged
 from srtool.cluster.storage import open_folder
-from srtool.cluster.work import Work
 from srtool.errors import EngineError, ImageError, UsageError
 from srtool.runtime.events import Event
 from srtool.runtime.folder import upscale_images
 from srtool.runtime.inputs import Job
 from srtool.runtime.opening import open_engine
+from srtool.runtime.session import BackendName, PrecisionName
+from srtool.runtime.upscaling import Options
 from srtool.version import __version__
 
 T = TypeVar("T")
@@ -35,6 +36,22 @@ T = TypeVar("T")
 TRIES = 3  # of a batch whose worker dies
 BATCH_FILES = 64
 BATCH_BYTES = 32_000_000  # of files; a larger picture is a batch of its own
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each worker does: how engines are opened and used. sources, results: URLs of stored
+    folders, empty for paths that every machine sees. device: number of the GPU, where no cluster
+    gives workers theirs."""
+
+    backend: BackendName = "auto"
+    precision: PrecisionName = "auto"
+    fallback: str | None = None
+    threads: int | None = None
+    device: int | None = None
+    options: Options = field(default_factory=Options)
+    sources: str = ""
+    results: str = ""
 
 
 class Worker:

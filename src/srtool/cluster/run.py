@@ -11,9 +11,8 @@ from pathlib import Path
 from srtool.cluster.connection import Cluster, connected
 from srtool.cluster.engines import package_from_engine
 from srtool.cluster.items import Asked, Item, fetch_indexes, sorted_out
-from srtool.cluster.pool import upscale_on_cluster
+from srtool.cluster.pool import Work, upscale_on_cluster
 from srtool.cluster.staging import Stage, Stages, upscale_staged
-from srtool.cluster.work import Work
 from srtool.manifest import read_manifest
 from srtool.runtime.engine import Engine
 from srtool.runtime.events import Event, Summary

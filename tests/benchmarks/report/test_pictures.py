@@ -12,7 +12,7 @@ import pytest
 
 from srtool.benchmarks.report import photographs as photographs_module
 from srtool.benchmarks.report import pictures
-from srtool.benchmarks.report.embedding import colour_scale, difference_map, png_uri
+from srtool.benchmarks.report.page import colour_scale, difference_map, png_uri
 from srtool.benchmarks.report.photographs import pictures_from_photographs
 from srtool.benchmarks.report.pictures import (
     Box,

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib as mpl
+import numpy as np
+import pyvips
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from srtool.benchmarks.report.charts import Slugs, plots_of_network, quality_plots
 from srtool.benchmarks.report.drawing import Plot, inline_svg
-from srtool.benchmarks.report.embedding import colour_scale, difference_map, png_uri
-from srtool.benchmarks.report.pictures import Box, Picture, Version
+from srtool.benchmarks.report.pictures import Box, Difference, Picture, Version
 from srtool.benchmarks.report.quality import quality_tables, verification_table
 from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.report.standings import fastest_table
@@ -31,6 +34,7 @@ from srtool.tables.text import html
 from srtool.version import __version__
 
 ZOOM = 3
+COLOURS = "inferno"  # of difference maps: even steps of lightness, black where nothing differs
 
 
 @dataclass(frozen=True)
@@ -199,3 +203,28 @@ def _difference(picture: Picture) -> dict[str, Any] | None:
             "pixels differ."
         )
     return {"map": png_uri(difference_map(found)), "scale": colour_scale(found), "text": text}
+
+
+def png_uri(pixels: NDArray[np.uint8]) -> str:
+    """(H, W, 3) RGB uint8 -> "data:image/png;base64,..."."""
+    image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
+    data = image.copy(interpretation="srgb").write_to_buffer(".png", compression=9, keep="none")
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def difference_map(difference: Difference) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB uint8: the colour of each pixel's level."""
+    return np.asarray(_colours(difference.end)[difference.levels.clip(0, difference.end)])
+
+
+def colour_scale(difference: Difference) -> list[tuple[int, str]]:
+    """Five levels and their colours, "#rrggbb"."""
+    colours = _colours(difference.end)
+    steps = np.linspace(0, difference.end, 5).round().astype(int)
+    return [(int(step), "#" + bytes(colours[step]).hex()) for step in steps]
+
+
+def _colours(end: int) -> NDArray[np.uint8]:
+    """(end + 1, 3) uint8."""
+    shades = mpl.colormaps[COLOURS](np.linspace(0, 1, end + 1))[:, :3]
+    return np.asarray((255 * shades).round().astype(np.uint8))

@@ -6,11 +6,11 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import resources
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.paper import paper_figures
 from srtool.benchmarks.scores import METRICS, Metric
 from srtool.tables.table import (
     EMPTY,
@@ -216,3 +216,10 @@ def _worst(found: Fidelity) -> Cell:
     if tile is None:
         return Cell(EMPTY)
     return Cell(figure(tile.psnr), note=f"{tile.image} at {tile.left},{tile.top}")
+
+
+def paper_figures() -> dict[str, Any]:
+    """The paper's Table 1: "columns", and "figures" by data set and metric."""
+    text = (resources.files("srtool.benchmarks") / "paper.json").read_text(encoding="utf-8")
+    figures: dict[str, Any] = json.loads(text)
+    return figures
