@@ -273,7 +273,7 @@ def _certified(
     onnx.save(model, place)
     engine = open_on(place, OnnxRuntime(), facts)
     cut = cut or certify.measured_cut(engine)
-    facts = facts.model_copy(update={"halo": cut.halo, "tile": cut.tile, "seam": cut.seam})
+    facts = facts.model_copy(update=vars(cut))
     onnx.helper.set_model_props(
         model, {METADATA_KEY: json.dumps(facts.model_dump(mode="json"), sort_keys=True)}
     )

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from srtool.errors import UsageError
-from srtool.export.tensorrt.builder import generation_of
 from srtool.export.tensorrt.gpus import targets_from_texts
 from srtool.export.tensorrt.recipe import (
     PlanOptions,
@@ -216,7 +215,7 @@ def check(library: Library, gpus: str, here: Machine, cache: bool = False, **opt
     names = tuple(gpus.split(","))
     targets = targets_from_texts(names, here)
     asked = PlanRecipe(flavour=library.flavour, gpus=names, **options)
-    check_recipe(generation_of(library), library, asked, targets, here, cache)
+    check_recipe(library, asked, targets, here, cache)
 
 
 def test_what_each_library_builds() -> None:

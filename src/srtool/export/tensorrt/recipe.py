@@ -9,11 +9,9 @@ from typing import Literal
 from pydantic import ValidationError
 
 from srtool.errors import UsageError
-from srtool.export.tensorrt.builder import Generation, generation_of
+from srtool.export.tensorrt.builder import generation_of
 from srtool.export.tensorrt.gpus import (
-    PORTABLE,
     SUPPORT,
-    Support,
     Target,
     local_target,
     numbers_of,
@@ -184,7 +182,7 @@ def prepared(
     does, or where the precision is the wrong choice for the GPU. Takes no time."""
     targets = targets_from_texts(recipe.gpus, here)
     library = library_for(recipe.flavour, targets, here)
-    check_recipe(generation_of(library), library, recipe, targets, here, timing_cache)
+    check_recipe(library, recipe, targets, here, timing_cache)
     best, why = precision_for(targets)
     if precision != "fp32" and best == "fp32" and not force:
         raise UsageError(
@@ -222,7 +220,7 @@ def library_for(
     names = " and ".join(target.name for target in targets)
     if library := here.libraries.get(wanted):
         for target in targets:
-            _check_target(generation_of(library), library, target, here)
+            _check_target(library, target, here)
     raise UsageError(
         f"{names}: no library that builds for it is installed; {install(wanted, targets, here)}",
         parameter="gpu",
@@ -231,7 +229,6 @@ def library_for(
 
 
 def check_recipe(
-    generation: Generation,
     library: Library,
     recipe: PlanRecipe,
     targets: tuple[Target, ...],
@@ -239,9 +236,9 @@ def check_recipe(
     timing_cache: bool,
 ) -> None:
     """UsageError where the library cannot build what was asked for, here or at all."""
-    name = f"{NAMES[library.flavour]} {library.version}"
+    generation, name = generation_of(library), f"{NAMES[library.flavour]} {library.version}"
     for target in targets:
-        _check_target(generation, library, target, here)
+        _check_target(library, target, here)
     if timing_cache and not generation.timing_cache:
         raise UsageError(
             f"{name} times nothing when it builds, and keeps nothing", parameter="timing_cache"
@@ -253,8 +250,19 @@ def check_recipe(
     ):
         if getattr(recipe, option) and not there:
             raise UsageError(f"{name} has no such plans", parameter=option)
-    if recipe.platform:
-        _check_platform(generation, library, recipe.platform, here)
+    first = generation.platforms
+    if recipe.platform and (first is None or numbers_of(library.version) < first):
+        raise UsageError(
+            f"{recipe.platform}: {name} builds for the platform that it runs on; TensorRT 10.3 and "
+            "newer and TensorRT-RTX build for Windows on Linux",
+            parameter="platform",
+        )
+    if recipe.platform and not here.platform.startswith("linux x86_64"):
+        raise UsageError(
+            f"{recipe.platform}: such plans are built on Linux (x86-64), and this is "
+            f"{here.platform}",
+            parameter="platform",
+        )
     classes = {target.support.compute for target in targets}
     if library.flavour == "tensorrt-rtx" and "7.5" in classes and len(classes) > 1:
         newer = next(target.name for target in targets if target.support.compute != "7.5")
@@ -263,8 +271,6 @@ def check_recipe(
             "lacks; build one for each",
             parameter="gpu",
         )
-    if PORTABLE in recipe.gpus and library.flavour != "tensorrt-rtx":
-        raise UsageError(f"{PORTABLE}: {name} has no such plans, TensorRT-RTX has", parameter="gpu")
     if recipe.strip_weights and not here.gpu:
         raise UsageError(
             f"{name} builds such plans on machines with a GPU only", parameter="strip_weights"
@@ -277,33 +283,22 @@ def check_recipe(
         )
 
 
-def _check_platform(generation: Generation, library: Library, platform: str, here: Machine) -> None:
-    name = f"{NAMES[library.flavour]} {library.version}"
-    if generation.platforms is None or numbers_of(library.version) < generation.platforms:
-        raise UsageError(
-            f"{platform}: {name} builds for the platform that it runs on; TensorRT 10.3 and newer "
-            "and TensorRT-RTX build for Windows on Linux",
-            parameter="platform",
-        )
-    if not here.platform.startswith("linux x86_64"):
-        raise UsageError(
-            f"{platform}: such plans are built on Linux (x86-64), and this is {here.platform}",
-            parameter="platform",
-        )
-
-
-def _check_target(generation: Generation, library: Library, target: Target, here: Machine) -> None:
+def _check_target(library: Library, target: Target, here: Machine) -> None:
     name, support = f"{NAMES[library.flavour]} {library.version}", target.support
     if not serves(library, support):
         classes = ", ".join(item.sm for item in SUPPORT if serves(library, item))
+        first, last = support.tensorrt
+        wanted = "TensorRT-RTX or TensorRT" if support.rtx else f"TensorRT {first} or newer"
+        if last:
+            wanted = f"TensorRT {last} at the latest"
         raise UsageError(
             f"{target.name}: {name} builds for {classes}, and not for compute capability "
-            f"{support.compute} ({support.architecture}), which takes {advice(support)}",
+            f"{support.compute} ({support.architecture}), which takes {wanted}",
             parameter="gpu",
             found=support.compute,
             expected=classes,
         )
-    if not generation.cross_builds and support.compute != here.compute:
+    if not generation_of(library).cross_builds and support.compute != here.compute:
         found = f"the {here.gpu} ({here.compute})" if here.gpu else "none"
         rtx = INSTALL["tensorrt-rtx"]
         anywhere = f"; TensorRT-RTX builds for it anywhere ({rtx})" if support.rtx else ""
@@ -314,11 +309,3 @@ def _check_target(generation: Generation, library: Library, target: Target, here
             found=found,
             remedy={"flavour": "tensorrt-rtx"} if support.rtx else None,
         )
-
-
-def advice(support: Support) -> str:
-    """The TensorRT for a class of GPUs, in words."""
-    first, last = support.tensorrt
-    if last:
-        return f"TensorRT {last} at the latest"
-    return "TensorRT-RTX or TensorRT" if support.rtx else f"TensorRT {first} or newer"
