@@ -24,7 +24,6 @@ from srtool.export.graph import FLOAT, HALF, copied, inferred, types_of
 from srtool.files import whole_file
 from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sha256, write_manifest
 from srtool.parity import Fidelity
-from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.session import DirectSession
 from srtool.version import __version__
@@ -178,9 +177,6 @@ class Emulated:
 
     def __str__(self) -> str:
         return "float16 emulated"
-
-    def is_available(self) -> bool:
-        return OnnxRuntime().is_available()
 
     def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> DirectSession:
         return emulated_session(model_from_file(path), facts)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from srtool.errors import EngineError, UsageError, in_a_line
 from srtool.images.picture import Picture
 from srtool.images.reading import read_image
+from srtool.images.writing import write_image
 from srtool.runtime.gpu.cuda import OutOfMemory
 from srtool.runtime.guard import Guard
 from srtool.runtime.session import TileEngine
@@ -24,14 +25,21 @@ _SHAPES = "(H, W), (H, W, 3) or (H, W, 4)"
 _MODES = {"1": "L", "L": "L", "LA": "RGBA", "RGB": "RGB", "RGBA": "RGBA", "I;16": "I;16"}
 
 
-def upscale(image: Any, engine: TileEngine, options: Options) -> Any:
-    """See `Engine.upscale`."""
+def upscale(image: Any, engine: TileEngine, options: Options, out: str | Path | None = None) -> Any:
+    """See `Engine.upscale` and, for `out`, `srtool.upscale`."""
     if isinstance(image, (str, Path)):
-        return array_from_picture(
-            upscale_guarded(read_image(Path(image), options.max_pixels), engine, options)
+        picture = _guarded(read_image(Path(image), options.max_pixels), engine, options)
+        if out is not None:
+            write_image(Path(out), picture, options.quality)
+        return _array_from_picture(picture)
+    if out is not None:
+        raise UsageError(
+            "a file is written of what was read from one; save the result of an array or a PIL "
+            "image yourself",
+            parameter="out",
         )
     if isinstance(image, np.ndarray):
-        return _through(image, lambda picture: upscale_guarded(picture, engine, options))
+        return _through(image, lambda picture: _guarded(picture, engine, options))
     pil = sys.modules.get("PIL.Image")
     if pil is not None and isinstance(image, pil.Image):
         return _upscale_pil(pil, image, engine, options)
@@ -44,7 +52,7 @@ def upscale(image: Any, engine: TileEngine, options: Options) -> Any:
     )
 
 
-def upscale_guarded(picture: Picture, engine: TileEngine, options: Options) -> Picture:
+def _guarded(picture: Picture, engine: TileEngine, options: Options) -> Picture:
     """As `upscale_picture`; what the backend raises becomes an EngineError."""
     try:
         return upscale_picture(picture, engine, options, Guard(engine))
@@ -58,7 +66,7 @@ def upscale_guarded(picture: Picture, engine: TileEngine, options: Options) -> P
         ) from None
 
 
-def picture_from_array(image: NDArray[Any]) -> Picture:
+def _picture_from_array(image: NDArray[Any]) -> Picture:
     """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or float32 0..1. UsageError for
     anything else."""
     check_dtype(image.dtype, "image")
@@ -78,7 +86,7 @@ def picture_from_array(image: NDArray[Any]) -> Picture:
     return Picture(np.ascontiguousarray(image[..., :3]), alpha)
 
 
-def array_from_picture(picture: Picture) -> NDArray[Any]:
+def _array_from_picture(picture: Picture) -> NDArray[Any]:
     """(H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA of the picture's dtype."""
     if picture.alpha is not None:
         return np.concatenate([picture.pixels, picture.alpha[..., None]], -1)
@@ -109,7 +117,7 @@ def _check_range(image: NDArray[np.float32]) -> None:
 
 
 def _through(image: NDArray[Any], upscaled: Callable[[Picture], Picture]) -> NDArray[Any]:
-    found = array_from_picture(upscaled(picture_from_array(image)))
+    found = _array_from_picture(upscaled(_picture_from_array(image)))
     return found[..., None] if image.ndim == 3 and image.shape[2] == 1 else found
 
 
@@ -128,7 +136,7 @@ def _upscale_pil(pil: Any, image: Any, engine: TileEngine, options: Options) -> 
             expected=", ".join(_MODES),
         )
     given = image if image.mode == _MODES[mode] else image.convert(_MODES[mode])
-    found = _through(np.asarray(given), lambda picture: upscale_guarded(picture, engine, options))
+    found = _through(np.asarray(given), lambda picture: _guarded(picture, engine, options))
     made = pil.fromarray(found)
     if mode == "LA":
         made = made.convert("LA")

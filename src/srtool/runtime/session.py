@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -179,20 +180,21 @@ class OnnxBackend(Backend, Protocol):
         """Whether the library and the hardware for it are here."""
 
 
-class OnnxFile(Protocol):
+@dataclass(frozen=True)
+class OnnxFile:
     """What an .onnx file says of itself, as `inspect` of the backends for CPUs gives it.
 
-    metadata: srtool's entry of metadata_props. shape, dtype: of the first input, None for free
-    sides; dtype as numpy names it. outputs: names.
+    metadata: srtool's entry of metadata_props. input, shape, dtype: of the first input, None for
+    free sides; dtype as numpy names it. outputs: names. run: every output for a batch in the form
+    of the file, RuntimeError where it fails.
     """
 
     metadata: str | None
+    input: str
     shape: tuple[int | None, ...]
     dtype: str
     outputs: tuple[str, ...]
-
-    def run(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
-        """Every output for a batch in the form of the file. RuntimeError where it fails."""
+    run: Callable[[NDArray[Any]], list[NDArray[Any]]]
 
 
 class TileEngine(Protocol):

@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any, overload
 
 from numpy.typing import NDArray
 
-from srtool.errors import UsageError
-from srtool.images.reading import read_image
-from srtool.images.writing import write_image
 from srtool.models import engine_path
+from srtool.runtime import pixels
 from srtool.runtime.engine import Engine, Value
 from srtool.runtime.events import Event
 from srtool.runtime.folder import upscale_images
 from srtool.runtime.index import Index
 from srtool.runtime.inputs import Inputs, check_writable, jobs_from_inputs
 from srtool.runtime.opening import open_engine
-from srtool.runtime.pixels import array_from_picture, upscale_guarded
 from srtool.runtime.upscaling import Options
 
 if TYPE_CHECKING:
@@ -77,18 +74,7 @@ def upscale(
     EngineError where there is no such engine or it fails.
     """
     opened = engine if isinstance(engine, Engine) else _kept(engine_path(engine), device)
-    options = options or Options()
-    if out is None:
-        return opened.upscale(image, options)
-    if not isinstance(image, (str, Path)):
-        raise UsageError(
-            "a file is written of what was read from one; save the result of an array or a PIL "
-            "image yourself",
-            parameter="out",
-        )
-    picture = upscale_guarded(read_image(Path(image), options.max_pixels), opened, options)
-    write_image(Path(out), picture, options.quality)
-    return array_from_picture(picture)
+    return pixels.upscale(image, opened, options or Options(), out)
 
 
 def upscale_folder(  # noqa: PLR0913 - of the public API, as keywords

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any, ClassVar
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from srtool.errors import EngineError, in_a_line
 from srtool.manifest import METADATA_KEY, ModelFacts
 from srtool.runtime.engine_files import refused
-from srtool.runtime.session import DirectSession
+from srtool.runtime.session import DirectSession, OnnxFile
 
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16"}
 
@@ -34,8 +36,9 @@ class OnnxRuntime:
         return importlib.util.find_spec("onnxruntime") is not None
 
     def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> DirectSession:
-        file = OnnxRuntimeFile(_opened(path, threads))
-        wanted = file.index_of(facts.output_name)
+        session = _opened(path, threads)
+        given, outputs = _names(session)
+        wanted = [facts.output_name if facts.output_name in outputs else outputs[0]]
         # Callers beyond those that there are CPUs for wait: in each other's way they are slower
         # than one after the other, while what they do around the network overlaps.
         cpus = os.cpu_count() or 1
@@ -43,37 +46,39 @@ class OnnxRuntime:
 
         def compute(batch: NDArray[Any]) -> NDArray[Any]:
             with turn:
-                return file.run(batch, (wanted,))[0]
+                return _run(session, given, wanted, batch)[0]
 
         return DirectSession(facts, compute)
 
-    def inspect(self, path: Path) -> OnnxRuntimeFile:
-        return OnnxRuntimeFile(_opened(path))
-
-
-class OnnxRuntimeFile:
-    """See `OnnxFile`. ONNX Runtime's own session takes calls of several threads."""
-
-    def __init__(self, session: Any) -> None:
+    def inspect(self, path: Path) -> OnnxFile:
+        """EngineError as `open`."""
+        session = _opened(path)
+        name, outputs = _names(session)
         given = session.get_inputs()[0]
-        self.metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        self.shape = tuple(side if isinstance(side, int) else None for side in given.shape)
-        self.dtype = _DTYPES.get(given.type, given.type)
-        self.outputs = tuple(output.name for output in session.get_outputs())
-        self.input = given.name
-        self._session = session
+        return OnnxFile(
+            session.get_modelmeta().custom_metadata_map.get(METADATA_KEY),
+            name,
+            tuple(side if isinstance(side, int) else None for side in given.shape),
+            _DTYPES.get(given.type, given.type),
+            outputs,
+            partial(_run, session, name, outputs),
+        )
 
-    def index_of(self, output: str) -> int:
-        """Of an output, the first where none has that name."""
-        return self.outputs.index(output) if output in self.outputs else 0
 
-    def run(self, batch: NDArray[Any], wanted: tuple[int, ...] | None = None) -> list[NDArray[Any]]:
-        names = self.outputs if wanted is None else [self.outputs[index] for index in wanted]
-        try:
-            found: list[NDArray[Any]] = self._session.run(names, {self.input: batch})
-        except Exception as error:  # its exception classes have no common root of their own
-            raise RuntimeError(_reason(error)) from None
-        return found
+def _names(session: Any) -> tuple[str, tuple[str, ...]]:
+    """Of the first input and the outputs."""
+    return session.get_inputs()[0].name, tuple(output.name for output in session.get_outputs())
+
+
+def _run(
+    session: Any, given: str, wanted: Sequence[str], batch: NDArray[Any]
+) -> list[NDArray[Any]]:
+    """In as many threads as call: ONNX Runtime's sessions take that."""
+    try:
+        found: list[NDArray[Any]] = session.run(wanted, {given: batch})
+    except Exception as error:  # its exception classes have no common root of their own
+        raise RuntimeError(_reason(error)) from None
+    return found
 
 
 def _opened(path: Path, threads: int | None = None) -> Any:
@@ -92,7 +97,7 @@ def _opened(path: Path, threads: int | None = None) -> Any:
         options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # see OnnxRuntimeFile
+    except Exception as error:  # see `_run`
         raise refused(path, "ONNX Runtime", _reason(error)) from None
 
 

@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Literal
 
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError
+from srtool.errors import EngineError, in_a_line
 from srtool.manifest import METADATA_KEY, ModelFacts
 from srtool.runtime.engine_files import refused
-from srtool.runtime.session import DirectSession
+from srtool.runtime.session import DirectSession, OnnxFile
 
 Shape = tuple[int, ...]
 
@@ -64,10 +64,33 @@ class OpenVino:
         try:
             return OpenVinoSession(model, facts, settings)
         except RuntimeError as error:
-            raise refused(path, "OpenVINO", _reason(error)) from None
+            raise refused(path, "OpenVINO", in_a_line(error, None)[-120:]) from None
 
-    def inspect(self, path: Path) -> OpenVinoFile:
-        return OpenVinoFile(_read(path))
+    def inspect(self, path: Path) -> OnnxFile:
+        """EngineError as `open`."""
+        model = _read(path)
+        given, where = model.inputs[0], ["framework", METADATA_KEY]
+        dtype = given.get_element_type().get_type_name()
+
+        @cache
+        def request() -> Any:
+            settings = {"INFERENCE_PRECISION_HINT": "f32"}
+            return process_core().compile_model(model, "CPU", settings).create_infer_request()
+
+        def run(batch: NDArray[Any]) -> list[NDArray[Any]]:
+            found = request().infer([batch])
+            return [found[index].copy() for index in range(len(model.outputs))]
+
+        return OnnxFile(
+            model.get_rt_info(where).value if model.has_rt_info(where) else None,
+            given.get_any_name(),
+            tuple(
+                side.get_length() if side.is_static else None for side in given.get_partial_shape()
+            ),
+            _DTYPES.get(dtype, dtype),
+            tuple(output.get_any_name() for output in model.outputs),
+            run,
+        )
 
 
 @cache
@@ -162,31 +185,6 @@ class _Compiled:
             self._unwanted = False
 
 
-class OpenVinoFile:
-    """See `OnnxFile`."""
-
-    def __init__(self, model: Any) -> None:
-        given = model.inputs[0]
-        shape = given.get_partial_shape()
-        self.shape = tuple(side.get_length() if side.is_static else None for side in shape)
-        dtype = given.get_element_type().get_type_name()
-        self.dtype = _DTYPES.get(dtype, dtype)
-        self.outputs = tuple(output.get_any_name() for output in model.outputs)
-        where = ["framework", METADATA_KEY]
-        self.metadata: str | None
-        self.metadata = model.get_rt_info(where).value if model.has_rt_info(where) else None
-        self._model = model
-        self._request: Any = None
-
-    def run(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
-        if self._request is None:
-            settings = {"INFERENCE_PRECISION_HINT": "f32"}
-            compiled = process_core().compile_model(self._model, "CPU", settings)
-            self._request = compiled.create_infer_request()
-        found = self._request.infer([batch])
-        return [found[index].copy() for index in range(len(self.outputs))]
-
-
 def _compiled_for(model: Any, settings: dict[str, Any], output: int, shape: Shape) -> _Compiled:
     fixed = model.clone()
     fixed.reshape(list(shape))
@@ -203,8 +201,4 @@ def _read(path: Path) -> Any:
     try:
         return core.read_model(str(path))
     except RuntimeError as error:
-        raise refused(path, "OpenVINO", _reason(error)) from None
-
-
-def _reason(error: RuntimeError) -> str:
-    return " ".join(str(error).split())[-120:]
+        raise refused(path, "OpenVINO", in_a_line(error, None)[-120:]) from None
