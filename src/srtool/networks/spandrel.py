@@ -53,27 +53,21 @@ def _network(model: Any, path: Path, notes: tuple[str, ...]) -> Network:
     from spandrel import ImageModelDescriptor
 
     name = model.architecture.name
+    channels, wrong = (model.input_channels, model.output_channels), ""
     if not isinstance(model, ImageModelDescriptor):
-        raise CheckpointError(f"{path}: is a {name} network, which takes a mask beside the image")
-    if model.purpose == "FaceSR":
-        raise CheckpointError(
-            f"{path}: is a {name} network, which restores aligned faces of one size"
+        wrong = ", which takes a mask beside the image"
+    elif model.purpose == "FaceSR":
+        wrong = ", which restores aligned faces of one size"
+    elif channels not in ((3, 3), (1, 1)):
+        wrong = (
+            f" from {channels[0]} to {channels[1]} channels, expected RGB to RGB, or gray to gray"
         )
-    channels = (model.input_channels, model.output_channels)
-    if channels not in ((3, 3), (1, 1)):
-        raise CheckpointError(
-            f"{path}: is a {name} network from {channels[0]} to {channels[1]} channels, expected "
-            "RGB to RGB, or gray to gray"
-        )
-    if model.scale not in SCALES:
-        raise CheckpointError(
-            f"{path}: is a {name} network of scale {model.scale}, expected one of "
-            f"{', '.join(map(str, SCALES))}"
-        )
-    if name in _NO_FORWARD:
-        raise CheckpointError(
-            f"{path}: is a {name} network, which srtool does not run: {_NO_FORWARD[name]}"
-        )
+    elif model.scale not in SCALES:
+        wrong = f" of scale {model.scale}, expected one of {', '.join(map(str, SCALES))}"
+    elif name in _NO_FORWARD:
+        wrong = f", which srtool does not run: {_NO_FORWARD[name]}"
+    if wrong:
+        raise CheckpointError(f"{path}: is a {name} network{wrong}")
     module: nn.Module = Called(model.model.eval(), model._call_fn).eval()
     if channels == (1, 1):
         module = Gray(module).eval()
