@@ -86,6 +86,18 @@ def test_files_beside_the_page(path: str, start: Start) -> None:
     assert start().get(path).status == 404
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/upscale", 404), ("POST", "/page/none", 405), ("DELETE", "/v1/models", 405)],
+)
+def test_paths_and_methods_that_there_are_not(
+    method: str, path: str, status: int, start: Start
+) -> None:
+    answer = start().ask(method, path)
+    assert answer.status == status
+    assert f"{method} {path}" in answer.detail
+
+
 def test_what_the_page_is_made_of(start: Start) -> None:
     client = start()
     for file in PAGE.iterdir():

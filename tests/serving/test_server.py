@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,43 @@ def test_what_is_under_way_is_finished(
     assert list((tmp_path / "temporary").iterdir()) == []
     with pytest.raises(ConnectionRefusedError):
         running.ask("GET", "/healthz")
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_what_is_under_way(
+    serve: Serve, tmp_path: Path, write_png: Any
+) -> None:
+    running = serve()
+    pixels = np.random.default_rng(0).integers(0, 255, (3000, 3000, 3), np.uint8)
+    body = write_png(tmp_path / "large.png", pixels).read_bytes()
+
+    def ask() -> None:
+        with suppress(OSError, HTTPException):
+            running.ask("POST", "/v1/upscale", body)
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    while b"srtool_working 1.0" not in running.ask("GET", "/metrics")[1]:
+        time.sleep(0.02)
+    running.process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    code, said = running.end(signal.SIGINT)
+    caller.join()
+    assert code in (-signal.SIGINT, 130)
+    assert len([line for line in said.splitlines() if line]) == 1  # which engine it was
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pause", [None, 0.0, 0.02])
+def test_an_end_at_the_very_beginning(pause: float | None, serve: Serve) -> None:
+    running = serve()
+    if pause is not None:
+        running.process.send_signal(signal.SIGINT)
+        time.sleep(pause)
+    code, said = running.end(signal.SIGINT)
+    assert code in (-signal.SIGINT, 130)
+    assert len([line for line in said.splitlines() if line]) == 1
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from srtool.errors import SrtoolError
@@ -158,6 +159,11 @@ def make_app(served: Served) -> FastAPI:
     @app.exception_handler(ClientDisconnect)
     def let_go(request: Request, error: ClientDisconnect) -> Response:
         return refuse(request, Refusal(GONE, "nobody waits for it"))
+
+    @app.exception_handler(HTTPException)
+    def refuse_path(request: Request, error: HTTPException) -> Response:
+        what = f"{request.method} {request.url.path}: {error.detail}; see /openapi.json"
+        return Refusal(error.status_code, what, dict(error.headers or {})).answer()
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -46,22 +48,39 @@ def serve(
         app = make_app(Served(engines, folder, limits, names, token))
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{sock.getsockname()[1]}/"
-        announce(f"{address}#token={token}" if token else address)
+        shown = f"{address}#token={token}" if token else address
+        server = server_of(app, announce=lambda: announce(shown))
         # uvicorn drains, and then sends itself the signal once more
         before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
-            server_of(app).run(sockets=[sock])
+            server.run(sockets=[sock])
         finally:
             signal.signal(signal.SIGTERM, before)
 
 
-def server_of(app: FastAPI, port: int = 0) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """Tells when it listens. What a second signal cuts off ends without a traceback."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._announce()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self.force_exit:
+            logging.getLogger("uvicorn.error").disabled = True
+
+
+def server_of(app: FastAPI, port: int = 0, announce: Callable[[], None] = lambda: None) -> Server:
     """The server of an application; it ends when what is under way is done."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            app, port=port, log_config=None, access_log=False, server_header=False, ws="none"
-        )
+    config = uvicorn.Config(
+        app, port=port, log_config=None, access_log=False, server_header=False, ws="none"
     )
+    return Server(config, announce)
 
 
 def _listening(host: str, port: int) -> socket.socket:
