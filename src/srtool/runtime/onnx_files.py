@@ -34,12 +34,12 @@ class Request:
     """What a caller asks for when an engine is opened, see `srtool.open_engine`."""
 
     path: Path
-    backend: BackendName = "auto"
-    precision: PrecisionName = "auto"
-    fallback: str | None = None
-    threads: int | None = None
-    device: int | None = None
-    foreign: Foreign = NOTHING_KNOWN
+    backend: BackendName
+    precision: PrecisionName
+    fallback: str | None
+    threads: int | None
+    device: int | None
+    foreign: Foreign
 
 
 def installed_backends(device: int | None = None) -> list[Backend]:

@@ -77,10 +77,6 @@ def _stated(path: Path) -> _Signature | None:
         status = path.stat()
     except OSError:
         return None
-    return _signature(status)
-
-
-def _signature(status: os.stat_result) -> _Signature:
     return status.st_size, status.st_mtime_ns
 
 
@@ -89,18 +85,19 @@ def _opened(path: Path) -> _Signature | None:
     what else would come from a cache."""
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return _signature(status)  # a pipe would be waited for; it is refused in its turn
-        with path.open("rb") as file:
-            if _is_locked(file.fileno()):
+        if stat.S_ISREG(status.st_mode):  # a pipe would be waited for; it is refused in its turn
+            with path.open("rb") as file:
+                if _is_locked(file.fileno()):
+                    return None
+                status = os.fstat(file.fileno())
+            if not status.st_size:
                 return None
-            status = os.fstat(file.fileno())
     except PermissionError:
         # On Windows somebody has it open; elsewhere it is refused in its turn
         return None if os.name == "nt" else _stated(path)
     except OSError:
         return None
-    return _signature(status) if status.st_size else None
+    return status.st_size, status.st_mtime_ns
 
 
 def _is_locked(descriptor: int) -> bool:
