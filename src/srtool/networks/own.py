@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srtool.errors import CheckpointError, UsageError
+from srtool.errors import CheckpointError, UsageError, in_a_line
 from srtool.images.reading import read_rgb
 from srtool.networks.checkpoint import Checkpoint
 from srtool.networks.network import SCALES, Gray, Network, Size
@@ -68,7 +69,7 @@ def network_from_module(own: OwnModule, checkpoint: Checkpoint) -> Network:
         try:
             module.load_state_dict(candidate.state)
         except RuntimeError as error:
-            missed = missed or " ".join(str(error).split())[:200]
+            missed = missed or in_a_line(error, 200)
             continue
         notes = [f"{own.file.name} was run to build it", candidate.note]
         return _tried(module.eval().float(), own, checkpoint.path, tuple(filter(None, notes)))
@@ -90,8 +91,7 @@ def _built(own: OwnModule) -> nn.Module:
         made = getattr(code, own.name)(**own.arguments)
     except Exception as error:
         raise CheckpointError(
-            f"{own.file}: {own.name} cannot be built ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:160]})"
+            f"{own.file}: {own.name} cannot be built ({type(error).__name__}: {in_a_line(error)})"
         ) from None
     finally:
         sys.path.remove(str(own.file.parent))
@@ -127,44 +127,41 @@ def _images(out: Any) -> list[Tensor]:
 
 
 def _tried(module: nn.Module, own: OwnModule, path: Path, notes: tuple[str, ...]) -> Network:
-    photograph = _photograph()
-    made: nn.Module = _Image(module, 1)
-    failed = ""
-    for gray in (False, True):
-        for multiple in _MULTIPLES:
-            tried = Gray(made) if gray else made
-            sides = [max(2, -(-side // multiple)) * multiple for side in (41, 51)]
-            try:
-                with torch.inference_mode():
-                    out = tried(photograph[..., : sides[0], : sides[1]])
-                scale = out.shape[2] // sides[0]
-                right = out.shape == (1, 3, scale * sides[0], scale * sides[1])
-                if not right or scale not in SCALES:
-                    raise ValueError(f"{tuple(out.shape)} of an image of {sides[0]}x{sides[1]}")
-            except Exception as error:  # of the user's own code
-                failed = failed or " ".join(str(error).split())[:160]
-                continue
-            largest = _range(module, gray, photograph[..., : sides[0], : sides[1]], scale)
-            whole = Gray(_Image(module, largest)) if gray else _Image(module, largest)
-            if largest != 1:
-                notes = (*notes, "its colours are 0..255, as a trial on a photograph shows")
-            facts = {"own": f"{own.file.name}:{own.name}", "arguments": dict(own.arguments)}
-            return Network(
-                whole.eval(), scale, own.name, path, facts, Size(multiple_of=multiple), notes
-            )
+    photograph, failed = _photograph(), ""
+    for gray, multiple in itertools.product((False, True), _MULTIPLES):
+        height, width = (max(2, -(-side // multiple)) * multiple for side in (41, 51))
+        image = photograph[..., :height, :width]
+        try:
+            with torch.inference_mode():
+                out = _wrapped(module, 1, gray)(image)
+            scale = out.shape[2] // height
+            if out.shape != (1, 3, scale * height, scale * width) or scale not in SCALES:
+                raise ValueError(f"{tuple(out.shape)} of an image of {height}x{width}")
+        except Exception as error:  # of the user's own code
+            failed = failed or in_a_line(error)
+            continue
+        largest = _range(module, gray, image, scale)
+        if largest != 1:
+            notes = (*notes, "its colours are 0..255, as a trial on a photograph shows")
+        whole = _wrapped(module, largest, gray).eval()
+        facts = {"own": f"{own.file.name}:{own.name}", "arguments": dict(own.arguments)}
+        return Network(whole, scale, own.name, path, facts, Size(multiple_of=multiple), notes)
     raise CheckpointError(
         f"{path}: {own.name} makes no image a whole number of times as large ({failed})"
     )
 
 
-def _range(module: nn.Module, gray: bool, photograph: Tensor, scale: int) -> float:
+def _wrapped(module: nn.Module, largest: float, gray: bool) -> nn.Module:
+    return Gray(_Image(module, largest)) if gray else _Image(module, largest)
+
+
+def _range(module: nn.Module, gray: bool, image: Tensor, scale: int) -> float:
     """1 or 255: with which range a network's picture is more like the photograph."""
-    expected = F.interpolate(photograph, scale_factor=scale, mode="bicubic")
+    expected = F.interpolate(image, scale_factor=scale, mode="bicubic")
     errors = {}
     for largest in (1.0, 255.0):
-        tried = _Image(module, largest)
         with torch.inference_mode():
-            out = Gray(tried)(photograph) if gray else tried(photograph)
+            out = _wrapped(module, largest, gray)(image)
         errors[largest] = float((out - expected).square().mean())
     return 255.0 if errors[255.0] < errors[1.0] / 4 else 1.0
 
