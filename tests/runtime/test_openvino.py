@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,33 @@ def test_memory_is_given_back(nearest_onnx: Any, monkeypatch: pytest.MonkeyPatch
         if batch is large:
             most = held
     assert most - held > 100e6  # the large result alone has 276 MB
+
+
+def test_an_interrupt_while_openvino_is_imported(compact_engine: Path, photographs: Path) -> None:
+    """It comes out of compiled modules as an ImportError, for which another library would run."""
+    program = """
+import os, signal, sys
+from srtool.cli import main as cli
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "openvino._pyopenvino":
+            sys.meta_path.remove(self)
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt as error:
+                raise ImportError("initialization failed") from error
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupting())
+cli.main()
+"""
+    asked = ["infer", str(photographs / "0.png"), "--engine", str(compact_engine), "--dry-run"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *asked],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr

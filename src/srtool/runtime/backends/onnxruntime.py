@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError, in_a_line
+from srtool.interrupts import interrupts_held
 from srtool.manifest import METADATA_KEY, ModelFacts
 from srtool.runtime.engine_files import refused
 from srtool.runtime.session import DirectSession, OnnxFile
@@ -83,7 +84,8 @@ def _run(
 
 def _opened(path: Path, threads: int | None = None) -> Any:
     try:
-        import onnxruntime
+        with interrupts_held():  # a Ctrl-C in the middle comes out as if it were not installed
+            import onnxruntime
     except ImportError:
         raise EngineError(
             f"{path}: ONNX Runtime is not installed; pip install 'srtool[cpu]'", path=path

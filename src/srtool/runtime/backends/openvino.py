@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError, in_a_line
+from srtool.interrupts import interrupts_held
 from srtool.manifest import METADATA_KEY, ModelFacts
 from srtool.runtime.engine_files import refused
 from srtool.runtime.session import DirectSession, OnnxFile
@@ -98,9 +99,10 @@ def process_core() -> Any:
     """The process's one OpenVINO core. Its CPU plugin installs a stack for signal handlers and on
     unloading puts back the one before: with several cores closed out of order that one is gone,
     and the next Ctrl-C is a segmentation fault."""
-    import openvino
+    with interrupts_held():  # a Ctrl-C in the middle comes out as if OpenVINO were not installed
+        import openvino
 
-    return openvino.Core()
+        return openvino.Core()
 
 
 class OpenVinoSession(DirectSession):
