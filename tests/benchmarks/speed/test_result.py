@@ -115,13 +115,6 @@ def test_a_missing_file_gets_one_line(tmp_path: Path, complains: Any) -> None:
         read_bench(tmp_path)
 
 
-def test_a_result_of_the_first_version_is_read(tmp_path: Path, bench: Bench) -> None:
-    text = bench.model_dump_json().replace('"candidates":', '"sides":')
-    text = text.replace('"candidate":', '"side":').replace('"bench":2', '"bench":1')
-    (tmp_path / "old.json").write_text(text)
-    assert read_bench(tmp_path / "old.json") == bench.model_copy(update={"bench": 1})
-
-
 def test_what_callers_wait_and_what_all_get(tmp_path: Path) -> None:
     """Twenty calls, one of them late; four at a time got 8 a second."""
     point = Point(value=4, megapixels=0.5, seconds=(*[0.4] * 19, 2.0), rate=8.0)

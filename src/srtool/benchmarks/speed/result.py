@@ -11,14 +11,14 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError, computed_field, model_validator
+from pydantic import BaseModel, Field, ValidationError, computed_field
 
 from srtool.errors import DataError
 from srtool.files import whole_file
-from srtool.parity import Strict as Part
+from srtool.parity import Strict
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,20 +28,6 @@ Seconds = Annotated[tuple[float, ...], Field(min_length=1)]
 Place = tuple[tuple[int, int], int]  # width and height in LR pixels, and images a run
 
 _KERNELS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx2": "AVX2"}  # the best first
-
-
-_RENAMED = {"sides": "candidates", "side": "candidate"}  # names of version 1
-
-
-class Strict(Part):
-    """Knows the names of version 1."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _renamed(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {_RENAMED.get(key, key): data[key] for key in data}
 
 
 class Machine(Strict):
@@ -279,7 +265,7 @@ class Bench(Strict):
     """One run of `srtool bench`. command: how to repeat it. busy: load of the machine by others
     when it began, in cores, None where unknown. interrupted: not all of the command is done."""
 
-    bench: Literal[1, 2] = VERSION
+    bench: Literal[2] = VERSION
     made: str
     command: str
     machine: Machine
