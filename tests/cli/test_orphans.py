@@ -20,11 +20,19 @@ def started(process: subprocess.Popen[bytes], count: int) -> list[psutil.Process
     """The processes that do the work, once there are so many; not multiprocessing's own tracker."""
     while process.poll() is None:
         children = psutil.Process(process.pid).children(recursive=True)
-        found = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        found = [child for child in children if "spawn_main" in command_of(child)]
         if len(found) >= count:
             return found
         time.sleep(0.05)
     raise AssertionError(f"it ended with {process.returncode}")
+
+
+def command_of(child: psutil.Process) -> str:
+    """Empty where it has just ended."""
+    try:
+        return " ".join(child.cmdline())
+    except psutil.Error:
+        return ""
 
 
 @pytest.mark.slow
