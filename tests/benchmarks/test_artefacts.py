@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from srtool.benchmarks.metrics.artefacts import grid, weave
+from srtool.benchmarks.metrics.full_reference import grid, weave
 
 RANDOM = np.random.default_rng(0)
 # Like a photograph: power falls with frequency.

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from srtool.assets import asset_path
-from srtool.benchmarks.metrics.lpips import MIN_SIDE, load_lpips, lpips
+from srtool.benchmarks.metrics.full_reference import lpips
 from srtool.errors import ImageError
+from srtool.train.losses.perceptual import LPIPS_MIN_SIDE, load_lpips
 
 Complains = Callable[..., Any]
 Image = NDArray[np.uint8]
@@ -78,7 +79,7 @@ def test_is_zero_only_for_equal_images_and_symmetric(model: torch.nn.Module) -> 
 
 
 def test_images_that_cannot_be_compared(model: torch.nn.Module, complains: Complains) -> None:
-    a, b = pair(MIN_SIDE - 1, 80)
+    a, b = pair(LPIPS_MIN_SIDE - 1, 80)
     with complains(ImageError, "31 x 31", "30 x 80"):
         lpips(a, b, model)
     with pytest.raises(ValueError, match="two"):

@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 from scipy.fft import dctn
 from scipy.io import savemat
 
-from srtool.benchmarks.metrics.ma import forest_mean, load_ma, ma, ma_features
-from srtool.benchmarks.metrics.ma_features import block_dct, gaussian_shape
+from srtool.benchmarks.metrics.ma import (
+    block_dct,
+    forest_mean,
+    gaussian_shape,
+    load_ma,
+    ma,
+    ma_features,
+)
 from srtool.benchmarks.metrics.steerable import pyramid_from_image
 from srtool.errors import DataError, ImageError
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from srtool.benchmarks.metrics.ma_features import ma_features
+from srtool.benchmarks.metrics.full_reference import ssim, ssim_wang
+from srtool.benchmarks.metrics.ma import ma_features
 from srtool.benchmarks.metrics.niqe import block_features, contrast_normalised
-from srtool.benchmarks.metrics.ssim import ssim, ssim_wang
 from srtool.images.colour import luma, psnr
 from srtool.images.imresize import imresize, make_lr, mod_crop
 from srtool.images.reading import read_rgb

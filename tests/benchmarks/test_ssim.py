@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import correlate
 from scipy.signal import convolve2d
 
-from srtool.benchmarks.metrics.ssim import gaussian, ssim, ssim_terms, ssim_wang
+from srtool.benchmarks.metrics.full_reference import gaussian, ssim, ssim_terms, ssim_wang
 from srtool.errors import ImageError
 from srtool.images.colour import psnr
 

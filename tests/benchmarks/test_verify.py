@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from srtool.benchmarks import reference as reference_module
 from srtool.benchmarks import verify as module
-from srtool.benchmarks.metrics.ssim import ssim
+from srtool.benchmarks.metrics.full_reference import ssim
 from srtool.benchmarks.reference import deltas, relative_niqe
 from srtool.benchmarks.verify import Config, Verification, verify
 from srtool.errors import DataError, EngineError, ExportError, ImageError, UsageError

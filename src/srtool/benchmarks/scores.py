@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.assets import asset_path
-from srtool.benchmarks.metrics.artefacts import grid, weave
+from srtool.benchmarks.metrics.full_reference import grid, lpips, ssim, ssim_wang, weave
 from srtool.benchmarks.metrics.ma import load_ma, ma
 from srtool.benchmarks.metrics.niqe import load_niqe, niqe
-from srtool.benchmarks.metrics.ssim import ssim, ssim_wang
 from srtool.errors import AssetError, SrtoolError, UsageError, in_a_line
 from srtool.images.colour import luma, psnr
 
@@ -139,8 +138,6 @@ def score(
             elif metric == "weave":
                 value = weave(levels, luma(hr))
             else:
-                from srtool.benchmarks.metrics.lpips import lpips
-
                 value = lpips(sr, hr, model)
             found[metric] = f"{metric} is not a number" if math.isnan(value) else value
         except (SrtoolError, MemoryError, RuntimeError) as error:
@@ -155,6 +152,6 @@ def _model(metric: str, path: Path) -> Any:
         return load_niqe(path)
     if metric == "ma":
         return load_ma(path)
-    from srtool.benchmarks.metrics.lpips import load_lpips
+    from srtool.train.losses.perceptual import load_lpips
 
     return load_lpips(path, "vgg" if metric == "lpips_vgg" else "alex")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from srtool.benchmarks.metrics.lpips import lpips
+from srtool.benchmarks.metrics.full_reference import lpips
 from srtool.images.reading import read_rgb
 from srtool.train.losses.backbones import CONVOLUTIONS, backbone_from_file
 from srtool.train.losses.perceptual import load_lpips
