@@ -20,11 +20,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from fastapi import FastAPI
 
 from srtool.runtime.engine import Engine
 from srtool.runtime.opening import open_engine
-from srtool.serving.app import Served, make_app
-from srtool.serving.limits import Limits
+from srtool.serving.access import Limits
+from srtool.serving.app import make_app
 from srtool.serving.server import server_of
 
 
@@ -87,9 +88,9 @@ def engine(compact_export: Path) -> Iterator[Engine]:
 
 
 @contextmanager
-def running(served: Served) -> Iterator[int]:
+def running(app: FastAPI) -> Iterator[int]:
     """Serve in a thread; gives the port."""
-    server = server_of(make_app(served))
+    server = server_of(app)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -119,8 +120,8 @@ def start(engine: Engine, folder: Path) -> Iterator[Start]:
             engines: Mapping[str, Any] | None = None, limits: Limits | None = None, **more: Any
         ) -> Client:
             engines = engines or {"tiny": engine, "other": engine}
-            served = Served(engines, folder, limits or Limits(), **more)
-            return Client(stack.enter_context(running(served)))
+            app = make_app(engines, folder, limits or Limits(), **more)
+            return Client(stack.enter_context(running(app)))
 
         yield started
         stack.close()

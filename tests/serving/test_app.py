@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from srtool.images.reading import image_size
-from srtool.serving.limits import Limits
+from srtool.serving.access import Limits
 
 Start = Callable[..., Any]
 

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from srtool.serving.server import is_loopback
-from srtool.serving.temporary import private_folder
+from srtool.serving.server import is_loopback, private_folder
 
 Serve = Callable[..., "Running"]
 

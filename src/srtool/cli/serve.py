@@ -38,7 +38,7 @@ def serve(
 ) -> None:
     """A page in the browser, and an HTTP API (described in /openapi.json). Ctrl-C ends it."""
     with needing("serve"):
-        from srtool.serving.limits import Limits
+        from srtool.serving.access import Limits
         from srtool.serving.server import serve as run
     from srtool.models import engine_path, model_names
     from srtool.runtime.opening import open_engine

@@ -67,6 +67,14 @@ _BRANDS = {
 HEAD = 64  # bytes that `format_of` looks at
 
 
+def suffix_of(head: bytes) -> str:
+    """The suffix of what a picture is written as by default, by the first HEAD bytes of its file:
+    its own format's, ".png" where that is not written."""
+    format = format_of(head)
+    own = next((suffix for suffix, name in FORMATS.items() if name == format), "")
+    return own if own in WRITABLE else ".png"
+
+
 def format_of(head: bytes) -> str | None:
     """The format that a file's first HEAD bytes show, None where it is none that is read."""
     for magic, format in _MAGIC:

@@ -1,5 +1,5 @@
-"""Who may ask: no page of another site, no name that was bent to this machine, and with a token
-only who has it.
+"""What the server takes and from whom, and what it says to the rest: no page of another site, no
+name that was bent to this machine, and with a token only who has it.
 
 A server on 127.0.0.1 can be reached from every page that the browser beside it shows: by posts
 across sites, which carry an Origin header, and by a name of the attacker's that suddenly resolves
@@ -10,13 +10,14 @@ cannot be bent.
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import responses
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from srtool.serving.limits import Refusal
 
 OPEN = frozenset({"/", "/healthz", "/readyz"})  # and the page's files: nothing in them is secret
 PAGE = "/page/"
@@ -31,6 +32,45 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+
+@dataclass(frozen=True)
+class Limits:
+    """megabytes: of a picture as it is sent. megapixels: of a picture as it comes; its result may
+    have 64 times that. waiting: pictures that wait for their turn. seconds: that a picture may
+    take once it is its turn. silence: seconds that a sender may pause."""
+
+    megabytes: float = 64
+    megapixels: float = 50
+    waiting: int = 16
+    seconds: float = 1800
+    silence: float = 60
+
+    @property
+    def bytes(self) -> int:
+        return int(self.megabytes * 1e6)
+
+    @property
+    def pixels(self) -> int:
+        return int(self.megapixels * 1e6)
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Refusal(Exception):
+    """A request that is not carried out. detail: one line for whoever sent it."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers = int(status), detail, headers
+
+    def answer(self) -> JSONResponse:
+        """The error as RFC 9457 has it."""
+        content = {"title": responses.get(self.status, ""), "status": self.status}
+        content["detail"] = self.detail
+        kind = "application/problem+json"
+        return JSONResponse(content, self.status, self.headers, media_type=kind)
 
 
 class Access:

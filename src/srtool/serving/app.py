@@ -6,11 +6,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -21,36 +20,26 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from srtool.errors import SrtoolError
+from srtool.images.formats import HEAD, suffix_of
 from srtool.images.size import Size
 from srtool.runtime.engine import Engine
 from srtool.runtime.upscaling import Options
-from srtool.serving.access import Access
-from srtool.serving.answers import (
+from srtool.serving.access import DEFAULT_LIMITS, Access, Limits, Refusal
+from srtool.serving.queue import MEDIA_TYPES, Metrics, Order, Queue, Task
+from srtool.serving.transfer import (
     GONE,
     Result,
+    check_size,
+    discard_body,
     refusal_from_error,
     refusal_from_validation,
+    save_body,
+    while_awaited,
 )
-from srtool.serving.kinds import MEDIA_TYPES, Format, written_format
-from srtool.serving.limits import DEFAULT_LIMITS, Limits, Refusal
-from srtool.serving.metrics import Metrics
-from srtool.serving.queue import Order, Queue, Task
-from srtool.serving.upload import check_size, discard_body, save_body, while_awaited
 from srtool.version import __version__
 
 PAGE = Path(__file__).parent / "page"
-
-
-@dataclass(frozen=True)
-class Served:
-    """What is served. engines: by the names that callers use, the first is the default. folder:
-    the only one written to. names, token: see `Access`."""
-
-    engines: Mapping[str, Engine]
-    folder: Path
-    limits: Limits = DEFAULT_LIMITS
-    names: frozenset[str] = frozenset()
-    token: str | None = None
+Format = Literal["png", "jpg", "webp", "tif", "avif"]
 
 
 class Model(BaseModel):
@@ -133,10 +122,17 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(served: Served) -> FastAPI:
-    """The application, for any ASGI server."""
+def make_app(
+    engines: Mapping[str, Engine],
+    folder: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    names: frozenset[str] = frozenset(),
+    token: str | None = None,
+) -> FastAPI:
+    """The application, for any ASGI server. engines: by the names that callers use, the first is
+    the default. folder: the only one written to. names, token: see `Access`."""
     metrics, tasks = Metrics(), dict[str, Task]()
-    queue = Queue(served.engines, served.limits, metrics)
+    queue = Queue(engines, limits, metrics)
     app = FastAPI(
         title="srtool",
         version=__version__,
@@ -144,7 +140,7 @@ def make_app(served: Served) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Access, names=served.names, token=served.token)
+    app.add_middleware(Access, names=names, token=token)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
 
     @app.exception_handler(Refusal)
@@ -173,36 +169,36 @@ def make_app(served: Served) -> FastAPI:
     def models() -> Models:
         """The networks, the default first, and what the server takes."""
         return Models(
-            models=[_model(name, engine) for name, engine in served.engines.items()],
+            models=[_model(name, engine) for name, engine in engines.items()],
             formats=list(MEDIA_TYPES),
-            max_bytes=served.limits.bytes,
-            max_pixels=served.limits.pixels,
+            max_bytes=limits.bytes,
+            max_pixels=limits.pixels,
             version=__version__,
         )
 
     @app.post("/v1/upscale", response_class=FileResponse, openapi_extra=_BODY, responses=_ANSWERS)
     async def upscale(request: Request, wanted: Annotated[Parameters, Query()]) -> Response:
         """Upscale the picture that is the body."""
-        engine = wanted.engine or next(iter(served.engines))
-        if engine not in served.engines:
-            known = ", ".join(served.engines)
+        engine = wanted.engine or next(iter(engines))
+        if engine not in engines:
+            known = ", ".join(engines)
             raise Refusal(HTTPStatus.BAD_REQUEST, f"engine: {engine} is not served, only {known}")
         if queue.is_full:
-            await discard_body(request, served.limits)
+            await discard_body(request, limits)
             queue.refuse_if_full()
         with _listed(tasks, wanted.id) as task:
-            folder = Path(tempfile.mkdtemp(dir=served.folder))
-            source = folder / "source"
+            own = Path(tempfile.mkdtemp(dir=folder))
+            source = own / "source"
             try:
-                await save_body(request, source, served.limits)
-                kind = wanted.format or written_format(source)
+                await save_body(request, source, limits)
+                kind = wanted.format or _format_of(source)
                 order = Order(engine, source, kind, wanted.options(), wanted.name)
-                check_size(order, served.engines[engine].facts.scale, served.limits)
+                check_size(order, engines[engine].facts.scale, limits)
                 await while_awaited(request, task, partial(queue.upscale, order, task))
             except BaseException as error:
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(own, ignore_errors=True)
                 if isinstance(error, SrtoolError):
-                    raise refusal_from_error(error, folder, wanted.name) from None
+                    raise refusal_from_error(error, own, wanted.name) from None
                 raise
             metrics.answers.labels(200).inc()
             return Result(order, task)
@@ -247,6 +243,12 @@ def _listed(tasks: dict[str, Task], id: str | None) -> Iterator[Task]:
         yield task
     finally:
         del tasks[id]
+
+
+def _format_of(source: Path) -> str:
+    """The format of a file by its content, where srtool writes that; else PNG."""
+    with source.open("rb") as file:
+        return suffix_of(file.read(HEAD))[1:]
 
 
 def _model(name: str, engine: Engine) -> Model:

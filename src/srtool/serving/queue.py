@@ -14,6 +14,14 @@ from typing import Literal
 
 import anyio
 from anyio import to_thread
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 from srtool.images.reading import image_size
 from srtool.runtime.engine import Engine
@@ -21,12 +29,18 @@ from srtool.runtime.events import Summary
 from srtool.runtime.folder import upscale_images
 from srtool.runtime.inputs import Job
 from srtool.runtime.upscaling import Options
-from srtool.serving.kinds import Format
-from srtool.serving.limits import Limits, Refusal
-from srtool.serving.metrics import Metrics
+from srtool.serving.access import Limits, Refusal
 
 Stage = Literal["receiving", "waiting", "upscaling"]
 ON_GPU = 4  # pictures at a time, whose tiles fill its batches
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
+MEDIA_TYPES = {  # of what is written, by the name of its format
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "webp": "image/webp",
+    "tif": "image/tiff",
+    "avif": "image/avif",
+}
 
 
 class Stopped(Exception):
@@ -62,7 +76,7 @@ class Order:
 
     engine: str
     source: Path
-    kind: Format
+    kind: str
     options: Options
     name: str
 
@@ -148,3 +162,31 @@ class Queue:
         task.size = width, height
         for side, pixels in (("in", summary.pixels_in), ("out", summary.pixels_out)):
             self._metrics.pixels.labels(order.engine, side).inc(pixels)
+
+
+class Metrics:
+    """Counters of one server. `text` gives all of them."""
+
+    def __init__(self) -> None:
+        self._all = CollectorRegistry()
+        self.answers = Counter(
+            "srtool_answers", "Answers to /v1/upscale.", ["status"], registry=self._all
+        )
+        self.seconds = Histogram(
+            "srtool_seconds",
+            "Seconds that a picture spent in each stage.",
+            ["engine", "stage"],
+            buckets=SECONDS,
+            registry=self._all,
+        )
+        self.pixels = Counter(
+            "srtool_pixels", "Pixels of pictures done.", ["engine", "side"], registry=self._all
+        )
+        self.waiting = Gauge(
+            "srtool_waiting", "Pictures that wait for their turn.", registry=self._all
+        )
+        self.working = Gauge("srtool_working", "Pictures that are worked on.", registry=self._all)
+        ProcessCollector(registry=self._all)
+
+    def text(self) -> bytes:
+        return generate_latest(self._all)

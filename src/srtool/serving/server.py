@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
+import shutil
 import signal
 import socket
+import stat
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from ipaddress import ip_address
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from filelock import FileLock, Timeout
 
 from srtool.errors import UsageError
 from srtool.runtime.engine import Engine
-from srtool.serving.app import Served, make_app
-from srtool.serving.limits import DEFAULT_LIMITS, Limits
-from srtool.serving.temporary import private_folder
+from srtool.serving.access import DEFAULT_LIMITS, Limits
+from srtool.serving.app import make_app
+
+PREFIX = "srtool-serve-"
+LOCK = "lock"
 
 
 def is_loopback(host: str) -> bool:
@@ -45,7 +54,7 @@ def serve(
         token = secrets.token_urlsafe(24)
     with _listening(host, port) as sock, private_folder() as folder:
         names = frozenset({host, socket.gethostname().lower()})
-        app = make_app(Served(engines, folder, limits, names, token))
+        app = make_app(engines, folder, limits, names, token)
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{sock.getsockname()[1]}/"
         shown = f"{address}#token={token}" if token else address
@@ -92,3 +101,34 @@ def _listening(host: str, port: int) -> socket.socket:
             f"{host} port {port}: cannot be listened on ({error.strerror or error}); "
             "name another port"
         ) from None
+
+
+@contextmanager
+def private_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A folder that only this user can look into, removed at the end. Those of servers that were
+    killed are removed as well: their locks are free."""
+    parent = parent or Path(tempfile.gettempdir())
+    for left in parent.glob(f"{PREFIX}*"):
+        _remove_if_left(left)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    lock = FileLock(folder / LOCK)
+    lock.acquire()
+    try:
+        yield folder
+    finally:
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_if_left(folder: Path) -> None:
+    try:
+        found = folder.lstat()
+        mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+        # one without a lock belongs to a server that is starting right now
+        if not (mine and stat.S_ISDIR(found.st_mode) and (folder / LOCK).is_file()):
+            return
+        with FileLock(folder / LOCK, timeout=0):
+            pass
+    except (Timeout, OSError):  # in use, or gone
+        return
+    shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError, ImageError, SrtoolError, UsageError
-from srtool.images.formats import HEAD, format_of
+from srtool.images.formats import HEAD, suffix_of
 from srtool.images.picture import Picture
 from srtool.runtime.folder import upscale_images
 from srtool.runtime.guard import Guard
@@ -25,7 +25,7 @@ from srtool.runtime.opening import open_engine
 from srtool.runtime.upscaling import Options, Upscaling
 
 FILE, UPSCALED_FILE = "file", "upscaled_file"
-SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp", "TIFF": ".tif", "AVIF": ".avif"}
+WRITTEN = ("png", "jpg", "webp", "tif", "avif")
 
 
 class PicturesModel:
@@ -136,9 +136,9 @@ def check_transport(utils: Any) -> None:
 def _suffix(data: bytes, parameters: dict[str, Any]) -> str:
     asked = parameters.get("format")
     if asked is None:
-        return SUFFIXES.get(format_of(data[:HEAD]) or "", ".png")
-    if f".{asked}" not in SUFFIXES.values():
-        known = ", ".join(suffix[1:] for suffix in SUFFIXES.values())
+        return suffix_of(data[:HEAD])
+    if asked not in WRITTEN:
+        known = ", ".join(WRITTEN)
         raise UsageError(f"format {asked!r} is not written, expected one of {known}")
     return f".{asked}"
 

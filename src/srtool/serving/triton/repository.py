@@ -1,22 +1,30 @@
-"""A model repository: a network's engines, each as a model that Triton loads."""
+"""A model repository: a network's engines, each as a model that Triton loads, with a config.pbtxt
+made of its manifest."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
 
 from srtool.errors import EngineError, UsageError
 from srtool.files import whole_file
-from srtool.manifest import Manifest, read_manifest
+from srtool.manifest import Manifest, ModelFacts, read_manifest
 from srtool.models import engine_path
+from srtool.runtime.backends.kserve import MANIFEST
 from srtool.runtime.engine_files import engine_files, read_beside, weight_files
 from srtool.runtime.onnx_files import facts_from_onnx
-from srtool.serving.triton.config import onnx_config, pictures_config, plan_config
 from srtool.version import __version__
 
+BATCH = 8  # tiles or requests at most that are computed together
+DELAY = 2000  # microseconds that a request waits for others of its shape
+WARM_UP = (64, 64)  # LR pixels
 MODEL = """from srtool.serving.triton.pictures import PicturesModel
 import triton_python_backend_utils
 
@@ -65,20 +73,25 @@ def write_repository(
     if onnx:
         manifest = manifests[onnx[0]]
         copies = {onnx[0]: "model.onnx", **{path: path.name for path in weight_files(onnx[0])}}
-        config = onnx_config(name, manifest)
+        config = _onnx_config(name, manifest)
         what = f"{onnx[0].name} on Triton's onnxruntime backend"
-        written.append(_write(folder / name, version, config, copies, what))
+        written.append(_write(folder, version, config, copies, what))
     if plans:
-        by_gpu = {gpu: path.name for path in plans for gpu in _compute(manifests[path])}
-        config = plan_config(f"{name}_plan", manifests[plans[0]], by_gpu)
+        by_gpu = {
+            gpu: path.name
+            for path in plans
+            if (plan := manifests[path].plan)
+            for gpu in plan.compute
+        }
+        config = _plan_config(f"{name}_plan", manifests[plans[0]], by_gpu)
         what = f"{', '.join(path.name for path in plans)} on Triton's tensorrt backend"
         copies = {path: path.name for path in plans}
-        written.append(_write(folder / f"{name}_plan", version, config, copies, what))
+        written.append(_write(folder, version, config, copies, what))
     engine = (onnx or plans)[0]
-    config = pictures_config(f"{name}_pictures", manifests[engine], engine.name)
+    config = _pictures_config(f"{name}_pictures", manifests[engine], engine.name)
     copies = {engine.parent / file: file for file in engine_files(engine.name, read_beside(engine))}
     what = f"pictures of any size, as pixels or as files, through srtool {__version__}"
-    written.append(_write(folder / f"{name}_pictures", version, config, copies, what, MODEL))
+    written.append(_write(folder, version, config, copies, what, MODEL))
     return written
 
 
@@ -117,24 +130,115 @@ def _check(manifests: dict[Path, Manifest], onnx: list[Path]) -> None:
         raise UsageError(f"{onnx[0]}, {onnx[1]}: one model takes one .onnx file")
 
 
-def _compute(manifest: Manifest) -> tuple[str, ...]:
-    """The compute capabilities that a plan is for, as Triton names them: "8.9"."""
-    assert manifest.plan is not None
-    return manifest.plan.compute
-
-
 def _write(
-    model: Path, version: int, config: str, copies: dict[Path, str], what: str, code: str = ""
+    folder: Path, version: int, config: Any, copies: dict[Path, str], what: str, code: str = ""
 ) -> Written:
     """One model's folder: the version first, so that a server that looks on finds it whole."""
+    model = folder / config.name
     target = model / str(version)
     if target.exists():
         raise UsageError(f"{target}: is there already; name another version", parameter="version")
     for source, name in copies.items():
         with whole_file(target / name) as temporary:
             shutil.copyfile(source, temporary)
-    for path, text in ((target / "model.py", code), (model / "config.pbtxt", config)):
+    settings = text_format.MessageToString(config)
+    for path, text in ((target / "model.py", code), (model / "config.pbtxt", settings)):
         if text:
             with whole_file(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
     return Written(model.name, model, what)
+
+
+def _onnx_config(name: str, manifest: Manifest) -> Any:
+    """Of an .onnx file on Triton's onnxruntime backend."""
+    config = _tensors(name, manifest, manifest.model.batch or BATCH)
+    config.backend, config.default_model_filename = "onnxruntime", "model.onnx"
+    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_AUTO)
+    _warm_up(config, manifest.model, (1, *WARM_UP))
+    return config
+
+
+def _plan_config(name: str, manifest: Manifest, files: Mapping[str, str]) -> Any:
+    """Of TensorRT plans of one network. files: compute capability ("8.9") -> file name."""
+    assert manifest.plan is not None
+    profiles = manifest.plan.recipe.profiles
+    config = _tensors(name, manifest, max(profile.max[0] for profile in profiles))
+    config.backend = "tensorrt"
+    for capability, file in files.items():
+        config.cc_model_filenames[capability] = file
+    batches = sorted({profile.opt[0] for profile in profiles})
+    config.dynamic_batching.preferred_batch_size.extend(batches)
+    group = config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU)
+    group.profile.extend(str(number) for number in range(len(profiles)))
+    _warm_up(config, manifest.model, profiles[-1].opt)
+    return config
+
+
+def _pictures_config(name: str, manifest: Manifest, engine: str) -> Any:
+    """Of the model that takes pictures of any size, as pixels or as files, in Python.
+
+    engine: the file name of what computes, in the version's folder.
+    """
+    config = pb.ModelConfig(name=name, backend="python", max_batch_size=BATCH)
+    facts = manifest.model
+    for title, kind, dims in (
+        (facts.input_name, pb.TYPE_UINT8, [-1, -1, 3]),
+        ("file", pb.TYPE_STRING, [1]),
+    ):
+        config.input.add(
+            name=title, data_type=kind, dims=dims, optional=True, allow_ragged_batch=True
+        )
+    config.output.add(name=facts.output_name, data_type=pb.TYPE_UINT8, dims=[-1, -1, 3])
+    config.output.add(name="upscaled_file", data_type=pb.TYPE_STRING, dims=[1])
+    config.dynamic_batching.max_queue_delay_microseconds = 0
+    kind = pb.ModelInstanceGroup.KIND_GPU if manifest.plan else pb.ModelInstanceGroup.KIND_CPU
+    config.instance_group.add(count=1, kind=kind)
+    _describe(config, manifest)
+    config.parameters["engine"].string_value = engine
+    return config
+
+
+def _tensors(name: str, manifest: Manifest, batch: int) -> Any:
+    """A model whose tensors are the engine's own."""
+    facts = manifest.model
+    config = pb.ModelConfig(name=name, max_batch_size=batch)
+    kind, dims = pb.TYPE_UINT8, [-1, -1, 3]
+    if facts.io == "float32":
+        kind, dims = pb.TYPE_FP32, [3, -1, -1]
+    config.input.add(name=facts.input_name, data_type=kind, dims=dims)
+    config.output.add(name=facts.output_name, data_type=kind, dims=dims)
+    config.dynamic_batching.max_queue_delay_microseconds = DELAY
+    _describe(config, manifest)
+    return config
+
+
+def _describe(config: Any, manifest: Manifest) -> None:
+    """Version policy, and what clients may want to know."""
+    config.version_policy.latest.num_versions = 1
+    parameters = {
+        MANIFEST: manifest.model_dump_json(),
+        "scale": str(manifest.model.scale),
+        "halo": str(manifest.model.halo),
+        "multiple_of": str(manifest.model.multiple_of),
+        "certified": ", ".join(
+            f"{backend}: {found.grade if found.passed else 'failed'}"
+            for backend, found in manifest.fidelity.items()
+        )
+        or "no",
+    }
+    if manifest.plan is not None:
+        parameters["tensorrt"] = manifest.plan.version
+        parameters["gpus"] = ", ".join(manifest.plan.compute)
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
+
+
+def _warm_up(config: Any, facts: ModelFacts, shape: Sequence[int]) -> None:
+    """One request before the model counts as ready."""
+    batch, height, width = shape
+    given = config.input[0]
+    sample = config.model_warmup.add(name="first", batch_size=batch)
+    sides = [height, width, 3] if facts.io == "uint8" else [3, height, width]
+    sample.inputs[given.name].data_type = given.data_type
+    sample.inputs[given.name].dims.extend(sides)
+    sample.inputs[given.name].random_data = True
