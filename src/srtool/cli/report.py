@@ -49,8 +49,10 @@ def report(
     with needing("bench"):
         from srtool.benchmarks.report.drawing import write_plots
         from srtool.benchmarks.report.page import page_from_sources, write_page
-        from srtool.benchmarks.report.photographs import pictures_from_photographs
-        from srtool.benchmarks.report.pictures import pictures_from_images
+        from srtool.benchmarks.report.pictures import (
+            pictures_from_images,
+            pictures_from_photographs,
+        )
         from srtool.benchmarks.report.sources import (
             results_and_photographs,
             sources_from_paths,

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from srtool.benchmarks.report import photographs as photographs_module
 from srtool.benchmarks.report import pictures
 from srtool.benchmarks.report.page import colour_scale, difference_map, png_uri
-from srtool.benchmarks.report.photographs import pictures_from_photographs
 from srtool.benchmarks.report.pictures import (
     Box,
     busiest,
     busiest_within,
     difference_between,
     pictures_from_images,
+    pictures_from_photographs,
 )
 from srtool.errors import DataError, EngineError, UsageError
 from srtool.images.colour import psnr_y
@@ -195,7 +194,7 @@ def test_details_are_where_the_versions_differ_most() -> None:
     changes[20:30, 40:50] = 1
     changes[150:160, 250:260] = 3
     kept = changes.copy()
-    details = busiest_within(changes, Box(0, 0, 300, 200), 3)
+    details = busiest_within(changes, Box(0, 0, 300, 200), pictures.DETAIL, 3)
     assert [float(box.of(changes).sum()) for box in details] == [300, 100]  # no third place
     assert np.array_equal(changes, kept)
 
@@ -234,9 +233,9 @@ def test_a_broken_photograph_is_left_out(
 def test_of_a_large_photograph_the_part_that_differs_is_upscaled(
     compact_engine: Path, tmp_path: Path, write_png: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(photographs_module, "WHOLE", 100 * 100)
-    monkeypatch.setattr(photographs_module, "REGION", 40)
-    monkeypatch.setattr(photographs_module, "LOOK", 24)
+    monkeypatch.setattr(pictures, "WHOLE", 100 * 100)
+    monkeypatch.setattr(pictures, "REGION", 40)
+    monkeypatch.setattr(pictures, "LOOK", 24)
     image = np.full((160, 200, 3), 90, np.uint8)
     image[120:130, 150:162] = np.random.default_rng(0).integers(0, 256, (10, 12, 3))
     write_png(tmp_path / "large.png", image)

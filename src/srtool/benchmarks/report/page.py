@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import matplotlib as mpl
@@ -20,16 +19,15 @@ from numpy.typing import NDArray
 
 from srtool.benchmarks.report.charts import Slugs, plots_of_network, quality_plots
 from srtool.benchmarks.report.drawing import Plot, inline_svg
-from srtool.benchmarks.report.pictures import Box, Difference, Picture, Version
+from srtool.benchmarks.report.pictures import Difference, Picture, Version
 from srtool.benchmarks.report.quality import quality_tables, verification_table
 from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.report.standings import fastest_table
 from srtool.benchmarks.report.summary import answers, not_run, origins
 from srtool.benchmarks.report.timings import network_line, speed_tables
-from srtool.benchmarks.speed.result import Bench, Measured
 from srtool.errors import DataError
 from srtool.files import whole_file
-from srtool.tables.table import Table, date_text, figure, fixed
+from srtool.tables.table import date_text, figure, fixed
 from srtool.tables.text import html
 from srtool.version import __version__
 
@@ -50,34 +48,39 @@ def page_from_sources(sources: Sources, pictures: Sequence[Picture], made: str) 
     reader."""
     slugs = Slugs()
     against = list(quality_plots(sources, slugs))
-    plots = list(against)
-    speed = []
-    for bench, network in sources.networks:
-        found = list(plots_of_network(network, slugs))
-        plots += found
-        speed.append(_network(bench, network, found))
-    files = [*sources.benches, *sources.evaluations, *sources.parities]
+    speed = [
+        (bench, network, list(plots_of_network(network, slugs)))
+        for bench, network in sources.networks
+    ]
+    several = len(speed) > 1
     script = _beside("slider.js")
     text = _template().render(
         title=_title(sources),
         version=__version__,
         made=date_text(made),
-        files=[name for name, _ in files],
         css=Markup(_beside("style.css")),
         script=Markup(script),
         script_hash=_hash(f"\n{script}"),
         answers=answers(sources),
-        standings=_written([fastest_table(bench for _, bench in sources.benches)])
-        if len(sources.networks) > 1
-        else [],
+        standings=[fastest_table(bench for _, bench in sources.benches)] if several else [],
         origins=origins(sources),
-        quality=_written(quality_tables(sources.evaluations)),
-        parity=_written([verification_table(it, name) for name, it in sources.parities]),
-        quality_plots=[_drawn(plot) for plot in against],
-        speed=speed,
-        pictures=[_shown(picture) for picture in pictures],
+        quality=quality_tables(sources.evaluations),
+        parity=[verification_table(it, name) for name, it in sources.parities],
+        quality_plots=against,
+        speed=[
+            {
+                "title": f"{network.network} on {bench.machine.gpu or bench.machine.cpu}",
+                "facts": network_line(network),
+                "plots": plots,
+                "tables": speed_tables(network),
+            }
+            for bench, network, plots in speed
+        ],
+        pictures=[(picture, _difference_text(picture)) for picture in pictures],
+        zoom=ZOOM,
         not_run=not_run(sources),
     )
+    plots = [*against, *(plot for _, _, found in speed for plot in found)]
     return Page(text, tuple(plots))
 
 
@@ -99,6 +102,14 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
+    environment.filters |= {
+        "html": lambda table: Markup(html(table)),
+        "svg": lambda plot: Markup(inline_svg(plot)),
+        "png": png_uri,
+        "figures": _figures,
+        "difference_map": difference_map,
+        "colour_scale": colour_scale,
+    }
     return environment.from_string(_beside("template.html"))
 
 
@@ -117,92 +128,30 @@ def _title(sources: Sources) -> str:
     return f"{', '.join(names)}: super-resolution report" if names else "Super-resolution report"
 
 
-def _drawn(plot: Plot) -> dict[str, Any]:
-    return {"title": plot.title, "svg": Markup(inline_svg(plot))}
-
-
-def _written(tables: Sequence[Table]) -> list[dict[str, Any]]:
-    return [{"caption": table.caption, "html": Markup(html(table))} for table in tables]
-
-
-def _network(bench: Bench, network: Measured, plots: list[Plot]) -> dict[str, Any]:
-    return {
-        "title": f"{network.network} on {bench.machine.gpu or bench.machine.cpu}",
-        "facts": network_line(network),
-        "plots": [_drawn(plot) for plot in plots],
-        "tables": _written(speed_tables(network)),
-    }
-
-
-def _shown(picture: Picture) -> dict[str, Any]:
-    view = picture.view
-    height, width = picture.versions[-1].whole.shape[:2]
-    whole = (view.width, view.height) == (width, height)
-    place = "the whole" if whole else f"{_place(view)} of {width}×{height}"
-    has_hr = picture.versions[-1].name == "HR"
-    return {
-        "name": picture.name,
-        "has_hr": has_hr,
-        "width": view.width,
-        "height": view.height,
-        "about_view": f"{place}, upscaled pixels.",
-        "versions": [
-            {"name": version.name, "view": png_uri(view.of(version.whole))}
-            for version in picture.versions
-        ],
-        "chosen": len(picture.versions) - (2 if has_hr else 1),
-        "details": [_detail(picture, box) for box in picture.details],
-        "difference": _difference(picture),
-        "remark": picture.remark,
-    }
-
-
-def _place(box: Box) -> str:
-    return f"{box.width}×{box.height} at {box.left},{box.top}"
-
-
-def _detail(picture: Picture, box: Box) -> dict[str, Any]:
-    """A part of every version, enlarged."""
-    return {
-        "about": f"{_place(box)}, enlarged {ZOOM}×",
-        "width": ZOOM * box.width,
-        "height": ZOOM * box.height,
-        "versions": [
-            {
-                "name": version.name,
-                "image": png_uri(box.of(version.whole)),
-                "figures": _figures(version),
-            }
-            for version in picture.versions
-        ],
-    }
-
-
 def _figures(version: Version) -> str:
-    figures = [] if version.psnr is None else [f"PSNR-Y {_decibel(version.psnr)}"]
-    figures += [] if version.niqe is None else [f"NIQE {fixed(version.niqe, 2)}"]
+    figures = []
+    if version.psnr is not None:
+        equal = version.psnr == float("inf")
+        figures.append(f"PSNR-Y {'equal' if equal else fixed(version.psnr, 2) + ' dB'}")
+    if version.niqe is not None:
+        figures.append(f"NIQE {fixed(version.niqe, 2)}")
     return ", ".join(figures) or ("original" if version.name == "HR" else "")
 
 
-def _decibel(value: float) -> str:
-    return "equal" if value == float("inf") else f"{fixed(value, 2)} dB"
-
-
-def _difference(picture: Picture) -> dict[str, Any] | None:
+def _difference_text(picture: Picture) -> str:
+    """Empty where there is no difference to be shown."""
     found = picture.difference
     if found is None:
-        return None
+        return ""
     torch, engine = (version.name for version in picture.versions[1:3])
     if found.most == 0:
-        text = f"{engine} and {torch} are equal in every pixel of the image."
-    else:
-        text = (
-            f"Difference between {engine} and {torch}, the largest of the three colours, amplified "
-            f"so that {found.end} of 255 levels are full brightness. Over the whole image: at most "
-            f"{found.most}, mean {figure(found.mean)} levels, {100 * found.share:.3f} % of the "
-            "pixels differ."
-        )
-    return {"map": png_uri(difference_map(found)), "scale": colour_scale(found), "text": text}
+        return f"{engine} and {torch} are equal in every pixel of the image."
+    return (
+        f"Difference between {engine} and {torch}, the largest of the three colours, amplified "
+        f"so that {found.end} of 255 levels are full brightness. Over the whole image: at most "
+        f"{found.most}, mean {figure(found.mean)} levels, {100 * found.share:.3f} % of the "
+        "pixels differ."
+    )
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:

@@ -1,5 +1,9 @@
 """The pictures of the report: what engines make of images, beside bicubic, PyTorch and HR, or of
-photographs, of which there is no HR."""
+photographs, of which there is no HR.
+
+A photograph of many megapixels is not upscaled as a whole: a few busy parts of it are, and the one
+in which the engines differ most is shown.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.benchmarks.scores import assets_of, score
-from srtool.errors import EngineError, UsageError, in_a_line
+from srtool.errors import DataError, EngineError, ImageError, UsageError, in_a_line
 from srtool.images.colour import luma
 from srtool.images.datasets import (
     BORDER,
@@ -22,9 +26,11 @@ from srtool.images.datasets import (
     Image,
     Sample,
     dataset_from_folder,
+    image_files,
     load_pair,
 )
 from srtool.images.imresize import imresize
+from srtool.images.reading import read_rgb
 from srtool.manifest import read_manifest, sha256
 from srtool.runtime.engine import Engine
 from srtool.runtime.opening import CHECKPOINTS, open_engine
@@ -34,13 +40,16 @@ Value = TypeVar("Value", bound=np.generic)
 
 VIEW = 480  # HR pixels of a side of what is shown, at most
 DETAIL = 88  # the same of what is shown enlarged
+WHOLE = 512 * 512  # LR pixels of a photograph that is upscaled as a whole
+REGION = 256  # LR pixels of a side of the part that is shown of a larger one
+LOOKS, LOOK = 9, 96  # parts that are tried, and their side
 METRICS = ("psnr", "niqe")
 LEVELS = (4, 8, 16, 32, 64, 128, 255)  # that a difference map ends with
 
 
 @dataclass(frozen=True)
 class Box:
-    """A part of an image, in HR pixels."""
+    """A part of an image, in its pixels."""
 
     left: int
     top: int
@@ -50,6 +59,9 @@ class Box:
     def of(self, image: NDArray[Value]) -> NDArray[Value]:
         """(H, W, ...) -> (height, width, ...)."""
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def __str__(self) -> str:
+        return f"{self.width}×{self.height} at {self.left},{self.top}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,10 @@ class Picture:
     difference: Difference | None = None
     remark: str = ""
 
+    @property
+    def has_hr(self) -> bool:
+        return self.versions[-1].name == "HR"
+
 
 def pictures_from_images(
     images: Path | None,
@@ -114,17 +130,52 @@ def pictures_from_images(
     if model:
         for engine in engines:
             _check_fit(engine, model)
-    samples = dataset_from_folder(_folder(images)).samples[:count]
-    with opened_engines(engines, model, device) as opened:
+    folder = images or Path(str(resources.files("srtool") / "samples"))
+    samples = dataset_from_folder(folder).samples[:count]
+    with _all_opened(engines, model, device) as opened:
         pictures = []
         for number, sample in enumerate(samples):
             report(f"{sample.name} ({number + 1} of {len(samples)})")
-            pictures.append(_picture(sample, opened))
+            pictures.append(_of_sample(sample, opened))
+    return pictures
+
+
+def pictures_from_photographs(
+    paths: Sequence[Path],
+    engines: Sequence[Path],
+    count: int,
+    report: Callable[[str], None] = lambda line: None,
+    device: int | None = None,
+    leave_out: Callable[[str], None] = lambda why: None,
+) -> list[Picture]:
+    """Upscale parts of the first `count` photographs of files and folders by each engine. device:
+    see `open_engine`. leave_out: told why a file is passed over that cannot be read.
+
+    DataError where there is no photograph that can be read; EngineError and UsageError as in
+    `pictures_from_images`.
+    """
+    files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
+    if not files:
+        raise DataError(f"{paths[0]}: holds no photographs; expected files like photo.jpg")
+    with _all_opened(engines, None, device) as opened:
+        pictures: list[Picture] = []
+        for path in files:
+            if len(pictures) == count:
+                break
+            report(f"{path.name} ({len(pictures) + 1} of {min(count, len(files))})")
+            try:
+                photograph = read_rgb(path)
+            except ImageError as error:
+                leave_out(str(error))
+            else:
+                pictures.append(_of_photograph(path.name, photograph, opened))
+    if not pictures:
+        raise DataError(f"{paths[0]}: holds no photograph that can be read")
     return pictures
 
 
 @contextmanager
-def opened_engines(
+def _all_opened(
     engines: Sequence[Path], model: Path | None, device: int | None
 ) -> Iterator[dict[str, Engine]]:
     """By the names that the page calls them, PyTorch's first."""
@@ -135,12 +186,6 @@ def opened_engines(
             name = path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}"
             opened[name] = stack.enter_context(_opened(path, device))
         yield opened
-
-
-def _folder(images: Path | None) -> Path:
-    if images is None:
-        return Path(str(resources.files("srtool") / "samples"))
-    return images
 
 
 def _check_fit(engine: Path, model: Path) -> None:
@@ -175,10 +220,10 @@ def _opened(path: Path, device: int | None) -> Engine:
     return engine
 
 
-def _picture(sample: Sample, engines: dict[str, Engine]) -> Picture:
+def _of_sample(sample: Sample, engines: dict[str, Engine]) -> Picture:
     pair = load_pair(sample, BORDER)
-    made = upscaled_by_all(pair.lr, engines, sample.name)
-    changes = changes_between(made)
+    made = _upscaled_by_all(pair.lr, engines, sample.name)
+    changes = _changes(made)
     view = busiest(changes, VIEW)
     assets, unavailable = assets_of(METRICS)
     metrics = tuple(name for name in METRICS if name not in unavailable)
@@ -196,27 +241,63 @@ def _picture(sample: Sample, engines: dict[str, Engine]) -> Picture:
     if "PyTorch" in engines and len(engines) > 1:
         torch, other = (made[name] for name in list(engines)[:2])
         difference = difference_between(torch, other, view)
-    details = busiest_within(changes, view, 1)
+    details = busiest_within(changes, view, DETAIL, 1)
     return Picture(sample.name, tuple(versions), view, details, difference, remark)
 
 
-def upscaled_by_all(lr: Image, engines: dict[str, Engine], name: str) -> dict[str, Image]:
+def _of_photograph(name: str, photograph: Image, engines: dict[str, Engine]) -> Picture:
+    """photograph: (H, W, 3) RGB uint8, as it is; its region becomes (4 h, 4 w, 3)."""
+    region = _region(photograph, engines, name)
+    made = _upscaled_by_all(region.of(photograph), engines, name)
+    changes = _changes(made)
+    view = busiest(changes, VIEW)
+    height, width = photograph.shape[:2]
+    remark = ""
+    if (region.width, region.height) != (width, height):
+        remark = (
+            f"The {region.width}×{region.height} pixels at {region.left},{region.top} of "
+            f"{width}×{height}: where the engines differ most, of {LOOKS} busy parts."
+        )
+    versions = tuple(Version(key, image) for key, image in made.items())
+    return Picture(name, versions, view, busiest_within(changes, view, DETAIL, 3), remark=remark)
+
+
+def _region(photograph: Image, engines: dict[str, Engine], name: str) -> Box:
+    """Of a large photograph the part that is worth showing, in its own pixels."""
+    height, width = photograph.shape[:2]
+    if height * width <= WHOLE:
+        return Box(0, 0, width, height)
+    y = luma(photograph, rounded=False)
+    energy: NDArray[np.float64] = np.zeros(y.shape)
+    energy[:, 1:] += np.abs(np.diff(y, axis=1))
+    energy[1:] += np.abs(np.diff(y, axis=0))
+
+    def change(look: Box) -> float:
+        return float(_changes(_upscaled_by_all(look.of(photograph), engines, name)).mean())
+
+    best = max(busiest_within(energy, Box(0, 0, width, height), LOOK, LOOKS), key=change)
+    wide, high = min(REGION, width), min(REGION, height)
+    left = min(max(0, best.left + best.width // 2 - REGION // 2), width - wide)
+    top = min(max(0, best.top + best.height // 2 - REGION // 2), height - high)
+    return Box(left, top, wide, high)
+
+
+def _upscaled_by_all(lr: Image, engines: dict[str, Engine], name: str) -> dict[str, Image]:
     """Bicubic first. EngineError where an engine fails, with the name of the image."""
+    lr = np.ascontiguousarray(lr)
     made = {"bicubic": np.asarray(imresize(lr, SCALE, "clamp"))}
-    return made | {key: _upscaled(lr, engine, name) for key, engine in engines.items()}
+    try:
+        for key, engine in engines.items():
+            made[key] = np.asarray(upscale_tiled(lr, engine))
+    except (RuntimeError, MemoryError) as error:
+        raise EngineError(f"{engine.path}: fails on {name} ({in_a_line(error)})") from None
+    return made
 
 
-def changes_between(made: dict[str, Image]) -> NDArray[np.float64]:
+def _changes(made: dict[str, Image]) -> NDArray[np.float64]:
     """(H, W): how far the last two are apart in Y: two engines, or an engine and bicubic."""
     one, other = (luma(made[name], rounded=False) for name in list(made)[-2:])
     return np.abs(one - other)
-
-
-def _upscaled(lr: Image, engine: Engine, name: str) -> Image:
-    try:
-        return np.asarray(upscale_tiled(lr, engine))
-    except (RuntimeError, MemoryError) as error:
-        raise EngineError(f"{engine.path}: fails on {name} ({in_a_line(error)})") from None
 
 
 def busiest(changes: NDArray[np.float64], side: int) -> Box:
@@ -232,13 +313,15 @@ def busiest(changes: NDArray[np.float64], side: int) -> Box:
     return Box(int(column) * SCALE, int(row) * SCALE, width, height)
 
 
-def busiest_within(changes: NDArray[np.float64], view: Box, count: int) -> tuple[Box, ...]:
-    """So many details of a view, the busiest first; none covers much of another, and where the view
+def busiest_within(
+    changes: NDArray[np.float64], view: Box, side: int, count: int
+) -> tuple[Box, ...]:
+    """So many squares of a view, the busiest first; none covers much of another, and where the view
     is too small for that there are fewer."""
     left = view.of(changes).copy()
     found: list[Box] = []
     while len(found) < count:
-        inner = busiest(left, DETAIL)
+        inner = busiest(left, side)
         if found and not inner.of(left).any():
             break
         found.append(Box(view.left + inner.left, view.top + inner.top, inner.width, inner.height))
