@@ -20,14 +20,14 @@ from models import NETWORKS
 
 from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.report.quality import merged, quality_table
-from srtool.benchmarks.report.standings import (
-    by_machine,
-    by_speed,
-    common_place,
+from srtool.benchmarks.report.standings import by_machine, by_speed, common_place, networks_of
+from srtool.benchmarks.report.timings import (
+    between,
     fastest_table,
-    networks_of,
+    machine_line,
+    scaling_table,
+    speed_cell,
 )
-from srtool.benchmarks.report.timings import between, machine_line, scaling_table, speed_cell
 from srtool.benchmarks.speed.result import Bench, Candidate, Measured, read_bench
 from srtool.errors import DataError
 from srtool.files import whole_file

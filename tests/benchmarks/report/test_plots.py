@@ -12,14 +12,14 @@ import matplotlib as mpl
 import pytest
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.report import charts, drawing, plots
+from srtool.benchmarks.report import drawing, plots
 from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.speed.result import Bench, Measured
 from srtool.errors import DataError
 
 
 def drawn(network: Measured) -> list[drawing.Plot]:
-    found = list(charts.plots_of_network(network, charts.Slugs()))
+    found = list(plots.plots_of_network(network, plots.Slugs()))
     for plot in found:
         ElementTree.fromstring(drawing.inline_svg(plot))  # is drawn, and is XML
     return found
@@ -116,7 +116,7 @@ def test_names_are_no_markup(network: Measured) -> None:
 
 def against(bench: Bench, *evaluations: Evaluation) -> list[drawing.Plot]:
     sources = Sources([("bench", bench)], [("evaluation", found) for found in evaluations])
-    return list(charts.quality_plots(sources, charts.Slugs()))
+    return list(plots.quality_plots(sources, plots.Slugs()))
 
 
 def test_quality_against_speed(
@@ -128,7 +128,7 @@ def test_quality_against_speed(
     """One network is known by the hash of its weights and one by its name."""
     bench = bench_of(network_named(), network_named("other.pth", 2.0, sha256=""))
     assert against(bench, evaluation_of()) == []  # two points are no plot
-    monkeypatch.setattr(charts, "FEWEST", 1)
+    monkeypatch.setattr(plots, "FEWEST", 1)
     (plot,) = against(bench, evaluation_of())
     assert plot.slug == "quality-against-speed-set5"
     assert "x4-fast 30.12 at 0.05" in plot.alt
@@ -146,7 +146,7 @@ def test_results_of_one_machine_share_a_plot(
     evaluation_of: Callable[..., Evaluation],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(charts, "FEWEST", 1)
+    monkeypatch.setattr(plots, "FEWEST", 1)
     first, second = bench_of(network_named()), bench_of(network_named("other.pth", 2.0, sha256=""))
     machine = second.machine.model_copy(update={"cpu": "another"})
     elsewhere = second.model_copy(update={"machine": machine})
@@ -156,7 +156,7 @@ def test_results_of_one_machine_share_a_plot(
         ([first, elsewhere], [["x4-fast"], ["other.pth"]]),
     ):
         sources = Sources([(str(number), bench) for number, bench in enumerate(benches)], found)
-        made = list(charts.quality_plots(sources, charts.Slugs()))
+        made = list(plots.quality_plots(sources, plots.Slugs()))
         for plot, expected in zip(made, names, strict=True):
             assert [name for name in ("x4-fast", "other.pth") if name in plot.alt] == expected
             cpu = "another" if expected == ["other.pth"] else first.machine.cpu
@@ -214,6 +214,6 @@ def test_plots_that_cannot_be_written(network: Measured, tmp_path: Path, complai
 
 
 def test_slugs_differ() -> None:
-    slugs = charts.Slugs()
+    slugs = plots.Slugs()
     assert [slugs("A b", "c"), slugs("a-b-c"), slugs("a-b-c-2"), slugs("…")] == [
         "a-b-c", "a-b-c-2", "a-b-c-2-2", "plot"]  # fmt: skip

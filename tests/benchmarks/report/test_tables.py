@@ -14,14 +14,10 @@ from srtool.benchmarks.report.quality import (
     quality_tables,
     verification_table,
 )
-from srtool.benchmarks.report.standings import (
-    by_machine,
-    fastest,
-    fastest_table,
-    networks_of,
-)
+from srtool.benchmarks.report.standings import by_machine, fastest, networks_of
 from srtool.benchmarks.report.timings import (
     comparison_table,
+    fastest_table,
     machine_line,
     network_line,
     speed_tables,

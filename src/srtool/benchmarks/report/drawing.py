@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import matplotlib as mpl
@@ -145,9 +146,8 @@ def inline_svg(plot: Plot) -> str:
     with style():
         written = io.StringIO()
         # The faces are left out: the page's background shows through.
-        plot.figure.savefig(
-            written, format="svg", facecolor="none", metadata=dict.fromkeys(_METADATA)
-        )
+        left_out = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        plot.figure.savefig(written, format="svg", facecolor="none", metadata=left_out)
     svg = written.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -159,16 +159,7 @@ def inline_svg(plot: Plot) -> str:
         svg = svg.replace(colour, variable)
     head, rest = svg.split(">", 1)
     head = re.sub(r' (width|height|version)="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="{_attribute(plot.alt)}">{rest}'.strip()
-
-
-_METADATA = ("Creator", "Date", "Format", "Type")
-
-
-def _attribute(text: str) -> str:
-    for sign, entity in (("&", "&amp;"), ('"', "&quot;"), ("<", "&lt;"), (">", "&gt;")):
-        text = text.replace(sign, entity)
-    return text
+    return f'{head} role="img" aria-label="{escape(plot.alt)}">{rest}'.strip()
 
 
 def write_figure(path: Path, figure: Figure) -> None:

@@ -17,14 +17,13 @@ import pyvips
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from srtool.benchmarks.report.charts import Slugs, plots_of_network, quality_plots
 from srtool.benchmarks.report.drawing import Plot, inline_svg
 from srtool.benchmarks.report.pictures import Difference, Picture, Version
+from srtool.benchmarks.report.plots import Slugs, plots_of_network, quality_plots
 from srtool.benchmarks.report.quality import quality_tables, verification_table
 from srtool.benchmarks.report.sources import Sources
-from srtool.benchmarks.report.standings import fastest_table
 from srtool.benchmarks.report.summary import answers, not_run, origins
-from srtool.benchmarks.report.timings import network_line, speed_tables
+from srtool.benchmarks.report.timings import fastest_table, network_line, speed_tables
 from srtool.errors import DataError
 from srtool.files import whole_file
 from srtool.tables.table import date_text, figure, fixed

@@ -1,47 +1,135 @@
-"""The plots of the report, one function each, from measured data to a figure."""
+"""The plots of the report: which there are, what each says in words, and how it is drawn."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.report.drawing import (
     INK,
     MARKERS,
     MUTED,
     SERIES,
+    Plot,
     blank,
     label_ends,
     settled,
     style,
 )
+from srtool.benchmarks.report.sources import Sources
+from srtool.benchmarks.report.standings import (
+    Fastest,
+    by_machine,
+    by_speed,
+    common_place,
+    evaluated_as,
+    fastest,
+    places_of,
+)
 from srtool.benchmarks.report.timings import AXES
-from srtool.benchmarks.speed.result import Candidate, Measured, Scaling, Timing
+from srtool.benchmarks.scores import METRICS
+from srtool.benchmarks.speed.result import Measured, Place, Scaling, Timing
 from srtool.tables.table import figure as digits
 from srtool.tables.table import size_text
 
 ROW = 0.34  # inches of a row of a horizontal plot
 LONGEST = 36  # letters of a name; the tables have the whole of it
 WIDE_RANGE = 8  # largest over smallest, beyond which an axis is logarithmic
+FEWEST = 3  # networks in a plot of quality against speed; fewer are a table
+PLOTTED = ("psnr", "pi", "niqe")  # against speed: PSNR, and the first of the others there is
+
+Standing = tuple[Fastest, float]  # a network, and a figure of its quality
 
 
-@dataclass(frozen=True)
-class Standing:
-    """A network in the plot of quality against speed. quality: a figure of a metric. fast, slow:
-    LR megapixels per second of its fastest engine, `engine`, and of the reference, None where not
-    timed, on images of `size`, in words."""
+class Slugs:
+    """Names for files and ids, none given twice."""
 
-    name: str
-    quality: float
-    fast: float
-    slow: float | None
-    engine: str
-    size: str
+    def __init__(self) -> None:
+        self._given: Counter[str] = Counter()
+
+    def __call__(self, *words: str) -> str:
+        slug = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-") or "plot"
+        self._given[slug] += 1
+        return slug if self._given[slug] == 1 else self(slug, str(self._given[slug]))
+
+
+def plots_of_network(network: Measured, slugs: Slugs) -> Iterator[Plot]:
+    """Of its speed, as far as there is something to show. Their figures stand in the tables of the
+    network, for who cannot see them."""
+
+    def plot(word: str, title: str, figure: Figure) -> Plot:
+        alt = f"{network.network}: {title}; the figures are in the tables of this network."
+        return Plot(slugs(network.network, word), title, alt, figure)
+
+    place = common_place(network)
+    if place is not None:
+        places = list(places_of(network))
+        batch = places[0][1]
+        if len({size for size, many in places if many == batch}) > 1:  # else there is no line
+            figure = throughput_by_size(network, batch)
+            yield plot("throughput", "Throughput by image size", figure)
+        yield plot("latency", "Distribution of latency", latency_distribution(network, place))
+        if shares := roofline_share(network, place):
+            yield plot("roofline", "Share of the roofline", shares)
+    curves = sorted((curve for curve in network.scaling if curve.points), key=lambda it: it.axis)
+    for axis, group in groupby(curves, key=lambda curve: curve.axis):
+        figure = scaling_curves(list(group), network)
+        yield plot(f"scaling {axis}", f"Scaling with {AXES[axis][1]}", figure)
+
+
+def quality_plots(sources: Sources, slugs: Slugs) -> Iterator[Plot]:
+    """Quality against speed, one for each machine and data set: all networks that were timed on the
+    one and evaluated on the other."""
+    evaluations = [found for _, found in sources.evaluations]
+    datasets = dict.fromkeys(name for found in evaluations for name in found.datasets)
+    for benches in by_machine(bench for _, bench in sources.benches):
+        timed = [best for bench in benches for it in bench.networks if (best := fastest(it))]
+        machine = benches[0].machine.title
+        for dataset in datasets:
+            standings: dict[str, list[Standing]] = {}
+            for metric in PLOTTED:
+                unit = ", dB (higher is better)" if metric == "psnr" else " (lower is better)"
+                found = [
+                    (best, quality)
+                    for best in timed
+                    if (quality := _quality(best.network, evaluations, dataset, metric)) is not None
+                ]
+                if len(found) >= FEWEST and len(standings) < 2:
+                    standings[METRICS[metric].title + unit] = found
+            if standings:
+                parts = [
+                    f"{best.network.network} {digits(quality, 4)} at "
+                    f"{digits(best.timing.lr_megapixels_per_second)} ({best.engine.name}, "
+                    f"{size_text(*best.place)})"
+                    for found in standings.values()
+                    for best, quality in found
+                ]
+                yield Plot(
+                    slugs("quality against speed", dataset),
+                    "Quality against speed",
+                    f"{' and '.join(standings)} on {dataset}, and LR megapixels per second on "
+                    f"{machine}: {'; '.join(parts)}.",
+                    quality_against_speed(standings, dataset, machine),
+                )
+
+
+def _quality(
+    network: Measured, evaluations: list[Evaluation], dataset: str, metric: str
+) -> float | None:
+    for evaluation in evaluations:
+        engine = evaluated_as(network, evaluation)
+        found = evaluation.mean.get(dataset, {}).get(engine or "", {}).get(metric)
+        if found is not None:
+            return found
+    return None
 
 
 def throughput_by_size(network: Measured, batch: int) -> Figure:
@@ -79,14 +167,10 @@ def _throughput_title(network: Measured, batch: int) -> str:
     return f"{_short(network.network)}: throughput, LR megapixels/s{several}"
 
 
-def latency_distribution(network: Measured, size: tuple[int, int], batch: int) -> Figure:
+def latency_distribution(network: Measured, place: Place) -> Figure:
     """Every run as a dot, with the median, 90 % and 99 % marks, a row per candidate, the fastest on
     top."""
-    timed = [(candidate, candidate.timing(size, batch)) for candidate in network.candidates]
-    rows = sorted(
-        ((candidate, timing) for candidate, timing in timed if timing is not None),
-        key=lambda row: -row[1].p50,
-    )
+    rows = by_speed(network, place)[::-1]
     with style():
         figure, (axes,) = blank(1.1 + ROW * len(rows))
         looks = _looks(network)
@@ -100,7 +184,7 @@ def latency_distribution(network: Measured, size: tuple[int, int], batch: int) -
         axes.grid(visible=False, axis="y")
         _scale(axes, "x", seconds)
         axes.set(
-            title=f"{_short(network.network)}: time of a run at {size_text(size, batch)}, ms",
+            title=f"{_short(network.network)}: time of a run at {size_text(*place)}, ms",
             xlabel="ms; dots: runs, line: 10 % to 90 %, bar: median, tick: 99 %",
         )
     return settled(figure)
@@ -125,9 +209,9 @@ def quality_against_speed(
     with style():
         figure, panels = blank(3.9, len(standings))
         for axes, (metric, found) in zip(panels, standings.items(), strict=True):
-            speeds = [value for it in found for value in (it.fast, it.slow) if value is not None]
-            for number, standing in enumerate(found):
-                _standing(axes, standing, SERIES[number % len(SERIES)])
+            speeds: list[float] = []
+            for number, (best, quality) in enumerate(found):
+                speeds += _standing(axes, best, quality, SERIES[number % len(SERIES)])
             _scale(axes, "x", speeds)
             axes.margins(0.16, 0.2)
             axes.set(title=f"{dataset}: {metric}", xlabel="LR megapixels/s")
@@ -140,21 +224,26 @@ def quality_against_speed(
     return settled(figure)
 
 
-def _standing(axes: Axes, standing: Standing, colour: str) -> None:
-    if standing.slow is not None:
-        ends = [standing.slow, standing.fast]
-        axes.plot(ends, [standing.quality] * 2, color=colour, linewidth=1, linestyle=":")
-        axes.plot([standing.slow], [standing.quality], "o", color=colour, markerfacecolor="none")
-    axes.plot([standing.fast], [standing.quality], "o", color=colour, markersize=8)
+def _standing(axes: Axes, best: Fastest, quality: float, colour: str) -> list[float]:
+    """Draw a network; its speeds."""
+    fast = best.timing.lr_megapixels_per_second
+    speeds = [fast]
+    if best.reference:
+        slow = best.reference.lr_megapixels_per_second
+        speeds.append(slow)
+        axes.plot([slow, fast], [quality] * 2, color=colour, linewidth=1, linestyle=":")
+        axes.plot([slow], [quality], "o", color=colour, markerfacecolor="none")
+    axes.plot([fast], [quality], "o", color=colour, markersize=8)
     axes.annotate(
-        _short(standing.name),
-        (standing.fast, standing.quality),
+        _short(best.network.network),
+        (fast, quality),
         (0, 8),
         textcoords="offset points",
         color=colour,
         horizontalalignment="right",
         weight="bold",
     )
+    return speeds
 
 
 def scaling_curves(curves: Sequence[Scaling], network: Measured) -> Figure:
@@ -181,13 +270,15 @@ def scaling_curves(curves: Sequence[Scaling], network: Measured) -> Figure:
     return settled(figure)
 
 
-def roofline_share(network: Measured, size: tuple[int, int], batch: int) -> Figure:
+def roofline_share(network: Measured, place: Place) -> Figure | None:
     """Of the measured peaks of the machine, how much each candidate uses, a pair of bars per
-    candidate."""
-    rows = shares_of(network, size, batch)
+    candidate, the fastest on top; None where no share is known."""
+    rows = [row for row in by_speed(network, place)[::-1] if _percents(row[1]) is not None]
+    if not rows:
+        return None
     with style():
         figure, (axes,) = blank(1.1 + 1.25 * ROW * len(rows))
-        for row, (_, timing) in enumerate(reversed(rows)):
+        for row, (_, timing) in enumerate(rows):
             pairs = ((0.19, timing.peak_share, SERIES[0], "matrix peak"),
                      (-0.19, timing.bandwidth_share, SERIES[1], "bandwidth"))  # fmt: skip
             for shift, share, colour, name in pairs:
@@ -204,32 +295,20 @@ def roofline_share(network: Measured, size: tuple[int, int], batch: int) -> Figu
                     color=colour,
                     verticalalignment="center",
                 )
-        names = [_short(candidate.name) for candidate, _ in reversed(rows)]
-        place = size_text(size, batch)
+        names = [_short(candidate.name) for candidate, _ in rows]
         axes.set_yticks(range(len(names)), names, color=INK)
-        axes.set_xlim(0, max(100.0, *(_percents(timing) for _, timing in rows)) * 1.12)
+        axes.set_xlim(0, max(100.0, *(_percents(timing) or 0.0 for _, timing in rows)) * 1.12)
         axes.grid(visible=False, axis="y")
         axes.set(
-            title=f"{_short(network.network)}: share of the roofline at {place}, %",
+            title=f"{_short(network.network)}: share of the roofline at {size_text(*place)}, %",
             xlabel="% of what the machine was measured to reach in the same run",
         )
     return settled(figure)
 
 
-def _percents(timing: Timing) -> float:
-    return 100 * max(timing.peak_share or 0.0, timing.bandwidth_share or 0.0)
-
-
-def shares_of(
-    network: Measured, size: tuple[int, int], batch: int
-) -> list[tuple[Candidate, Timing]]:
-    timed = [(candidate, candidate.timing(size, batch)) for candidate in network.candidates]
-    known = [
-        (candidate, timing)
-        for candidate, timing in timed
-        if timing and (timing.peak_share is not None or timing.bandwidth_share is not None)
-    ]
-    return sorted(known, key=lambda row: row[1].p50)
+def _percents(timing: Timing) -> float | None:
+    known = [it for it in (timing.peak_share, timing.bandwidth_share) if it is not None]
+    return 100 * max(known) if known else None
 
 
 def _short(name: str) -> str:

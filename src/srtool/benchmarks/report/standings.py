@@ -1,12 +1,15 @@
-"""Who is fastest: of the candidates of a network, on each machine that has results."""
+"""Who is fastest: of the candidates of a network, on each machine that has results; and which
+engine of an evaluation a network is."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from srtool.benchmarks.report.timings import speed_cell
+from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.speed.result import (
     Bench,
     Candidate,
@@ -17,7 +20,6 @@ from srtool.benchmarks.speed.result import (
     spread,
 )
 from srtool.benchmarks.speed.timing import ratios
-from srtool.tables.table import EMPTY, Cell, Table, figure, size_text, table_of, times
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class Fastest:
     other: Candidate | None
     ahead: Spread | None
     rounds: int
+
+    @property
+    def reference(self) -> Timing | None:
+        """Of what speeds are relative to, at the same size and batch."""
+        found = self.network.candidate(self.network.reference)
+        return found.timing(*self.place) if found else None
 
 
 def by_machine(benches: Iterable[Bench]) -> list[list[Bench]]:
@@ -57,17 +65,23 @@ def _key(network: Measured) -> str:
     return network.sha256 or network.network
 
 
-def common_place(network: Measured) -> Place | None:
-    """The size and batch at which most candidates were timed, the largest of those; None without
-    any."""
+def places_of(network: Measured) -> dict[Place, int]:
+    """Each size and batch that was timed, from small to large, and with how many candidates."""
     counts = Counter(
         (timing.size, timing.batch)
         for candidate in network.candidates
         for timing in candidate.timings
     )
-    most = max(counts.values(), default=0)
-    places = [place for place, times_ in counts.items() if times_ == most]
-    return max(places, key=lambda place: (place[0][0] * place[0][1], -place[1]), default=None)
+    return dict(sorted(counts.items(), key=lambda it: (it[0][1], math.prod(it[0][0]), it[0][0])))
+
+
+def common_place(network: Measured) -> Place | None:
+    """The size and batch at which most candidates were timed, the largest of those; None without
+    any."""
+    counts = places_of(network)
+    return max(
+        counts, key=lambda place: (counts[place], math.prod(place[0]), -place[1]), default=None
+    )
 
 
 def by_speed(network: Measured, place: Place, kind: str = "") -> list[tuple[Candidate, Timing]]:
@@ -106,38 +120,18 @@ def fastest(network: Measured, benches: Sequence[Bench] = ()) -> Fastest | None:
     )
 
 
-def fastest_table(benches: Iterable[Bench]) -> Table:
-    """A row per machine and network."""
-    rows = [
-        (group, found)
-        for group in by_machine(benches)
-        for network in networks_of(group)
-        if (found := fastest(network, group))
-    ]
-    return table_of(
-        "Fastest engine of each network",
-        {
-            "machine": lambda row: _machine(row[0]),
-            "network": lambda row: Cell(row[1].network.network, note=size_text(*row[1].place)),
-            "fastest engine": lambda row: row[1].engine.name,
-            "LR MP/s": lambda row: figure(row[1].timing.lr_megapixels_per_second),
-            "over PyTorch eager fp32": lambda row: speed_cell(
-                row[1].network, row[1].engine, row[1].timing
-            ),
-            "over the fastest other": lambda row: _ahead(row[1]),
-            "rounds": lambda row: str(row[1].rounds) if row[1].rounds else None,
-        },
-        {"": rows},
-        words=3,
-    )
-
-
-def _machine(benches: Sequence[Bench]) -> Cell:
-    return Cell(benches[0].machine.title, note=max(bench.made for bench in benches)[:10])
-
-
-def _ahead(found: Fastest) -> Cell:
-    if not found.other or not found.ahead:
-        return Cell(EMPTY, note=found.other.name if found.other else "")
-    against = times(found.ahead.median, found.ahead.low, found.ahead.high)
-    return Cell(against.text, note=f"{found.other.name}, {against.note}")
+def evaluated_as(network: Measured, evaluation: Evaluation) -> str | None:
+    """The engine of an evaluation that has the same weights, by SHA-256 or else by name."""
+    by_name = None
+    for name, facts in evaluation.engines.items():
+        model = (facts.get("manifest") or {}).get("model", {})
+        sums = {facts.get("sha256"), model.get("weights_sha256")} - {None, ""}
+        if network.sha256 in sums:
+            return name
+        names = {
+            Path(text).stem for text in (name, facts.get("file"), model.get("weights")) if text
+        }
+        unknown = not network.sha256 or not sums
+        if by_name is None and unknown and Path(network.network).stem in names:
+            by_name = name
+    return by_name

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from srtool.benchmarks.evaluation import Evaluation
-from srtool.benchmarks.report.charts import evaluated_as
 from srtool.benchmarks.report.quality import merged
 from srtool.benchmarks.report.sources import Sources
-from srtool.benchmarks.report.standings import by_machine, fastest, networks_of
+from srtool.benchmarks.report.standings import by_machine, evaluated_as, fastest, networks_of
 from srtool.benchmarks.scores import METRICS
 from srtool.benchmarks.speed.result import Bench, Measured
 from srtool.tables.table import bytes_text, date_text, figure, fixed, size_text

@@ -1,10 +1,18 @@
-"""The tables of speed: of one network of a bench result, and of two results compared."""
+"""The tables of speed: of one network of a bench result, of all machines, and of two results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from srtool.benchmarks.report.standings import (
+    Fastest,
+    by_machine,
+    by_speed,
+    fastest,
+    networks_of,
+    places_of,
+)
 from srtool.benchmarks.speed.compare import Comparison, Row
 from srtool.benchmarks.speed.result import Bench, Candidate, EndToEnd, Measured, Scaling, Timing
 from srtool.tables.table import (
@@ -33,26 +41,13 @@ AXES = {
 }
 
 
-def sizes_of(network: Measured) -> list[tuple[tuple[int, int], int]]:
-    """All sizes and batches that a candidate was timed at, from small to large."""
-    found = {
-        (timing.size, timing.batch)
-        for candidate in network.candidates
-        for timing in candidate.timings
-    }
-    return sorted(found, key=lambda place: (place[1], place[0][0] * place[0][1], place[0]))
-
-
 def timing_table(network: Measured) -> Table:
     """A block per size and batch, a row per candidate; the fastest of each block is marked."""
-    blocks: dict[str, list[tuple[Candidate, Timing]]] = {}
-    for place in sizes_of(network):
-        timed = [(it, timing) for it in network.candidates if (timing := it.timing(*place))]
-        blocks[size_text(*place)] = sorted(timed, key=lambda row: row[1].p50)
-    fastest = {id(rows[0][1]) for rows in blocks.values()}
+    blocks = {size_text(*place): by_speed(network, place) for place in places_of(network)}
+    best = {id(rows[0][1]) for rows in blocks.values()}
 
     def of(value: Callable[[Timing], float | None], marked: bool = False) -> Column:
-        return lambda row: Cell(figure(value(row[1])), marked and id(row[1]) in fastest)
+        return lambda row: Cell(figure(value(row[1])), marked and id(row[1]) in best)
 
     return table_of(
         "Time of a run, from pixels in host memory to pixels in host memory",
@@ -193,6 +188,43 @@ def speed_tables(network: Measured) -> list[Table]:
     """All that there is to say of one network."""
     made = (timing_table, candidate_table, end_to_end_table, scaling_table, callers_table)
     return [table for make in made if (table := make(network)).rows]
+
+
+def fastest_table(benches: Iterable[Bench]) -> Table:
+    """A row per machine and network."""
+    rows = [
+        (group, found)
+        for group in by_machine(benches)
+        for network in networks_of(group)
+        if (found := fastest(network, group))
+    ]
+    return table_of(
+        "Fastest engine of each network",
+        {
+            "machine": lambda row: _machine(row[0]),
+            "network": lambda row: Cell(row[1].network.network, note=size_text(*row[1].place)),
+            "fastest engine": lambda row: row[1].engine.name,
+            "LR MP/s": lambda row: figure(row[1].timing.lr_megapixels_per_second),
+            "over PyTorch eager fp32": lambda row: speed_cell(
+                row[1].network, row[1].engine, row[1].timing
+            ),
+            "over the fastest other": lambda row: _ahead(row[1]),
+            "rounds": lambda row: str(row[1].rounds) if row[1].rounds else None,
+        },
+        {"": rows},
+        words=3,
+    )
+
+
+def _machine(benches: Sequence[Bench]) -> Cell:
+    return Cell(benches[0].machine.title, note=max(bench.made for bench in benches)[:10])
+
+
+def _ahead(found: Fastest) -> Cell:
+    if not found.other or not found.ahead:
+        return Cell(EMPTY, note=found.other.name if found.other else "")
+    against = times(found.ahead.median, found.ahead.low, found.ahead.high)
+    return Cell(against.text, note=f"{found.other.name}, {against.note}")
 
 
 def machine_line(bench: Bench) -> str:
