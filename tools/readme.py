@@ -42,7 +42,7 @@ from srtool.tables.table import (
     table_of,
     table_of_texts,
 )
-from srtool.tables.text import markdown
+from srtool.tables.writers import markdown
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 METRICS = ("psnr", "ssim_wang", "niqe", "lpips", "lpips_vgg")

@@ -15,8 +15,7 @@ import pytest
 from rich.console import Console
 
 from srtool.tables.table import EMPTY, Cell, Group, Table, table_of_texts
-from srtool.tables.terminal import print_table
-from srtool.tables.text import html, latex, markdown, text_of
+from srtool.tables.writers import html, latex, markdown, print_table, text_of
 
 TABLE = Table(
     "PSNR & SSIM of <x4> [bold]_a_",

@@ -40,7 +40,7 @@ def doctor(
     from srtool.export.tensorrt.installing import conflicts
     from srtool.runtime.gpu.machine import this_machine
     from srtool.tables.table import table_of_texts
-    from srtool.tables.terminal import print_table
+    from srtool.tables.writers import print_table
 
     here = this_machine(device)
     if gpu is not None:

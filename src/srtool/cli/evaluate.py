@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from srtool.cli import needing
 from srtool.cli import progress as console
 from srtool.cli.choices import (
     BackendChoice,
@@ -79,13 +80,9 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON, not the table.")] = False,
 ) -> None:
     """Score engines on data sets: PI, PSNR, SSIM, NIQE, LPIPS."""
-    try:
+    with needing("bench"):
         from srtool.benchmarks import evaluate as evaluation
         from srtool.benchmarks import scores
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"evaluation needs {error.name}, which is not installed; pip install 'srtool[bench]'"
-        ) from None
     from srtool.cli import tables
 
     names = scores.metrics_from_text(metrics) if metrics is not None else scores.DEFAULT_METRICS
@@ -150,13 +147,8 @@ def verify(
     json: Annotated[Path | None, typer.Option(help="Also write all figures to a file.")] = None,
 ) -> None:
     """Compare engines with PyTorch FP32 on real images, and certify those within the gates."""
-    try:
+    with needing("bench,export,cpu"):
         from srtool.benchmarks import verify as verifying
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"verify needs {error.name}, which is not installed; "
-            "pip install 'srtool[bench,export,cpu]'"
-        ) from None
     from srtool.cli import tables
     from srtool.files import whole_file
     from srtool.parity import Gates

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from srtool.cli.choices import FormatChoice
 from srtool.cli.progress import answer, say
 from srtool.tables.table import Table, table_of_texts
-from srtool.tables.terminal import print_line, print_table
-from srtool.tables.text import text_of
+from srtool.tables.writers import print_line, print_table, text_of
 
 if TYPE_CHECKING:
     from srtool.benchmarks.evaluate import Result

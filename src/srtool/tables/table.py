@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -40,7 +40,7 @@ class Table:
     columns: tuple[str, ...]
     groups: tuple[Group, ...]
     words: int = 1
-    remarks: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = ()
 
     @property
     def rows(self) -> list[Row]:
@@ -54,6 +54,23 @@ class Table:
         )
         columns = tuple(self.columns[at] for at in kept)
         return replace(self, columns=columns, groups=groups)
+
+    def with_titles(self, repeated: bool) -> Table:
+        """The titles of groups in a first column, of each row or of the first of its group alone;
+        as it is where no group has one."""
+        if not any(group.title for group in self.groups):
+            return self
+        groups = tuple(
+            Group(
+                group.title,
+                tuple(
+                    (Cell(group.title if repeated or number == 0 else ""), *row)
+                    for number, row in enumerate(group.rows)
+                ),
+            )
+            for group in self.groups
+        )
+        return replace(self, columns=("", *self.columns), groups=groups, words=self.words + 1)
 
     def without_empty_columns(self) -> Table:
         """Less the columns of figures in which nothing was measured."""

@@ -27,7 +27,7 @@ from srtool.benchmarks.report.timings import fastest_table, network_line, speed_
 from srtool.errors import DataError
 from srtool.files import whole_file
 from srtool.tables.table import date_text, figure, fixed
-from srtool.tables.text import html
+from srtool.tables.writers import html
 from srtool.version import __version__
 
 ZOOM = 3

@@ -94,7 +94,14 @@ def quality_table(
         for metric in METRICS.values()
         if (metric.name in metrics or not metrics) and metric.name not in found.unavailable
     ]
-    printed = paper_figures() if paper else {"figures": {}, "columns": [], "source": ""}
+    remarks = [
+        f"{METRICS[name].title} not measured: {why}"
+        for name, why in found.unavailable.items()
+        if name in METRICS and (name in metrics or not metrics)
+    ]
+    printed = paper_figures() if paper else {}
+    if paper:
+        remarks.append(f"{printed['source']}.")
     groups = []
     for dataset in datasets:
         rows = [
@@ -116,7 +123,7 @@ def quality_table(
         "engine",
         *(f"{metric.title}\u00a0{'↓' if metric.lower else '↑'}" for metric in chosen),
     )
-    table = Table(caption, columns, tuple(groups), remarks=tuple(_remarks(found, metrics, printed)))
+    table = Table(caption, columns, tuple(groups), remarks=tuple(remarks))
     return table.without_empty_columns()
 
 
@@ -141,7 +148,7 @@ def _engine_row(
 def _paper_rows(
     paper: dict[str, Any], dataset: str, metrics: Sequence[Metric]
 ) -> list[tuple[Cell, ...]]:
-    figures = paper["figures"].get(dataset)
+    figures = paper.get("figures", {}).get(dataset)
     if not figures:
         return []
     return [
@@ -156,15 +163,6 @@ def _paper_rows(
         )
         for at, method in enumerate(paper["columns"])
     ]
-
-
-def _remarks(found: Evaluation, metrics: Sequence[str], paper: dict[str, Any]) -> list[str]:
-    remarks = [
-        f"{METRICS[name].title} not measured: {why}"
-        for name, why in found.unavailable.items()
-        if name in METRICS and (name in metrics or not metrics)
-    ]
-    return [*remarks, f"{paper['source']}."] if paper["source"] else remarks
 
 
 def verification_table(found: Verification, name: str = "") -> Table:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from srtool.benchmarks.verify import Verification
 
 BASELINE = "bicubic"
+Facts = tuple[str, dict[str, str]]  # a title, and what there is to say by name, in its order
 SHOWN = ("psnr", "ssim_wang", "lpips", "niqe")
 
 
@@ -29,22 +30,6 @@ class Answer:
     value: str
     label: str
     details: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where some figures come from: facts by name, in the order to show them."""
-
-    title: str
-    facts: dict[str, str]
-
-
-@dataclass(frozen=True)
-class NotRun:
-    """Of one file: what is missing -> why."""
-
-    title: str
-    reasons: dict[str, str]
 
 
 def answers(sources: Sources) -> list[Answer]:
@@ -137,35 +122,37 @@ def _others(figures: dict[str, float | None]) -> str:
 def _verification(found: Verification) -> Answer | None:
     if not found.rows:
         return None
-    passed = sum(not row.missed for row in found.rows)
-    known = [row.fidelity for row in found.rows if row.fidelity]
-    detail = ""
-    if known:
-        most = max(fidelity.max_difference for fidelity in known)
-        detail = f"at most {most} of 255 levels apart" if most else "equal in every value"
+    details = []
+    if known := [row.fidelity.max_difference for row in found.rows if row.fidelity]:
+        most = max(known)
+        details.append(f"at most {most} of 255 levels apart" if most else "equal in every value")
     return Answer(
-        value=f"{passed} of {len(found.rows)}",
+        value=f"{sum(not row.missed for row in found.rows)} of {len(found.rows)}",
         label=f"engines do what PyTorch does on {found.dataset}",
-        details=(detail,) if detail else (),
+        details=tuple(details),
     )
 
 
-def origins(sources: Sources) -> list[Origin]:
+def origins(sources: Sources) -> list[Facts]:
     """Machine, versions, date and command of every file."""
-    found = [_bench_origin(name, bench) for name, bench in sources.benches]
+    found = [(f"speed: {name}", _bench_facts(bench)) for name, bench in sources.benches]
     for kind, items in (("quality", sources.evaluations), ("parity", sources.parities)):
         for name, item in items:
-            found.append(
-                Origin(
-                    f"{kind}: {name}",
-                    {"made": date_text(item.made), "versions": _versions(item.versions)},
-                )
-            )
+            facts = {"made": date_text(item.made), "versions": _versions(item.versions)}
+            found.append((f"{kind}: {name}", facts))
     return found
 
 
-def _bench_origin(name: str, bench: Bench) -> Origin:
-    machine = bench.machine
+def _bench_facts(bench: Bench) -> dict[str, str]:
+    machine, roofline = bench.machine, bench.roofline
+    gpu = [
+        machine.gpu,
+        bytes_text(machine.gpu_memory) if machine.gpu_memory else "",
+        f"driver {machine.driver}" if machine.driver else "",
+    ]
+    peaks = [f"{name} {figure(peak / 1e9)} GFLOP/s" for name, peak in roofline.matrix.items()]
+    peaks += [f"memory {figure(roofline.bandwidth / 1e9)} GB/s"] if roofline.bandwidth else []
+    busy = "" if bench.busy is None else f"{bench.busy:.2f} cores with other work at the start"
     facts = {
         "made": date_text(bench.made),
         "command": bench.command,
@@ -173,57 +160,42 @@ def _bench_origin(name: str, bench: Bench) -> Origin:
         "CPU": f"{machine.cpu}: {machine.cores} cores, {machine.threads} threads",
         "instructions": ", ".join(machine.instructions),
         "memory": bytes_text(machine.memory),
-        "GPU": ", ".join(part for part in (machine.gpu, _gpu(bench)) if part),
+        "GPU": ", ".join(filter(None, gpu)),
         "platform": machine.platform,
-        "busy": ""
-        if bench.busy is None
-        else f"{bench.busy:.2f} cores with other work at the start",
-        "measured peaks": "; ".join(_peaks(bench)),
+        "busy": busy,
+        "measured peaks": "; ".join(peaks),
         "versions": _versions(machine.versions),
     }
-    return Origin(f"speed: {name}", {key: value for key, value in facts.items() if value})
-
-
-def _gpu(bench: Bench) -> str:
-    machine = bench.machine
-    driver = f"driver {machine.driver}" if machine.driver else ""
-    memory = bytes_text(machine.gpu_memory) if machine.gpu_memory else ""
-    return ", ".join(part for part in (memory, driver) if part)
-
-
-def _peaks(bench: Bench) -> Iterator[str]:
-    for precision, peak in bench.roofline.matrix.items():
-        yield f"{precision} {figure(peak / 1e9)} GFLOP/s"
-    if bench.roofline.bandwidth:
-        yield f"memory {figure(bench.roofline.bandwidth / 1e9)} GB/s"
+    return {key: value for key, value in facts.items() if value}
 
 
 def _versions(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def not_run(sources: Sources) -> list[NotRun]:
-    """Everything that was asked for and has no figures, with the reason."""
-    found = []
+def not_run(sources: Sources) -> list[Facts]:
+    """Everything that was asked for and has no figures, with the reason, by file."""
+    found: list[Facts] = []
     for bench, network in sources.networks:
         reasons = dict(network.absent)
         for candidate in network.candidates:
-            reasons |= {
-                f"{candidate.name} at {place}": why for place, why in candidate.skipped.items()
-            }
-        found.append(NotRun(f"speed: {network.network}, {date_text(bench.made)}", reasons))
+            for place, why in candidate.skipped.items():
+                reasons[f"{candidate.name} at {place}"] = why
+        found.append((f"speed: {network.network}, {date_text(bench.made)}", reasons))
     for name, evaluation in sources.evaluations:
-        reasons = {METRICS[it].title if it in METRICS else it: why
-                   for it, why in evaluation.unavailable.items()}  # fmt: skip
+        reasons = _by_title(evaluation.unavailable)
         for dataset, engines in evaluation.failures.items():
             for engine, files in engines.items():
                 reasons |= {f"{dataset}, {engine}, {file}": why for file, why in files.items()}
-        found.append(NotRun(f"quality: {name}", reasons))
+        found.append((f"quality: {name}", reasons))
     for name, parity in sources.parities:
-        reasons = {METRICS[it].title if it in METRICS else it: why
-                   for it, why in parity.unavailable.items()}  # fmt: skip
+        reasons = _by_title(parity.unavailable)
         for row in parity.rows:
             if row.fidelity is None:
                 reasons[f"{row.engine} on {row.backend}"] = "; ".join(row.missed)
-        found.append(NotRun(f"parity: {name}", reasons))
-    return [item for item in found if item.reasons]
+        found.append((f"parity: {name}", reasons))
+    return [(title, reasons) for title, reasons in found if reasons]
+
+
+def _by_title(unavailable: dict[str, str]) -> dict[str, str]:
+    return {METRICS[it].title if it in METRICS else it: why for it, why in unavailable.items()}
