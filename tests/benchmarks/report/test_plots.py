@@ -19,7 +19,7 @@ from srtool.errors import DataError
 
 
 def drawn(network: Measured) -> list[drawing.Plot]:
-    found = list(plots.plots_of_network(network, plots.Slugs()))
+    found = list(plots.plots_of_network(network, drawing.Slugs()))
     for plot in found:
         ElementTree.fromstring(drawing.inline_svg(plot))  # is drawn, and is XML
     return found
@@ -116,7 +116,7 @@ def test_names_are_no_markup(network: Measured) -> None:
 
 def against(bench: Bench, *evaluations: Evaluation) -> list[drawing.Plot]:
     sources = Sources([("bench", bench)], [("evaluation", found) for found in evaluations])
-    return list(plots.quality_plots(sources, plots.Slugs()))
+    return list(plots.quality_plots(sources, drawing.Slugs()))
 
 
 def test_quality_against_speed(
@@ -156,7 +156,7 @@ def test_results_of_one_machine_share_a_plot(
         ([first, elsewhere], [["x4-fast"], ["other.pth"]]),
     ):
         sources = Sources([(str(number), bench) for number, bench in enumerate(benches)], found)
-        made = list(plots.quality_plots(sources, plots.Slugs()))
+        made = list(plots.quality_plots(sources, drawing.Slugs()))
         for plot, expected in zip(made, names, strict=True):
             assert [name for name in ("x4-fast", "other.pth") if name in plot.alt] == expected
             cpu = "another" if expected == ["other.pth"] else first.machine.cpu
@@ -214,6 +214,6 @@ def test_plots_that_cannot_be_written(network: Measured, tmp_path: Path, complai
 
 
 def test_slugs_differ() -> None:
-    slugs = plots.Slugs()
+    slugs = drawing.Slugs()
     assert [slugs("A b", "c"), slugs("a-b-c"), slugs("a-b-c-2"), slugs("…")] == [
         "a-b-c", "a-b-c-2", "a-b-c-2-2", "plot"]  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -43,6 +44,18 @@ class Plot:
     title: str
     alt: str
     figure: Figure
+
+
+class Slugs:
+    """Names for files and ids, none given twice."""
+
+    def __init__(self) -> None:
+        self._given: Counter[str] = Counter()
+
+    def __call__(self, *words: str) -> str:
+        slug = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-") or "plot"
+        self._given[slug] += 1
+        return slug if self._given[slug] == 1 else self(slug, str(self._given[slug]))
 
 
 def style() -> AbstractContextManager[None]:

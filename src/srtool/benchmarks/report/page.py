@@ -17,9 +17,9 @@ import pyvips
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from srtool.benchmarks.report.drawing import Plot, inline_svg
+from srtool.benchmarks.report.drawing import Plot, Slugs, inline_svg
 from srtool.benchmarks.report.pictures import Difference, Picture, Version
-from srtool.benchmarks.report.plots import Slugs, plots_of_network, quality_plots
+from srtool.benchmarks.report.plots import plots_of_network, quality_plots
 from srtool.benchmarks.report.quality import quality_tables, verification_table
 from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.report.summary import answers, not_run, origins

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
@@ -19,6 +17,7 @@ from srtool.benchmarks.report.drawing import (
     MUTED,
     SERIES,
     Plot,
+    Slugs,
     blank,
     label_ends,
     settled,
@@ -47,18 +46,6 @@ FEWEST = 3  # networks in a plot of quality against speed; fewer are a table
 PLOTTED = ("psnr", "pi", "niqe")  # against speed: PSNR, and the first of the others there is
 
 Standing = tuple[Fastest, float]  # a network, and a figure of its quality
-
-
-class Slugs:
-    """Names for files and ids, none given twice."""
-
-    def __init__(self) -> None:
-        self._given: Counter[str] = Counter()
-
-    def __call__(self, *words: str) -> str:
-        slug = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-") or "plot"
-        self._given[slug] += 1
-        return slug if self._given[slug] == 1 else self(slug, str(self._given[slug]))
 
 
 def plots_of_network(network: Measured, slugs: Slugs) -> Iterator[Plot]:
@@ -136,35 +123,32 @@ def throughput_by_size(network: Measured, batch: int) -> Figure:
     """LR megapixels per second over image size, a line per candidate: engines solid, baselines
     dashed."""
     lines = {
-        candidate.name: sorted(
-            (timing for timing in candidate.timings if timing.batch == batch),
-            key=lambda timing: timing.size[0] * timing.size[1],
-        )
+        candidate.name: sorted(timings, key=lambda timing: math.prod(timing.size))
         for candidate in network.candidates
+        if (timings := [timing for timing in candidate.timings if timing.batch == batch])
     }
-    lines = {name: timings for name, timings in lines.items() if timings}
     height = max(3.9, 1.2 + 0.2 * len(lines))
     with style():
         figure, (axes,) = blank(height)
-        ends, looks = [], _looks(network)
+        ends, rates, looks = [], [], _looks(network)
         for name, timings in lines.items():
             colour, marker, dashes = looks[name]
             x = [math.prod(timing.size) for timing in timings]
             y = [timing.lr_megapixels_per_second for timing in timings]
             axes.plot(x, y, color=colour, marker=marker, linestyle=dashes)
             ends.append((_short(name), x[-1], y[-1], colour))
+            rates += y
         places = {math.prod(t.size): t.size for timings in lines.values() for t in timings}
         _log_x(axes, {place: size_text(size) for place, size in sorted(places.items())})
-        _rate_y(axes, [y for _, _, y, _ in ends] + [t.lr_megapixels_per_second
-                for timings in lines.values() for t in timings])  # fmt: skip
-        axes.set(title=_throughput_title(network, batch), xlabel="image size, LR pixels")
+        if not _scale(axes, "y", rates):
+            axes.set_ylim(0, 1.08 * max(rates))
+        several = "" if batch == 1 else f", {batch} images at once"
+        axes.set(
+            title=f"{_short(network.network)}: throughput, LR megapixels/s{several}",
+            xlabel="image size, LR pixels",
+        )
         label_ends(axes, ends, height)
     return settled(figure)
-
-
-def _throughput_title(network: Measured, batch: int) -> str:
-    several = "" if batch == 1 else f", {batch} images at once"
-    return f"{_short(network.network)}: throughput, LR megapixels/s{several}"
 
 
 def latency_distribution(network: Measured, place: Place) -> Figure:
@@ -343,20 +327,15 @@ def _log_x(axes: Axes, names: dict[int, str]) -> None:
         axes.set_xlim(place / 2, place * 2)
 
 
-def _rate_y(axes: Axes, values: Sequence[float]) -> None:
-    if max(values) > WIDE_RANGE * min(values):
-        _scale(axes, "y", values)
-    else:
-        axes.set_ylim(0, 1.08 * max(values))
-
-
-def _scale(axes: Axes, which: str, values: Sequence[float]) -> None:
-    """Logarithmic with plain numbers where the values are far apart, linear otherwise."""
+def _scale(axes: Axes, which: str, values: Sequence[float]) -> bool:
+    """Logarithmic with plain numbers where the values are far apart, linear otherwise; whether it
+    is logarithmic."""
     if max(values) <= WIDE_RANGE * min(values):
-        return
+        return False
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     decades = math.log10(max(values) / min(values))
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.5 else (1.0,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+    return True

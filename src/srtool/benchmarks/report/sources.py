@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from srtool.benchmarks.evaluation import JSON, Evaluation
 from srtool.benchmarks.speed.result import Bench, Measured, read_bench, result_from_file
@@ -16,8 +16,6 @@ from srtool.images.formats import READABLE
 
 if TYPE_CHECKING:
     from srtool.benchmarks.verify import Verification
-
-KINDS = ("bench", "evaluation", "parity")  # the key that names the kind, with its version
 
 
 @dataclass
@@ -52,26 +50,25 @@ def sources_from_paths(paths: list[Path]) -> Sources:
     """
     found = Sources()
     for path in paths:
-        if not path.is_dir():
-            _add(found, path, _content(path))
-            continue
-        files = [path / JSON] if (path / JSON).is_file() else sorted(path.glob("*.json"))
-        contents = {file: _content(file) for file in files}
-        results = {file: content for file, content in contents.items() if _kind(content)}
-        if not results:
+        if path.is_dir():
+            files = [path / JSON] if (path / JSON).is_file() else sorted(path.glob("*.json"))
+            if sum(_is_added(found, file) for file in files) == 0:
+                raise DataError(
+                    f"{path}: holds no results; expected {JSON} of `srtool evaluate`, or files "
+                    "of `srtool bench` or `srtool verify`"
+                )
+        elif not _is_added(found, path):
             raise DataError(
-                f"{path}: holds no results; expected {JSON} of `srtool evaluate`, or files "
-                "of `srtool bench` or `srtool verify`"
+                f"{path}: is no result that a report is made of; expected a JSON file of "
+                "`srtool bench`, `srtool evaluate` or `srtool verify`"
             )
-        for file, content in results.items():
-            _add(found, file, content)
     return found
 
 
-def _content(path: Path) -> Any:
-    """The parsed file; None where it is no JSON."""
+def _is_added(found: Sources, path: Path) -> bool:
+    """Whether the file is a result, which has the key that names its kind, and so is added."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file; expected a result of `srtool bench`, `srtool evaluate` "
@@ -80,25 +77,15 @@ def _content(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError:
-        return None
-
-
-def _kind(content: Any) -> str | None:
-    return next((kind for kind in KINDS if isinstance(content, dict) and kind in content), None)
-
-
-def _name(path: Path) -> str:
-    """Without the folders of this machine; evaluations are all called alike, so with one."""
-    return f"{path.resolve().parent.name}/{JSON}" if path.name == JSON else path.name
-
-
-def _add(found: Sources, path: Path, content: Any) -> None:
-    kind, name = _kind(content), _name(path)
-    if kind == "bench":
+        return False
+    # Without the folders of this machine; evaluations are all called alike, so with one.
+    name = f"{path.resolve().parent.name}/{JSON}" if path.name == JSON else path.name
+    keys = content if isinstance(content, dict) else {}
+    if "bench" in keys:
         found.benches.append((name, read_bench(path)))
-    elif kind == "evaluation":
+    elif "evaluation" in keys:
         found.evaluations.append((name, result_from_file(path, Evaluation, "evaluate")))
-    elif kind == "parity":
+    elif "parity" in keys:
         try:
             from srtool.benchmarks.verify import Verification
         except ModuleNotFoundError as error:
@@ -108,7 +95,5 @@ def _add(found: Sources, path: Path, content: Any) -> None:
             ) from None
         found.parities.append((name, result_from_file(path, Verification, "verify")))
     else:
-        raise DataError(
-            f"{path}: is no result that a report is made of; expected a JSON file of "
-            "`srtool bench`, `srtool evaluate` or `srtool verify`"
-        )
+        return False
+    return True
