@@ -15,7 +15,6 @@ from srtool.benchmarks.scores import METRICS, Metric
 from srtool.tables.table import (
     EMPTY,
     Cell,
-    Group,
     Table,
     best_of,
     count,
@@ -102,67 +101,55 @@ def quality_table(
     printed = paper_figures() if paper else {}
     if paper:
         remarks.append(f"{printed['source']}.")
-    groups = []
+    blocks = {}
     for dataset in datasets:
-        rows = [
-            _engine_row(found, dataset, engine, chosen)
+        rows = {
+            engine: _engine_cells(found, dataset, engine, chosen)
             for engine in engines or found.mean.get(dataset, {})
-        ]
-        best = [
-            best_of([row[at].text for row in rows], metric.lower)
-            for at, metric in enumerate(chosen, 1)
-        ]
-        rows = [
-            (row[0], *(replace(cell, best=best[at][n]) for at, cell in enumerate(row[1:])))
-            for n, row in enumerate(rows)
-        ]
-        rows += _paper_rows(printed, dataset, chosen)
+        }
+        for metric in chosen:
+            measured = [cells for cells in rows.values() if metric.name in cells]
+            best = best_of([cells[metric.name].text for cells in measured], metric.lower)
+            for cells, is_best in zip(measured, best, strict=True):
+                cells[metric.name] = replace(cells[metric.name], best=is_best)
+        figures = printed.get("figures", {}).get(dataset, {})
+        for at, method in enumerate(printed["columns"] if figures else ()):
+            rows[f"paper: {method}"] = {
+                metric.name: Cell(fixed(figures[metric.name][at], metric.digits))
+                for metric in chosen
+                if at < len(figures.get(metric.name, ()))
+            }
         images = found.datasets.get(dataset, {}).get("images", 0)
-        groups.append(Group(f"{dataset}, {count(images, 'image')}", tuple(rows)))
-    columns = (
-        "engine",
-        *(f"{metric.title}\u00a0{'↓' if metric.lower else '↑'}" for metric in chosen),
+        blocks[f"{dataset}, {count(images, 'image')}"] = rows.items()
+
+    def of(metric: Metric) -> Callable[[tuple[str, dict[str, Cell]]], Cell | None]:
+        return lambda row: row[1].get(metric.name)
+
+    return table_of(
+        caption,
+        {
+            "engine": lambda row: row[0],
+            **{f"{it.title}\u00a0{'↓' if it.lower else '↑'}": of(it) for it in chosen},
+        },
+        blocks,
+        remarks=remarks,
     )
-    table = Table(caption, columns, tuple(groups), remarks=tuple(remarks))
-    return table.without_empty_columns()
 
 
-def _engine_row(
+def _engine_cells(
     found: Evaluation, dataset: str, engine: str, metrics: Sequence[Metric]
-) -> tuple[Cell, ...]:
-    """Means, with the number of their images where some are left out."""
+) -> dict[str, Cell]:
+    """Means by metric, with the number of their images where some are left out."""
     images = found.datasets.get(dataset, {}).get("images", 0)
     means = found.mean.get(dataset, {}).get(engine, {})
     counts = found.counts.get(dataset, {}).get(engine, {})
-    cells = [Cell(engine)]
+    cells = {}
     for metric in metrics:
-        if metric.name not in means:
-            cells.append(Cell(EMPTY))
-            continue
-        value, of = means[metric.name], counts.get(metric.name, images)
-        text = "∞" if value is None else fixed(value, metric.digits)
-        cells.append(Cell(text, note="" if of == images else f"of {of}"))
-    return tuple(cells)
-
-
-def _paper_rows(
-    paper: dict[str, Any], dataset: str, metrics: Sequence[Metric]
-) -> list[tuple[Cell, ...]]:
-    figures = paper.get("figures", {}).get(dataset)
-    if not figures:
-        return []
-    return [
-        (
-            Cell(f"paper: {method}"),
-            *(
-                Cell(fixed(figures[metric.name][at], metric.digits))
-                if at < len(figures.get(metric.name, []))
-                else Cell(EMPTY)
-                for metric in metrics
-            ),
-        )
-        for at, method in enumerate(paper["columns"])
-    ]
+        if metric.name in means:
+            value, of = means[metric.name], counts.get(metric.name, images)
+            text = "∞" if value is None else fixed(value, metric.digits)
+            cells[metric.name] = Cell(text, note="" if of == images else f"of {of}")
+    return cells
 
 
 def verification_table(found: Verification, name: str = "") -> Table:
