@@ -83,6 +83,7 @@ def evaluate(
     with needing("bench"):
         from srtool.benchmarks import evaluate as evaluation
         from srtool.benchmarks import scores
+        from srtool.benchmarks.report.quality import quality_table
     from srtool.cli import tables
 
     names = scores.metrics_from_text(metrics) if metrics is not None else scores.DEFAULT_METRICS
@@ -105,7 +106,8 @@ def evaluate(
     if as_json:
         console.answer(result.record.model_dump_json())
     else:
-        tables.print_evaluation(result, names, form, paper)
+        table = quality_table(result.record, result.datasets, result.engines, names, paper)
+        tables.print_tables([table], form)
     missing = [name for name in names if name in result.record.unavailable]
     if result.failed or (metrics and missing):
         raise typer.Exit(1)

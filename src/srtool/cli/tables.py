@@ -11,7 +11,6 @@ from srtool.tables.table import Table, table_of_texts
 from srtool.tables.writers import print_line, print_table, text_of
 
 if TYPE_CHECKING:
-    from srtool.benchmarks.evaluate import Result
     from srtool.benchmarks.speed.compare import Comparison
     from srtool.benchmarks.speed.result import Bench, Measured
     from srtool.benchmarks.verify import Verification
@@ -56,16 +55,6 @@ def print_assets() -> None:
     columns = ("data set", "download", "pictures", "for", "licence")
     print_table(table_of_texts(columns, rows, words=5))
     say(f"in {cache_folder()}; `srtool assets fetch NAME` downloads one")
-
-
-def print_evaluation(
-    result: Result, metrics: tuple[str, ...], form: FormatChoice, paper: bool
-) -> None:
-    """The metrics that were asked for, and how many images some of them are of."""
-    from srtool.benchmarks.report.quality import quality_table
-
-    table = quality_table(result.record, result.datasets, result.engines, metrics, paper)
-    print_tables([table], form)
 
 
 def print_verification(found: Verification, form: FormatChoice) -> None:

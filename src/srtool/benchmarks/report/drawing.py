@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -93,18 +93,15 @@ def style() -> AbstractContextManager[None]:
     )
 
 
-def blank(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """An empty figure, inches, with axes side by side."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
-
-
-def settled(figure: Figure) -> Figure:
-    """With its layout found once and for all: each drawing would refine it a little."""
+@contextmanager
+def drawn(height: float, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of that height, inches, with axes side by side, to be drawn within. At the end its
+    layout is found once and for all: each drawing would refine it a little."""
     with style():
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        yield figure, list(figure.subplots(1, columns, squeeze=False)[0])
         figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    return figure
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]], height: float) -> None:

@@ -79,13 +79,17 @@ class Version:
 class Difference:
     """Between engine and PyTorch, in levels of 0..255, the largest of the three colours. levels:
     (H, W) uint8, of the view. most, mean, share: over the whole image; share of the pixels that
-    differ. end: level that the colours end with."""
+    differ."""
 
     levels: NDArray[np.uint8]
     most: int
     mean: float
     share: float
-    end: int
+
+    @property
+    def end(self) -> int:
+        """Level that the colours end with."""
+        return next(end for end in LEVELS if self.most <= end)
 
 
 @dataclass(frozen=True)
@@ -333,11 +337,9 @@ def difference_between(reference: Image, image: Image, view: Box) -> Difference:
     """Of two (H, W, 3) uint8 images."""
     levels = np.abs(reference.astype(np.int16) - image.astype(np.int16))
     per_pixel = levels.max(2)
-    most = int(per_pixel.max())
     return Difference(
         levels=view.of(per_pixel).astype(np.uint8),
-        most=most,
+        most=int(per_pixel.max()),
         mean=float(levels.mean()),
         share=float((per_pixel > 0).mean()),
-        end=next(end for end in LEVELS if most <= end),
     )

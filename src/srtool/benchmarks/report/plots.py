@@ -18,10 +18,8 @@ from srtool.benchmarks.report.drawing import (
     SERIES,
     Plot,
     Slugs,
-    blank,
+    drawn,
     label_ends,
-    settled,
-    style,
 )
 from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.report.standings import (
@@ -128,8 +126,7 @@ def throughput_by_size(network: Measured, batch: int) -> Figure:
         if (timings := [timing for timing in candidate.timings if timing.batch == batch])
     }
     height = max(3.9, 1.2 + 0.2 * len(lines))
-    with style():
-        figure, (axes,) = blank(height)
+    with drawn(height) as (figure, (axes,)):
         ends, rates, looks = [], [], _looks(network)
         for name, timings in lines.items():
             colour, marker, dashes = looks[name]
@@ -148,15 +145,14 @@ def throughput_by_size(network: Measured, batch: int) -> Figure:
             xlabel="image size, LR pixels",
         )
         label_ends(axes, ends, height)
-    return settled(figure)
+    return figure
 
 
 def latency_distribution(network: Measured, place: Place) -> Figure:
     """Every run as a dot, with the median, 90 % and 99 % marks, a row per candidate, the fastest on
     top."""
     rows = by_speed(network, place)[::-1]
-    with style():
-        figure, (axes,) = blank(1.1 + ROW * len(rows))
+    with drawn(1.1 + ROW * len(rows)) as (figure, (axes,)):
         looks = _looks(network)
         for row, (candidate, timing) in enumerate(rows):
             _latency_row(axes, row, timing, looks[candidate.name][0])
@@ -171,7 +167,7 @@ def latency_distribution(network: Measured, place: Place) -> Figure:
             title=f"{_short(network.network)}: time of a run at {size_text(*place)}, ms",
             xlabel="ms; dots: runs, line: 10 % to 90 %, bar: median, tick: 99 %",
         )
-    return settled(figure)
+    return figure
 
 
 def _latency_row(axes: Axes, row: int, timing: Timing, colour: str) -> None:
@@ -190,8 +186,7 @@ def quality_against_speed(
 ) -> Figure:
     """A panel per metric: every network at the speed of its fastest engine (full), and at that of
     the reference (hollow). standings: by the metric's title."""
-    with style():
-        figure, panels = blank(3.9, len(standings))
+    with drawn(3.9, len(standings)) as (figure, panels):
         for axes, (metric, found) in zip(panels, standings.items(), strict=True):
             speeds: list[float] = []
             for number, (best, quality) in enumerate(found):
@@ -205,7 +200,7 @@ def quality_against_speed(
             xycoords="axes fraction",
             color=MUTED,
         )
-    return settled(figure)
+    return figure
 
 
 def _standing(axes: Axes, best: Fastest, quality: float, colour: str) -> list[float]:
@@ -232,8 +227,7 @@ def _standing(axes: Axes, best: Fastest, quality: float, colour: str) -> list[fl
 
 def scaling_curves(curves: Sequence[Scaling], network: Measured) -> Figure:
     """Seconds per LR megapixel while one thing changes, a line per candidate; all of one axis."""
-    with style():
-        figure, (axes,) = blank(3.6)
+    with drawn(3.6) as (figure, (axes,)):
         ends, looks = [], _looks(network)
         places = sorted({point.value for curve in curves for point in curve.points})
         for curve in curves:
@@ -251,7 +245,7 @@ def scaling_curves(curves: Sequence[Scaling], network: Measured) -> Figure:
             title=f"{_short(network.network)}: seconds per LR megapixel over {name}", xlabel=xlabel
         )
         label_ends(axes, ends, 3.6)
-    return settled(figure)
+    return figure
 
 
 def roofline_share(network: Measured, place: Place) -> Figure | None:
@@ -260,8 +254,7 @@ def roofline_share(network: Measured, place: Place) -> Figure | None:
     rows = [row for row in by_speed(network, place)[::-1] if _percents(row[1]) is not None]
     if not rows:
         return None
-    with style():
-        figure, (axes,) = blank(1.1 + 1.25 * ROW * len(rows))
+    with drawn(1.1 + 1.25 * ROW * len(rows)) as (figure, (axes,)):
         for row, (_, timing) in enumerate(rows):
             pairs = ((0.19, timing.peak_share, SERIES[0], "matrix peak"),
                      (-0.19, timing.bandwidth_share, SERIES[1], "bandwidth"))  # fmt: skip
@@ -287,7 +280,7 @@ def roofline_share(network: Measured, place: Place) -> Figure | None:
             title=f"{_short(network.network)}: share of the roofline at {size_text(*place)}, %",
             xlabel="% of what the machine was measured to reach in the same run",
         )
-    return settled(figure)
+    return figure
 
 
 def _percents(timing: Timing) -> float | None:
