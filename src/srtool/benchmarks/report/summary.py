@@ -3,20 +3,15 @@ not run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from srtool.benchmarks.evaluation import Evaluation
 from srtool.benchmarks.report.quality import merged
 from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.report.standings import by_machine, evaluated_as, fastest, networks_of
 from srtool.benchmarks.scores import METRICS
-from srtool.benchmarks.speed.result import Bench, Measured
+from srtool.benchmarks.speed.result import Bench
 from srtool.tables.table import bytes_text, date_text, figure, fixed, size_text
-
-if TYPE_CHECKING:
-    from srtool.benchmarks.verify import Verification
 
 BASELINE = "bicubic"
 Facts = tuple[str, dict[str, str]]  # a title, and what there is to say by name, in its order
@@ -29,88 +24,68 @@ class Answer:
 
     value: str
     label: str
-    details: tuple[str, ...] = ()
+    details: list[str]
 
 
 def answers(sources: Sources) -> list[Answer]:
     """What to use, for each network that was timed on the machine that was measured last: how fast
     it is, how good, and whether it is certified. Without timings, the best engine of each data
     set."""
-    groups = by_machine(bench for _, bench in sources.benches)
-    evaluations = [evaluation for _, evaluation in sources.evaluations]
-    found = [
-        _of_network(groups[0], network, evaluations)
-        for network in (networks_of(groups[0]) if groups else ())
-    ]
-    known = [answer for answer in found if answer is not None]
-    if not known and evaluations:
-        whole = merged(sources.evaluations)
-        qualities = (_quality(whole, dataset) for dataset in whole.datasets)
-        known = [answer for answer in qualities if answer is not None]
-    checks = (_verification(parity) for _, parity in sources.parities)
-    return [*known, *(answer for answer in checks if answer is not None)]
+    found = list(_of_networks(sources)) or list(_of_datasets(sources))
+    return [*found, *_of_checks(sources)]
 
 
-def _of_network(
-    benches: Sequence[Bench], network: Measured, evaluations: Sequence[Evaluation]
-) -> Answer | None:
-    best = fastest(network, benches)
-    if best is None:
-        return None
-    rate, speed = best.timing.lr_megapixels_per_second, best.timing.speed
-    details = [
-        f"{figure(1 / rate)} s a LR megapixel ({figure(rate)} LR MP/s) at "
-        f"{size_text(*best.place)}, {benches[0].machine.title}"
-    ]
-    if best.ahead and best.other:
-        details.append(
-            f"{best.ahead.median:.2f}× ({best.ahead.low:.2f} to {best.ahead.high:.2f}) as fast as "
-            f"the fastest other, {best.other.name}"
-        )
-    details += [line for it in evaluations for line in _quality_lines(network, it)]
-    value = f"{speed.median:.2f}×" if speed else f"{figure(rate)} LR MP/s"
-    return Answer(
-        value=value,
-        label=f"{network.network}: use {best.engine.name}",
-        details=tuple(details),
-    )
-
-
-def _quality_lines(network: Measured, evaluation: Evaluation) -> Iterator[str]:
-    engine = evaluated_as(network, evaluation)
-    for dataset, engines in evaluation.mean.items():
-        means = engines.get(engine or "")
-        if means:
-            yield f"{dataset}: {_others(means)}"
-
-
-def _quality(found: Evaluation, dataset: str) -> Answer | None:
-    """The best engine by the first of these metrics that is known."""
-    means = {
-        engine: figures
-        for engine, figures in found.mean.get(dataset, {}).items()
-        if not engine.startswith(BASELINE)
-    }
-    for metric in (METRICS["pi"], METRICS["psnr"]):
-        known = {
-            engine: value
-            for engine, figures in means.items()
-            if (value := figures.get(metric.name)) is not None
-        }
-        if not known:
+def _of_networks(sources: Sources) -> Iterator[Answer]:
+    benches, *_ = by_machine(bench for _, bench in sources.benches) or [[]]
+    for network in networks_of(benches):
+        best = fastest(network, benches)
+        if best is None:
             continue
-        best = min(known, key=lambda name: known[name] if metric.lower else -known[name])
-        before = found.mean[dataset].get(BASELINE, {}).get(metric.name)
-        change = "" if before is None else f"{fixed(known[best] - before, 2, True)} to bicubic"
-        return Answer(
-            value=f"{fixed(known[best], 2)}{'' if metric.lower else ' dB'}",
-            label=f"{dataset}: {best} has the best {metric.title}",
-            details=tuple(part for part in (change, _others(means[best])) if part),
-        )
-    return None
+        rate, speed = best.timing.lr_megapixels_per_second, best.timing.speed
+        details = [
+            f"{figure(1 / rate)} s a LR megapixel ({figure(rate)} LR MP/s) at "
+            f"{size_text(*best.place)}, {benches[0].machine.title}"
+        ]
+        if best.ahead and best.other:
+            details.append(
+                f"{best.ahead.median:.2f}× ({best.ahead.low:.2f} to {best.ahead.high:.2f}) as fast "
+                f"as the fastest other, {best.other.name}"
+            )
+        for _, evaluation in sources.evaluations:
+            engine = evaluated_as(network, evaluation) or ""
+            for dataset, engines in evaluation.mean.items():
+                if means := engines.get(engine):
+                    details.append(f"{dataset}: {_figures(means)}")
+        value = f"{speed.median:.2f}×" if speed else f"{figure(rate)} LR MP/s"
+        yield Answer(value, f"{network.network}: use {best.engine.name}", details)
 
 
-def _others(figures: dict[str, float | None]) -> str:
+def _of_datasets(sources: Sources) -> Iterator[Answer]:
+    """The best engine of each by the first of these metrics that is known."""
+    means = merged(sources.evaluations).mean if sources.evaluations else {}
+    for dataset, engines in means.items():
+        for metric in (METRICS["pi"], METRICS["psnr"]):
+            known = {
+                engine: value
+                for engine, figures in engines.items()
+                if (value := figures.get(metric.name)) is not None
+                and not engine.startswith(BASELINE)
+            }
+            if known:
+                best = min(known, key=lambda it: known[it] if metric.lower else -known[it])
+                before = engines.get(BASELINE, {}).get(metric.name)
+                gain = (
+                    "" if before is None else f"{fixed(known[best] - before, 2, True)} to bicubic"
+                )
+                yield Answer(
+                    f"{fixed(known[best], 2)}{'' if metric.lower else ' dB'}",
+                    f"{dataset}: {best} has the best {metric.title}",
+                    [part for part in (gain, _figures(engines[best])) if part],
+                )
+                break
+
+
+def _figures(figures: dict[str, float | None]) -> str:
     known = [(METRICS[name], figures.get(name)) for name in SHOWN]
     return ", ".join(
         f"{metric.title} {fixed(value, 2 if metric.name == 'psnr' else 3)}"
@@ -119,18 +94,20 @@ def _others(figures: dict[str, float | None]) -> str:
     )
 
 
-def _verification(found: Verification) -> Answer | None:
-    if not found.rows:
-        return None
-    details = []
-    if known := [row.fidelity.max_difference for row in found.rows if row.fidelity]:
-        most = max(known)
-        details.append(f"at most {most} of 255 levels apart" if most else "equal in every value")
-    return Answer(
-        value=f"{sum(not row.missed for row in found.rows)} of {len(found.rows)}",
-        label=f"engines do what PyTorch does on {found.dataset}",
-        details=tuple(details),
-    )
+def _of_checks(sources: Sources) -> Iterator[Answer]:
+    for _, found in sources.parities:
+        if not found.rows:
+            continue
+        details = []
+        if known := [row.fidelity.max_difference for row in found.rows if row.fidelity]:
+            most = max(known)
+            apart = f"at most {most} of 255 levels apart" if most else "equal in every value"
+            details.append(apart)
+        yield Answer(
+            f"{sum(not row.missed for row in found.rows)} of {len(found.rows)}",
+            f"engines do what PyTorch does on {found.dataset}",
+            details,
+        )
 
 
 def origins(sources: Sources) -> list[Facts]:
