@@ -132,6 +132,7 @@ def test_the_bytes_are_those_of_a_plain_run(
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_no_picture(
     infer: Callable[..., Any], photographs: Path, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from srtool.images.picture import Picture
 from srtool.images.writing import write_image
 
 pytest.importorskip("s3fs")
+pytestmark = pytest.mark.slow  # with a real S3 server
 
 
 @pytest.fixture
@@ -131,7 +132,6 @@ def test_an_engine_in_the_store(
     assert nothing.code == 2
 
 
-@pytest.mark.slow
 def test_a_killed_process_leaves_whole_results(stored: Folder) -> None:
     command = [sys.executable, "-m", "srtool", "infer", stored.url, "-o", "s3://pictures/out"]
     out = open_folder("s3://pictures/out")

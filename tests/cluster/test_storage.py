@@ -27,6 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_FIRST_WAIT", 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("line")
 def test_what_is_written_is_listed_and_read(picture: Path) -> None:
     folder = open_folder("s3://pictures/out")
@@ -37,6 +38,7 @@ def test_what_is_written_is_listed_and_read(picture: Path) -> None:
     assert folder.read("a b/ü.png") == picture.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_throttled_store_is_asked_again(line: object, picture: Path, quick: None) -> None:
     folder = open_folder("s3://pictures/out")
     line.busy = 3  # type: ignore[attr-defined]
@@ -45,6 +47,7 @@ def test_a_throttled_store_is_asked_again(line: object, picture: Path, quick: No
     assert folder.read("x.png") == picture.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_line_cut_in_an_upload_leaves_no_part(line: object, picture: Path, quick: None) -> None:
     folder = open_folder("s3://pictures/out")
     line.cut = 2  # type: ignore[attr-defined]
@@ -53,6 +56,7 @@ def test_a_line_cut_in_an_upload_leaves_no_part(line: object, picture: Path, qui
     assert folder.sizes() == {"x.png": picture.stat().st_size}
 
 
+@pytest.mark.slow
 def test_a_line_that_stays_cut_leaves_nothing(
     line: object, picture: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

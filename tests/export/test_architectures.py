@@ -16,7 +16,7 @@ from srtool.export.onnx import ExportConfig, drafts
 from srtool.networks.loading import load_network
 
 # Seconds each; attention is traced twice and takes a minute or two.
-QUICK = ("Compact", "PLKSR", "SAFMN", "SPAN", "SwiftSRGAN")
+QUICK = ("Compact", "SPAN", "SwiftSRGAN")
 REFUSED = {"ATD": "Sort", "AuraSR": "random numbers", "IPT": "overlapping patches"}
 
 

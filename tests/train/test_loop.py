@@ -436,6 +436,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_kill_in_the_middle_of_a_save_loses_nothing(
     tiny_recipe: Recipe, photographs: Path, tmp_path: Path
@@ -470,6 +471,7 @@ def test_a_kill_in_the_middle_of_a_save_loses_nothing(
     assert straight.read_bytes() == (tmp_path / "out" / "generator.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_sigterm_saves_as_an_interrupt_does(
     tiny_recipe: Recipe, photographs: Path, tmp_path: Path
 ) -> None:
@@ -490,6 +492,7 @@ def test_sigterm_saves_as_an_interrupt_does(
     assert newest(tmp_path / "out")["step"] > 0
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(
     tiny_gan_recipe: Recipe, photographs: Path, tmp_path: Path
 ) -> None:
