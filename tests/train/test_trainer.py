@@ -79,7 +79,7 @@ def gan_batch(photographs: Path) -> tuple[Tensor, Tensor]:
         ({}, {"batch": 4}, "stage1.batch was 2, is 4"),
         ({}, {"learning_rate": 0.5}, "stage1.learning_rate"),
         ({}, {"ema": None}, "stage1.ema was 0.9, is None"),
-        ({"generator": "lite"}, {}, "generator.blocks was 3, is 5"),
+        ({"generator": "lite"}, {}, "generator.blocks was 2, is 5"),
         ({"clip_norm": 1.0}, {}, "clip_norm was None, is 1.0"),
     ],
 )
