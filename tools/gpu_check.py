@@ -19,7 +19,7 @@ from pathlib import Path
 
 from srtool.benchmarks.report.standings import fastest
 from srtool.benchmarks.speed.result import Bench, read_bench
-from srtool.benchmarks.speed.timing import ratios
+from srtool.benchmarks.speed.rounds import ratios
 from srtool.runtime.gpu.machine import this_machine
 
 BARS = {"PyTorch eager fp16 channels_last": 2.0, "torch.compile fp16 channels_last": 1.2}

@@ -16,9 +16,8 @@ from functools import partial
 from typing import Any
 
 import srtool
-from srtool.benchmarks.speed.images import pieces
 from srtool.benchmarks.speed.result import Spread, spread
-from srtool.benchmarks.speed.timing import interleaved, ratios
+from srtool.benchmarks.speed.rounds import interleaved, pieces, ratios
 
 
 def ratio_of_threads(engine: Any, threads: int, side: int, pictures: int, seconds: float) -> Spread:

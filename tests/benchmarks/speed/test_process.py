@@ -42,7 +42,7 @@ def test_it_runs_what_it_opened(images: Path) -> None:
 
 
 def test_an_engine_upscales_pixels_and_files(compact_engine: Path, tmp_path: Path) -> None:
-    from srtool.benchmarks.speed.images import pieces, write_files
+    from srtool.benchmarks.speed.rounds import pieces, write_files
     from srtool.runtime.opening import open_engine
 
     image = tmp_path / "image.npy"

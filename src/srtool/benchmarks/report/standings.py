@@ -19,7 +19,7 @@ from srtool.benchmarks.speed.result import (
     Timing,
     spread,
 )
-from srtool.benchmarks.speed.timing import ratios
+from srtool.benchmarks.speed.rounds import ratios
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,13 @@ import psutil
 
 from srtool.benchmarks.speed.baselines import Device
 from srtool.benchmarks.speed.candidates import Runner, chosen_baselines, entries, pixels_of
-from srtool.benchmarks.speed.images import images_file, write_files
 from srtool.benchmarks.speed.machine import Sensors, busy_cores, only_gpu, this_machine
 from srtool.benchmarks.speed.networks import Network
 from srtool.benchmarks.speed.process import ProcessError, run_apart
 from srtool.benchmarks.speed.result import Axis, Bench, Measured, Place, Roofline, Scaling, place_of
 from srtool.benchmarks.speed.roofline import measured_roofline
+from srtool.benchmarks.speed.rounds import FEWEST, images_file, interleaved, warm_up, write_files
 from srtool.benchmarks.speed.scaling import scaling_of
-from srtool.benchmarks.speed.timing import FEWEST, interleaved, warm_up
 from srtool.errors import EngineError
 from srtool.export.flops import BYTES
 

@@ -14,7 +14,6 @@ from typing import Literal, cast, get_args
 import numpy as np
 
 from srtool.benchmarks.speed.baselines import REFERENCE, Baseline, Device, baselines
-from srtool.benchmarks.speed.images import Image, images_file
 from srtool.benchmarks.speed.machine import Sensors
 from srtool.benchmarks.speed.networks import Network
 from srtool.benchmarks.speed.opened import Opened, open_engine_candidate
@@ -28,7 +27,7 @@ from srtool.benchmarks.speed.result import (
     place_of,
     spread,
 )
-from srtool.benchmarks.speed.timing import ratios
+from srtool.benchmarks.speed.rounds import Image, images_file, ratios
 from srtool.errors import UsageError
 from srtool.images.colour import psnr
 from srtool.runtime.backends.kserve import KServe, service_at

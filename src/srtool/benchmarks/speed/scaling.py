@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from srtool.benchmarks.speed.images import images_file, write_files
 from srtool.benchmarks.speed.opened import Opened
 from srtool.benchmarks.speed.process import Process
 from srtool.benchmarks.speed.result import Axis, Point, Scaling
-from srtool.benchmarks.speed.timing import rotated
+from srtool.benchmarks.speed.rounds import images_file, rotated, write_files
 from srtool.benchmarks.workers import cores
 
 Open = Callable[..., Process]  # a process, closed when all is measured; threads: of it

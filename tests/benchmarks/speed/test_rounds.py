@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from srtool.benchmarks.speed.timing import interleaved, ratios, rotated, warm_up
+from srtool.benchmarks.speed.rounds import interleaved, ratios, rotated, warm_up
 from srtool.errors import EngineError
 
 
