@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from srtool.benchmarks.speed import bench as module
-from srtool.benchmarks.speed import timing
+from srtool.benchmarks.speed import rounds
 from srtool.benchmarks.speed.bench import Config, bench
 from srtool.benchmarks.speed.candidates import Runner
 from srtool.benchmarks.speed.networks import networks_from_files, random_weights
@@ -42,8 +42,8 @@ def measured(
         scaling=("batch",),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "MOST", 3)
-        patch.setattr(timing, "MOST_WARM_UP", 2)
+        patch.setattr(rounds, "MOST", 3)
+        patch.setattr(rounds, "MOST_WARM_UP", 2)
         patch.setattr(module, "busy_cores", lambda: 0.0)
         patch.setattr(module, "measured_roofline", lambda *rest: ROOFLINE)
         return bench(networks, config, "srtool bench x4.onnx")
