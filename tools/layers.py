@@ -41,6 +41,7 @@ SUMMARIES = {
     "parity": "grades and gates",
     "files": "whole or absent",
     "errors": "the error tree",
+    "system": "CPUs, packages",
 }
 
 

@@ -41,6 +41,7 @@ from srtool.runtime.foreign import photograph
 from srtool.runtime.gpu.machine import this_machine
 from srtool.runtime.onnx_files import open_on
 from srtool.runtime.tiling import Tiling, upscale_tiled
+from srtool.system import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "architectures.json"
@@ -167,7 +168,7 @@ def measure(names: list[str], again: bool, limit: float) -> None:
         networks = results["networks"]
         networks[name] = found
         results["networks"] = {each: networks[each] for each in SMALL if each in networks}
-        results["versions"] = onnx.library_versions() | {
+        results["versions"] = versions(onnx.LIBRARIES) | {
             "tensorrt-rtx": metadata.version("tensorrt_rtx_cu13_bindings")
         }
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -627,3 +628,18 @@ def test_an_interrupt_after_sessions_were_closed_out_of_order(
     command = [sys.executable, "-X", "faulthandler", "-c", OUT_OF_ORDER, str(nearest_onnx())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "interrupted", done.stderr
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts the threads of Linux")
+def test_onnxruntime_keeps_to_the_cpus_that_the_process_may_use(compact_export: Path) -> None:
+    """By itself it starts a thread for each of the machine's, and pins it there."""
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        before = set(os.listdir("/proc/self/task"))
+        with open_engine(compact_export / "x4.onnx", "onnxruntime") as engine:
+            engine.upscale_batch(pixels())
+            started = set(os.listdir("/proc/self/task")) - before
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert started == set()

@@ -18,7 +18,7 @@ from srtool.benchmarks.evaluation import (
 )
 from srtool.benchmarks.methods import Method, Upscale, methods_from_arguments
 from srtool.benchmarks.scores import DEFAULT_METRICS, METRICS, assets_of, score, with_parts
-from srtool.benchmarks.workers import cores, scoring
+from srtool.benchmarks.workers import scoring
 from srtool.errors import AssetError, SrtoolError, in_a_line
 from srtool.images.datasets import (
     BORDER,
@@ -34,6 +34,7 @@ from srtool.runtime.gpu.devices import check_device
 from srtool.runtime.index import Shard
 from srtool.runtime.inputs import shard_of
 from srtool.runtime.session import BackendName, PrecisionName
+from srtool.system import cores
 
 YRounding = Literal["nearest", "none"]
 

@@ -6,14 +6,14 @@ import csv
 import math
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from srtool import system
 from srtool.errors import DataError, UsageError
 from srtool.files import whole_file
 
@@ -197,9 +197,4 @@ def _cell(values: Mapping[str, float | None], image: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what the figures may depend on."""
-    system = f"{platform.system()} {platform.machine()}"
-    found = {"python": platform.python_version(), "platform": system}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+    return {**system.versions(PACKAGES), "platform": f"{platform.system()} {platform.machine()}"}

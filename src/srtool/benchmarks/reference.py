@@ -14,7 +14,7 @@ import numpy as np
 
 from srtool.benchmarks.evaluate import Progress, Report
 from srtool.benchmarks.scores import score
-from srtool.benchmarks.workers import Figures, Scorer, cores, scoring
+from srtool.benchmarks.workers import Figures, Scorer, scoring
 from srtool.errors import ExportError
 from srtool.export.certify import Sample, fidelity_from_images
 from srtool.images.colour import to_levels
@@ -25,6 +25,7 @@ from srtool.runtime.guard import is_finite
 from srtool.runtime.opening import open_engine
 from srtool.runtime.session import DEFAULT_TILE
 from srtool.runtime.tiling import Tiling, upscale_tiled
+from srtool.system import cores
 
 Images = dict[str, Figures]  # by image
 

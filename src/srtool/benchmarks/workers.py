@@ -16,19 +16,6 @@ from typing import Any
 from srtool.errors import SrtoolError
 from srtool.interrupts import interrupts_held
 
-
-def cpus() -> list[int]:
-    """Numbers of the logical CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def cores() -> int:
-    """How many these are."""
-    return len(cpus())
-
-
 Figures = dict[str, float | str]  # by metric: the figure, or why there is none
 
 

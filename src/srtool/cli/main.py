@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import io
 import os
-import platform
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Annotated
 
@@ -36,6 +33,7 @@ from srtool.cli.serve import serve
 from srtool.cli.train import train_app
 from srtool.cli.triton import triton
 from srtool.errors import ExportError, SrtoolError
+from srtool.system import versions
 from srtool.version import __version__
 
 app = typer.Typer(
@@ -72,11 +70,7 @@ def _print_version(wanted: bool) -> None:
     if not wanted:
         return
     console.answer(f"srtool {__version__}")
-    parts = [f"Python {platform.python_version()}"]
-    for name in PARTS:
-        with suppress(PackageNotFoundError):
-            parts.append(f"{name} {version(name)}")
-    console.answer(", ".join(parts))
+    console.answer(", ".join(f"{name} {version}" for name, version in versions(PARTS).items()))
     raise typer.Exit
 
 

@@ -4,14 +4,10 @@ with PyTorch, or with that file, before they are kept."""
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +23,7 @@ from srtool.networks.network import Network
 from srtool.parity import EXPORTED
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.onnx_files import facts_from_onnx, installed_backends, open_on
+from srtool.system import processor, versions
 from srtool.version import __version__
 
 if TYPE_CHECKING:
@@ -39,7 +36,7 @@ Report = Callable[[str], None]
 
 LARGEST = 2**31 - 1  # bytes of one ONNX file
 
-_LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "spandrel", "numpy")
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "spandrel", "numpy")
 
 
 @dataclass(frozen=True)
@@ -308,28 +305,10 @@ def _certified(
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         fidelity=found,
         fails=fails,
-        versions=library_versions(),
+        versions=versions(LIBRARIES),
         cpu=processor(),
     )
     return Written(path, manifest, draft.rewrites, time.perf_counter() - start), cut
-
-
-def library_versions() -> dict[str, str]:
-    """Of the libraries that export and compare, as far as they are installed."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def processor() -> str:
-    """The name of this machine's CPU."""
-    if os.path.isfile("/proc/cpuinfo"):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def onnx_from_network(network: Network, io: Io, precision: Precision) -> onnx.ModelProto:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -41,6 +40,7 @@ from srtool.runtime.upscaling import (
     upscale_picture,
     upscaled_bands,
 )
+from srtool.system import cores
 
 MANY = 8  # threads that decode, and that encode, for a GPU
 HELD = 80_000_000  # bytes of one that wait for the encoder, or are being made
@@ -138,7 +138,7 @@ class _Run:
 
     def events(self, jobs: Iterable[Job]) -> Generator[Event, None, None]:
         engine, summary = self._engine, self._summary
-        threads = min(MANY, os.cpu_count() or 1) if engine.is_deferred else 1
+        threads = min(MANY, cores()) if engine.is_deferred else 1
         ahead = threads + 1  # images decoded before their turn, and images waiting to be encoded
         start, busy = time.perf_counter(), engine.busy
         todo, is_over = iter(jobs), False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -24,6 +23,7 @@ from srtool.runtime.folder import MANY
 from srtool.runtime.index import Index, Origin
 from srtool.runtime.inputs import Job
 from srtool.runtime.upscaling import Options, upscale_picture
+from srtool.system import cores
 
 LOOKED_AT = 64  # images of a run whose heads are read for an estimate
 LONG = 60.0  # seconds: of a shorter run nothing is said
@@ -140,12 +140,11 @@ def _trial(tried: Outlook, side: int, engine: Engine, options: Options) -> _Tria
             taken = path.stat().st_size
     except Exception:  # whatever it is
         return None
-    cores = os.cpu_count() or 1
     computed *= _overlap(tried.size, engine, options)
     if engine.is_deferred:
-        encoded /= min(MANY, cores)
+        encoded /= min(MANY, cores())
     else:  # an encoder takes one of the cores that the engine has else for itself
-        computed += encoded / cores
+        computed += encoded / cores()
     seconds = max(encoded, computed)
     (rows, columns), (high, wide) = part.pixels.shape[:2], made.pixels.shape[:2]
     return _Trial(seconds / (rows * columns), taken / (high * wide))

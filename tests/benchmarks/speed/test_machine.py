@@ -12,9 +12,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from srtool.benchmarks.speed import machine as machine_module
-from srtool.benchmarks.speed.machine import INSTRUCTIONS, Sensors, busy_cores, this_machine
+from srtool.benchmarks.speed.machine import Sensors, busy_cores, this_machine
 from srtool.runtime.gpu.machine import Library
 from srtool.runtime.gpu.machine import Machine as Plans
+from srtool.system import INSTRUCTIONS
 
 
 def test_this_machine_is_described() -> None:
@@ -44,25 +45,9 @@ def test_two_threads_of_a_core_are_one_core(monkeypatch: pytest.MonkeyPatch) -> 
         number = int(path.parts[-3].removeprefix("cpu"))
         return f"{number % 4},{number % 4 + 4}"  # eight threads of four cores
 
-    monkeypatch.setattr(machine_module, "_text", siblings)
+    monkeypatch.setattr(machine_module, "text_of", siblings)
     assert machine_module._cores([0, 1, 2, 3, 4, 5, 6, 7]) == 4
     assert machine_module._cores([0, 4, 1]) == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("model name\t: X\nflags\t\t: fpu avx2 avx512f amx_bf16 sse\n", "avx2 avx512f amx_bf16"),
-        ("Features\t: fp asimd asimddp bf16 crc32\n", "asimd asimddp bf16"),
-        ("", ""),
-    ],
-)
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/cpuinfo")
-def test_instructions_are_those_that_networks_use(
-    monkeypatch: pytest.MonkeyPatch, text: str, expected: str
-) -> None:
-    monkeypatch.setattr(machine_module, "_text", lambda path: text)
-    assert machine_module.instructions() == tuple(expected.split())
 
 
 def test_the_gpu_and_tensorrt_are_those_that_plans_see(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,32 +16,15 @@ from typing import Any
 import psutil
 
 from srtool.benchmarks.speed.result import Machine
-from srtool.benchmarks.workers import cpus
 from srtool.runtime.gpu import machine as gpus
 from srtool.runtime.gpu.devices import check_device, gpu_number
+from srtool.system import cpus, instructions, processor, text_of, versions
 
-# Of x86 and of ARM, by the names of Linux: what libraries choose their kernels of networks by.
-INSTRUCTIONS = (
-    *("avx", "f16c", "fma", "avx2", "avx_vnni", "avx_ne_convert"),
-    *("avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
-    *("amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
-    *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "sme", "sme2"),
-)
 PACKAGES = (
     *("srtool", "numpy", "pyvips", "torch", "onnx", "onnxruntime", "onnxruntime-gpu"),
     *("openvino", "spandrel", "ncnn", "pnnx"),
 )
 
-_MACOS = {  # sysctl hw.optional.arm.FEAT_...
-    "AdvSIMD": "asimd",
-    "FP16": "asimdhp",
-    "DotProd": "asimddp",
-    "BF16": "bf16",
-    "I8MM": "i8mm",
-    "SME": "sme",
-    "SME2": "sme2",
-}
-_WINDOWS = {"avx": 39, "avx2": 40, "avx512f": 41, "asimddp": 43}  # PF_..._INSTRUCTIONS_AVAILABLE
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PERIOD = 0.02  # seconds between readings of the GPU's sensors
 
@@ -55,13 +34,9 @@ def this_machine(device: int | None = None) -> Machine:
     of the GPU, None for the first, if any."""
     here = gpus.this_machine(device)
     mine = cpus()
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
     libraries = {library.flavour: library.version for library in here.libraries.values()}
     return Machine(
-        cpu=_cpu_name(),
+        cpu=processor(),
         cores=_cores(mine),
         threads=len(mine),
         memory=psutil.virtual_memory().total,
@@ -70,7 +45,7 @@ def this_machine(device: int | None = None) -> Machine:
         gpu=here.gpu,
         driver=here.driver,
         gpu_memory=here.memory,
-        versions={**versions, **libraries},
+        versions={**versions(PACKAGES), **libraries},
     )
 
 
@@ -196,65 +171,8 @@ def _handle(nvml: Any) -> Any:
 def _cores(logical: list[int]) -> int:
     """Physical cores behind logical CPUs."""
     siblings = {
-        _text(Path(f"/sys/devices/system/cpu/cpu{n}/topology/core_cpus_list")) for n in logical
+        text_of(Path(f"/sys/devices/system/cpu/cpu{n}/topology/core_cpus_list")) for n in logical
     }
     if "" not in siblings:
         return len(siblings)
     return min(psutil.cpu_count(logical=False) or len(logical), len(logical))
-
-
-def _cpu_name() -> str:
-    name = ""
-    if sys.platform == "win32":
-        import winreg
-
-        key = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
-        with suppress(OSError), winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, key) as opened:
-            name = str(winreg.QueryValueEx(opened, "ProcessorNameString")[0])
-    elif sys.platform == "darwin":
-        name = _printed("sysctl", "-n", "machdep.cpu.brand_string")
-    else:
-        name = _field(_text(Path("/proc/cpuinfo")), "model name")
-        name = name or _field(_printed("lscpu"), "Model name")  # ARM: the kernel gives numbers only
-    return " ".join(name.split()) or platform.processor() or platform.machine()
-
-
-def instructions() -> tuple[str, ...]:
-    """Those of INSTRUCTIONS that the CPU has, as far as the system tells."""
-    if sys.platform == "win32":
-        import ctypes
-
-        has = ctypes.windll.kernel32.IsProcessorFeaturePresent
-        found = {name for name, number in _WINDOWS.items() if has(number)}
-    elif sys.platform == "darwin":
-        features = _printed("sysctl", "hw.optional.arm")
-        found = {name for key, name in _MACOS.items() if f".FEAT_{key}: 1\n" in f"{features}\n"}
-        intel = _printed("sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features")
-        found |= set(intel.lower().replace("avx1.0", "avx").split())
-    else:
-        text = _text(Path("/proc/cpuinfo"))
-        found = set((_field(text, "flags") or _field(text, "Features")).split())
-    return tuple(name for name in INSTRUCTIONS if name in found)
-
-
-def _field(text: str, name: str) -> str:
-    match = re.search(rf"^{name}\s*:\s*(.*)$", text, re.MULTILINE)
-    return match[1].strip() if match else ""
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _printed(*command: str) -> str:
-    """What a program of the system prints; empty where it is missing or fails."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=10, env={**os.environ, "LC_ALL": "C"}
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()

@@ -13,7 +13,7 @@ import numpy as np
 from srtool.benchmarks.speed.baselines.pytorch import Device, has_half
 from srtool.benchmarks.speed.process import run_apart
 from srtool.benchmarks.speed.result import Roofline
-from srtool.benchmarks.workers import cores
+from srtool.system import cores
 
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}  # of the matrices multiplied
 CHANNELS = (64, 128, 256)  # of the 3x3 convolutions: products with reuse in the caches

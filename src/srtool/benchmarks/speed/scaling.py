@@ -19,7 +19,7 @@ from srtool.benchmarks.speed.opened import Opened
 from srtool.benchmarks.speed.process import Process
 from srtool.benchmarks.speed.result import Axis, Point, Scaling
 from srtool.benchmarks.speed.rounds import images_file, rotated, write_files
-from srtool.benchmarks.workers import cores
+from srtool.system import cores
 
 Open = Callable[..., Process]  # a process, closed when all is measured; threads: of it
 Found = tuple[str, list["_Run"]]  # what stays the same, in words, and the points

@@ -18,6 +18,7 @@ from srtool.interrupts import interrupts_held
 from srtool.manifest import METADATA_KEY, ModelFacts
 from srtool.runtime.engine_files import refused
 from srtool.runtime.session import DirectSession, OnnxFile
+from srtool.system import cores
 
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16"}
 
@@ -42,8 +43,7 @@ class OnnxRuntime:
         wanted = [facts.output_name if facts.output_name in outputs else outputs[0]]
         # Callers beyond those that there are CPUs for wait: in each other's way they are slower
         # than one after the other, while what they do around the network overlaps.
-        cpus = os.cpu_count() or 1
-        turn = BoundedSemaphore(max(1, cpus // (threads or cpus)))
+        turn = BoundedSemaphore(max(1, cores() // (threads or cores())))
 
         def compute(batch: NDArray[Any]) -> NDArray[Any]:
             with turn:
@@ -95,6 +95,8 @@ def _opened(path: Path, threads: int | None = None) -> Any:
     # Threads that wait for the next image spin for milliseconds, on CPUs that other callers' pixels
     # are prepared on.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is None and cores() < (os.cpu_count() or 1):
+        threads = cores()  # by itself it takes all CPUs of the machine, whoever they are for
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

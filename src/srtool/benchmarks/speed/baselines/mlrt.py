@@ -35,7 +35,7 @@ def prepare_mlrt(plugin: Plugin, weights: Path, folder: Path) -> Path:
 
 def open_mlrt(plugin: Plugin, weights: Path, folder: Path) -> Opened:
     """A clip of one frame through the network, as whole images; the plugin's own defaults."""
-    from srtool.benchmarks.speed.machine import instructions
+    from srtool.system import instructions
 
     path = prepare_mlrt(plugin, weights, folder)
     vapoursynth: Any = import_module("vapoursynth")

@@ -18,8 +18,8 @@ from srtool.benchmarks.speed.opened import (
     missing,
     planes_from_levels,
 )
-from srtool.benchmarks.workers import cores
 from srtool.errors import EngineError, in_a_line
+from srtool.system import cores
 
 if TYPE_CHECKING:
     from torch import nn

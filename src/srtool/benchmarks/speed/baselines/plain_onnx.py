@@ -20,9 +20,9 @@ from srtool.benchmarks.speed.opened import (
     missing,
     planes_from_levels,
 )
-from srtool.benchmarks.workers import cores
 from srtool.errors import EngineError, in_a_line
 from srtool.files import whole_file
+from srtool.system import cores
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.benchmarks.speed.opened import Opened, missing
-from srtool.benchmarks.workers import cores
 from srtool.errors import EngineError, in_a_line
+from srtool.system import cores
 
 if TYPE_CHECKING:
     import torch
