@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from srtool.export import export
     from srtool.export.tensorrt.doctor import doctor
-    from srtool.images.size import Size
+    from srtool.images.picture import Size
     from srtool.networks.loading import load_network
     from srtool.runtime.engine import Engine
     from srtool.runtime.events import Event
@@ -69,7 +69,7 @@ _HOMES = {
     "Engine": "srtool.runtime.engine",
     "Event": "srtool.runtime.folder",
     "Foreign": "srtool.runtime.foreign",
-    "Size": "srtool.images.size",
+    "Size": "srtool.images.picture",
     "Options": "srtool.runtime.upscaling",
     "doctor": "srtool.export.tensorrt.doctor",
     "evaluate": "srtool.benchmarks.evaluate",

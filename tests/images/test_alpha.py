@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from srtool.images.alpha import bled
 from srtool.images.imresize import imresize
+from srtool.images.picture import bled
 
 
 def disc(side: int = 96) -> NDArray[np.uint8]:
@@ -32,20 +32,16 @@ def test_no_fringes(hidden: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (17, 31), (64, 64)])
 def test_what_is_seen_stays_and_the_rest_comes_from_it(shape: tuple[int, int], dtype: Any) -> None:
     random = np.random.default_rng(shape)
-    colours = (
-        random.integers(1000 if dtype == np.uint16 else 10, 200, (*shape, 3)).astype(dtype)
-        if dtype == np.uint8
-        else random.integers(1000, 60000, (*shape, 3)).astype(dtype)
-    )
+    low, high = (10, 200) if dtype == np.uint8 else (1000, 60000)
+    colours = random.integers(low, high, (*shape, 3)).astype(dtype)
     alpha = random.integers(0, 3, shape).astype(dtype)
     made = bled(colours, alpha)
     assert made.dtype == dtype
     seen = alpha > 0
     assert np.array_equal(made[seen], colours[seen])
     if seen.any() and not seen.all():
-        low, high = colours[seen].min(0), colours[seen].max(0)
-        assert (made >= low).all()
-        assert (made <= high).all()
+        assert (made >= colours[seen].min(0)).all()
+        assert (made <= colours[seen].max(0)).all()
 
 
 def test_nothing_to_do() -> None:

@@ -21,7 +21,8 @@ from PIL import Image
 from srtool.errors import ImageError, UsageError
 from srtool.images import writing
 from srtool.images.formats import FORMATS, WRITABLE
-from srtool.images.picture import Metadata, Picture
+from srtool.images.metadata import Metadata
+from srtool.images.picture import Picture
 from srtool.images.reading import read_image
 from srtool.images.writing import write_image
 

@@ -13,10 +13,10 @@ import pyvips
 from numpy.typing import NDArray
 
 from srtool.errors import ImageError
-from srtool.images.picture import Metadata, Picture
+from srtool.images.metadata import Metadata, signal_from_codes
+from srtool.images.picture import Picture
 from srtool.images.reading import ImageFile, read_image
 from srtool.images.rows import TiffOfRows
-from srtool.images.signals import signal_from_codes
 from srtool.images.writing import RowWriter, shape_of, write_image
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from srtool.images.size import Size
+from srtool.images.picture import Size
 from srtool.runtime.folder import run, upscale_images
 from srtool.runtime.forecast import Outlook, forecast, outlook
 from srtool.runtime.index import Index

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 import srtool
 from srtool.errors import UsageError
-from srtool.images.picture import Metadata, Picture
+from srtool.images.metadata import Metadata
+from srtool.images.picture import Picture, Size, resized
 from srtool.images.reading import read_image
-from srtool.images.size import Size, resized
 from srtool.images.writing import RowWriter, shape_of
 from srtool.runtime import checks
 from srtool.runtime.folder import upscale_images

@@ -133,7 +133,7 @@ def infer(
 ) -> None:
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
     from srtool.cli.folders import FolderRun
-    from srtool.images.size import Size
+    from srtool.images.picture import Size
     from srtool.runtime.foreign import Foreign
     from srtool.runtime.index import Index, lies_at, status_of
     from srtool.runtime.inputs import Inputs, Job, check_writable, jobs_from_inputs

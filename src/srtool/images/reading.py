@@ -13,11 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import ImageError
-from srtool.images.containers import full_page, ratio, without_thumbnail
 from srtool.images.formats import HEAD, format_of
-from srtool.images.picture import Metadata, Picture, Samples
-from srtool.images.pillow import BY_PILLOW, by_pillow, check_claim
-from srtool.images.signals import Signal, facts_of_png, signal_of_heif
+from srtool.images.metadata import (
+    Metadata,
+    Signal,
+    facts_of_png,
+    full_page,
+    ratio,
+    signal_of_heif,
+    without_thumbnail,
+)
+from srtool.images.picture import Picture, Samples
+from srtool.images.vips import (
+    BY_PILLOW,
+    by_pillow,
+    check_claim,
+    field_of,
+    libvips,
+    mapped,
+    reason_of,
+)
 
 MIN_SIDE = 2  # pixels
 MAX_PIXELS = 1 << 28  # that a file may claim; 16384 x 16384
@@ -56,14 +71,14 @@ class ImageFile(AbstractContextManager["ImageFile"]):
             raise
 
     def _load(self, max_pixels: int) -> Any:
-        path, vips = self.path, _vips()
+        path, vips = self.path, libvips()
         self.format = _format(self._file, path)
         try:
             image = self._decoder(max_pixels)
             self._check_size(image, max_pixels)
-            self.is_turned = _field(image, "orientation") not in (None, 1)
+            self.is_turned = field_of(image, "orientation") not in (None, 1)
             self.width, self.height = image.width, image.height
-            if (_field(image, "orientation") or 1) > 4:
+            if (field_of(image, "orientation") or 1) > 4:
                 self.width, self.height = image.height, image.width
             image = _rgb_or_gray(image, path)
             self.dtype: Any = np.dtype(np.uint8 if image.format == "uchar" else np.uint16)
@@ -76,7 +91,7 @@ class ImageFile(AbstractContextManager["ImageFile"]):
 
     def _decoder(self, max_pixels: int) -> Any:
         """The libvips image, upright or not, with `pages` and `_signal` set on the way."""
-        vips, file = _vips(), self._file
+        vips, file = libvips(), self._file
         self.pages, self._signal = 1, None
         self._texts: tuple[bytes, ...] = ()
         options: dict[str, Any] = {}
@@ -104,7 +119,7 @@ class ImageFile(AbstractContextManager["ImageFile"]):
             _LOADERS[self.format], source, access="sequential", fail_on="error", **options
         )
         if self.format in ("WebP", "GIF", "AVIF", "HEIF"):
-            self.pages = _field(image, "n-pages") or 1
+            self.pages = field_of(image, "n-pages") or 1
         return image
 
     def _check_size(self, image: Any, max_pixels: int) -> None:
@@ -117,7 +132,7 @@ class ImageFile(AbstractContextManager["ImageFile"]):
 
     def _metadata(self, image: Any) -> Metadata:
         icc, exif, iptc = (
-            _field(image, f"{name}-data") for name in ("icc-profile", "exif", "iptc")
+            field_of(image, f"{name}-data") for name in ("icc-profile", "exif", "iptc")
         )
         # A profile of another colour space than the samples' says nothing true of them
         if icc is not None and icc[16:20] != (b"GRAY" if image.bands < 3 else b"RGB "):
@@ -130,7 +145,7 @@ class ImageFile(AbstractContextManager["ImageFile"]):
         return Metadata(
             icc=icc if signal is None or not signal.hdr else None,
             exif=None if exif is None else without_thumbnail(exif),
-            xmp=_field(image, "xmp-data"),
+            xmp=field_of(image, "xmp-data"),
             iptc=iptc,
             resolution=_resolution(image),
             signal=signal if icc is None or (signal is not None and signal.hdr) else None,
@@ -145,13 +160,13 @@ class ImageFile(AbstractContextManager["ImageFile"]):
         # Rotation needs its pixels in any order, a sequential decoder gives them once from the top
         if self.bytes <= MANY_BYTES:
             return self._image.copy_memory().autorot()
-        on_disk = _vips().Image.new_temp_file("%s.v")
+        on_disk = libvips().Image.new_temp_file("%s.v")
         self._image.write(on_disk)
         return on_disk.autorot()
 
     def read(self) -> Picture:
         """All of it; ImageError where it is cut off or damaged."""
-        vips = _vips()
+        vips = libvips()
         try:
             image = self.upright()
             array = image.numpy().reshape(image.height, image.width, image.bands)
@@ -196,7 +211,7 @@ class Rows:
     def read(self, start: int, stop: int) -> tuple[Samples, Samples | None]:
         """Colours (stop - start, W, 3) and alpha; neither bound may be less than the last time.
         ImageError where the file is cut off or damaged."""
-        vips = _vips()
+        vips = libvips()
         try:
             if self._region is None:
                 self._image = self._file.upright()
@@ -253,25 +268,6 @@ def split(array: NDArray[Any]) -> tuple[Samples, Samples | None]:
     return np.ascontiguousarray(colours), alpha
 
 
-def _vips() -> Any:
-    """pyvips, imported on first use, without its cache of operations."""
-    import pyvips
-
-    # The cache would keep whole pictures alive, and no operation here is ever repeated
-    pyvips.cache_set_max(0)
-    return pyvips
-
-
-def reason_of(error: Any) -> str:
-    """One line out of the many of a libvips error.
-
-    libvips collects messages of all threads and past operations in one buffer; the newest stands
-    last, and libheif breaks its own before a number.
-    """
-    lines = [line.strip() for line in error.detail.splitlines() if ": " in line]
-    return lines[-1] if lines else "libvips gives no reason"
-
-
 def _opened(path: Path) -> BinaryIO:
     # Python opens the file, not libvips: it takes any name ("a[1].png" and names that are no
     # UTF-8 too) and never a stale copy of a file that has changed
@@ -320,7 +316,7 @@ def _rgb_or_gray(image: Any, path: Path) -> Any:
     """1 to 4 bands of full-range uint8 or uint16; refuse what is neither RGB nor gray."""
     if image.interpretation in ("lab", "labs"):
         image = image.colourspace("rgb16").copy()
-        if _field(image, "icc-profile-data"):
+        if field_of(image, "icc-profile-data"):
             image.remove("icc-profile-data")
     elif image.interpretation == "cmyk":
         image = image.icc_transform(
@@ -341,7 +337,7 @@ def _rgb_or_gray(image: Any, path: Path) -> Any:
             f"{path}: has {image.bands} channels, expected gray or RGB, with or without alpha; "
             "convert it to PNG"
         )
-    bits = _field(image, "bits-per-sample")
+    bits = field_of(image, "bits-per-sample")
     if image.format == "ushort" and bits is not None and 8 < bits < 16:
         # libvips shifts 10 and 12 bits up, which leaves white short of 65535
         largest = (1 << bits) - 1
@@ -356,7 +352,7 @@ def _resolution(image: Any) -> tuple[float, float]:
     else:
         # 1.0 is libvips' word for unknown. It does not look into the EXIF of WebP and AVIF
         x, y, unit = (
-            str(_field(image, f"exif-ifd0-{tag}") or "").partition(" ")[0]
+            str(field_of(image, f"exif-ifd0-{tag}") or "").partition(" ")[0]
             for tag in ("XResolution", "YResolution", "ResolutionUnit")
         )
         millimetres = 10 if unit == "3" else 25.4
@@ -364,21 +360,3 @@ def _resolution(image: Any) -> tuple[float, float]:
     if all(0 < value < _LARGEST_RESOLUTION for value in found):
         return found
     return Metadata().resolution
-
-
-def interpreted(image: Any) -> Any:
-    """Name the colour space that bands and format imply; libvips converts by it when it saves."""
-    deep = image.format == "ushort"
-    if image.bands < 3:
-        return image.copy(interpretation="grey16" if deep else "b-w")
-    return image.copy(interpretation="rgb16" if deep else "srgb")
-
-
-def mapped(image: Any, table: Samples) -> Any:
-    """Each sample looked up in a table of 256 or 65536."""
-    return interpreted(image.maplut(_vips().Image.new_from_array(table[np.newaxis])))
-
-
-def _field(image: Any, name: str) -> Any:
-    """A metadata field of a libvips image, None where it has none."""
-    return image.get(name) if image.get_typeof(name) else None

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from srtool.errors import ImageError, UsageError
 from srtool.files import whole_file
 from srtool.images.formats import FORMATS, LARGEST_AREA, LARGEST_SIDE, WRITABLE
-from srtool.images.picture import Metadata, Picture
-from srtool.images.reading import _vips, interpreted, mapped, reason_of
+from srtool.images.metadata import Metadata, profile_from_signal
+from srtool.images.picture import Picture, resized_image
 from srtool.images.rows import TiffOfRows
-from srtool.images.signals import profile_from_signal
-from srtool.images.size import resized_image
+from srtool.images.vips import interpreted, libvips, mapped, reason_of
 
 _PNG = {"format": "png"}  # what holds everything
 QUALITY = 95  # of the lossy formats, 1 to 100
@@ -95,7 +94,7 @@ def write_image(path: Path, picture: Picture, quality: int | None = None) -> Non
     """
     _check_quality(quality)
     check_writable(path, shape_of(picture), picture.metadata)
-    vips = _vips()
+    vips = libvips()
     image = vips.Image.new_from_array(picture.pixels)
     if picture.gray:
         image = image.bandmean()
@@ -161,7 +160,7 @@ class RowWriter:
 
     def write(self) -> None:
         """Encode what is fed, whole or not at all; returns when the file is there. ImageError."""
-        vips, shape = _vips(), self._shape
+        vips, shape = libvips(), self._shape
         try:
             with _written(self._path) as temporary:
                 rows = TiffOfRows(
@@ -193,7 +192,7 @@ class RowWriter:
 @contextmanager
 def _written(path: Path) -> Iterator[Path]:
     """`whole_file`, with what goes wrong told of `path`."""
-    vips = _vips()
+    vips = libvips()
     try:
         with whole_file(path) as temporary:
             yield temporary
@@ -240,7 +239,7 @@ def _save(image: Any, metadata: Metadata, path: Path, file: Path, quality: int |
     extra = _chunks(metadata, format)
     with file.open("r+b", buffering=0) as out:
         if not extra:
-            target = _vips().Target.new_to_descriptor(out.fileno())
+            target = libvips().Target.new_to_descriptor(out.fileno())
             getattr(image, f"{name}_target")(target, **options)
             return
         state = {"left": _HEAD_OF_PNG}
@@ -258,7 +257,7 @@ def _save(image: Any, metadata: Metadata, path: Path, file: Path, quality: int |
                 out.write(content)
             return len(content)
 
-        target = _vips().TargetCustom()
+        target = libvips().TargetCustom()
         target.on_write(write)
         getattr(image, f"{name}_target")(target, **options)
 
@@ -303,7 +302,7 @@ def _encoder(image: Any, format: str, quality: int | None) -> tuple[str, dict[st
 
 def _prepared(image: Any, metadata: Metadata, format: str) -> Any:
     """The libvips image with the levels and metadata that `format` holds."""
-    vips = _vips()
+    vips = libvips()
     image = interpreted(image)
     gray = image.bands < 3
     icc = metadata.icc

@@ -12,9 +12,8 @@ from functools import partial
 
 from srtool.errors import SrtoolError
 from srtool.images.formats import FORMATS
-from srtool.images.picture import Picture
+from srtool.images.picture import Picture, resized
 from srtool.images.reading import ImageFile
-from srtool.images.size import resized
 from srtool.images.writing import RowWriter, write_image
 from srtool.interrupts import interrupts_held
 from srtool.runtime.checks import (

@@ -12,9 +12,8 @@ from pathlib import Path
 from statistics import fmean, median
 
 from srtool.images.formats import FORMATS
-from srtool.images.picture import Picture
+from srtool.images.picture import Picture, Size
 from srtool.images.reading import ImageFile
-from srtool.images.size import Size
 from srtool.images.writing import write_image
 from srtool.runtime.checks import check, standing
 from srtool.runtime.engine import Engine

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.images.alpha import bled
 from srtool.images.colour import as_floats, to_levels
-from srtool.images.picture import Picture
+from srtool.images.picture import Picture, Size, bled, resized
 from srtool.images.reading import MAX_PIXELS, ImageFile
-from srtool.images.size import Size, resized
 from srtool.runtime.guard import Guard
 from srtool.runtime.session import TileEngine
 from srtool.runtime.tiling import Canvas, Progress, Span, Tiling, fitted, spans

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from srtool.errors import SrtoolError
 from srtool.images.formats import HEAD, suffix_of
-from srtool.images.size import Size
+from srtool.images.picture import Size
 from srtool.runtime.engine import Engine
 from srtool.runtime.upscaling import Options
 from srtool.serving.access import DEFAULT_LIMITS, Access, Limits, Refusal

@@ -1,4 +1,5 @@
-"""The formats that libvips' wheels lack, decoded by Pillow, as a whole."""
+"""libvips, through which all pictures are read and written, and Pillow for the formats that its
+wheels lack."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from srtool.errors import ImageError, in_a_line
 
@@ -17,6 +19,43 @@ BY_PILLOW = {
     "JPEG 2000": ("PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
     "PNM": ("PIL.PpmImagePlugin", "PpmImageFile"),
 }
+
+
+def libvips() -> Any:
+    """pyvips, imported on first use, without its cache of operations."""
+    import pyvips
+
+    # The cache would keep whole pictures alive, and no operation here is ever repeated
+    pyvips.cache_set_max(0)
+    return pyvips
+
+
+def reason_of(error: Any) -> str:
+    """One line out of the many of a libvips error.
+
+    libvips collects messages of all threads and past operations in one buffer; the newest stands
+    last, and libheif breaks its own before a number.
+    """
+    lines = [line.strip() for line in error.detail.splitlines() if ": " in line]
+    return lines[-1] if lines else "libvips gives no reason"
+
+
+def interpreted(image: Any) -> Any:
+    """Name the colour space that bands and format imply; libvips converts by it when it saves."""
+    deep = image.format == "ushort"
+    if image.bands < 3:
+        return image.copy(interpretation="grey16" if deep else "b-w")
+    return image.copy(interpretation="rgb16" if deep else "srgb")
+
+
+def mapped(image: Any, table: NDArray[Any]) -> Any:
+    """Each sample looked up in a table of 256 or 65536."""
+    return interpreted(image.maplut(libvips().Image.new_from_array(table[np.newaxis])))
+
+
+def field_of(image: Any, name: str) -> Any:
+    """A metadata field of a libvips image, None where it has none."""
+    return image.get(name) if image.get_typeof(name) else None
 
 
 def check_claim(path: Path, width: int, height: int, max_pixels: int) -> None:
@@ -32,8 +71,6 @@ def check_claim(path: Path, width: int, height: int, max_pixels: int) -> None:
 
 def by_pillow(file: BinaryIO, path: Path, format: str, max_pixels: int) -> Any:
     """The libvips image of a file of a format in BY_PILLOW; ImageError where it is damaged."""
-    import pyvips
-
     module, name = BY_PILLOW[format]
     try:
         image = getattr(import_module(module), name)(io.BytesIO(file.read()))
@@ -53,9 +90,8 @@ def by_pillow(file: BinaryIO, path: Path, format: str, max_pixels: int) -> Any:
         ) from None
     deep = array.dtype.itemsize == 2
     array = np.ascontiguousarray(array, np.uint16 if deep else np.uint8)
-    made = pyvips.Image.new_from_array(array)
-    names = ("grey16", "rgb16") if deep else ("b-w", "srgb")
-    made = made.copy(interpretation=names[made.bands > 2])
+    vips = libvips()
+    made = interpreted(vips.Image.new_from_array(array))
     if profile := image.info.get("icc_profile"):
-        made.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+        made.set_type(vips.GValue.blob_type, "icc-profile-data", profile)
     return made
