@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from srtool.images.folders import SAMPLES
 from srtool.images.imresize import imresize
 from srtool.images.picture import Picture
-from srtool.images.reading import read_image
+from srtool.images.reading import read_rgb
 from srtool.images.writing import write_image
 from srtool.runtime.opening import open_engine
 from srtool.runtime.tiling import upscale_tiled
@@ -39,15 +39,14 @@ def comparison(networks: Sequence[str]) -> Image:
     networks: paths, NAME=PATH where the heading is to be another than the file's name."""
     named = [network.rpartition("=")[::2] for network in networks]
     engines = {name or Path(path).stem: open_engine(path) for name, path in named}
-    folder = Path(str(resources.files("srtool") / "samples"))
     titles = ["LR", "bicubic", *engines, "HR"]
     width = len(titles) * (SIDE + GAP) - GAP
     picture = np.full((HEADING + len(DETAILS) * (SIDE + GAP) - GAP, width, 3), 255, np.uint8)
     for column, title in enumerate(titles):
         _put(picture, 2, column * (SIDE + GAP), written(title))
     for row, (name, (top, left)) in enumerate(DETAILS.items()):
-        lr = read_image(folder / "LRx4" / f"{name}.png").pixels.astype(np.uint8)
-        hr = read_image(folder / "HR" / f"{name}.png").pixels.astype(np.uint8)
+        lr = read_rgb(SAMPLES / "LRx4" / f"{name}.png")
+        hr = read_rgb(SAMPLES / "HR" / f"{name}.png")
         images = [lr.repeat(4, 0).repeat(4, 1), imresize(lr, 4.0)]
         images += [upscale_tiled(lr, engine) for engine in engines.values()]
         for column, image in enumerate([*images, hr]):

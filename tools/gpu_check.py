@@ -14,12 +14,12 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 from srtool.benchmarks.report.standings import fastest
 from srtool.benchmarks.speed.result import Bench, read_bench
 from srtool.benchmarks.speed.rounds import ratios
+from srtool.images.folders import SAMPLES
 from srtool.runtime.gpu.machine import this_machine
 
 BARS = {"PyTorch eager fp16 channels_last": 2.0, "torch.compile fp16 channels_last": 1.2}
@@ -28,7 +28,6 @@ BARS = {"PyTorch eager fp16 channels_last": 2.0, "torch.compile fp16 channels_la
 def check(weights: Path, out: Path, flavours: Sequence[str]) -> int:
     """Run the three commands; 0 where all of them end well and the bars are kept. flavours: of
     plans, each beside an .onnx file of its own."""
-    samples = Path(str(resources.files("srtool") / "samples"))
     result = out / f"{weights.stem}-speed.json"
     failed, engines = 0, []
     for flavour in flavours or ("none",):
@@ -39,7 +38,7 @@ def check(weights: Path, out: Path, flavours: Sequence[str]) -> int:
         engines += [path for path in (onnx, made) if path.is_file()][-1:]
     if not engines:
         return 1
-    failed += _srtool("verify", weights, *engines, "--images", samples)
+    failed += _srtool("verify", weights, *engines, "--images", SAMPLES)
     chosen = ("--sizes", "256x256", "--batch", "1,4", "--seconds", 10, "--backend", "all")
     failed += _srtool("bench", *engines, "--model", weights, *chosen, "--out", result)
     missed = misses(read_bench(result)) if result.is_file() else ["nothing was measured"]

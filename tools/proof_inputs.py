@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from srtool.images.folders import SAMPLES
+from srtool.images.reading import read_rgb
 from srtool.manifest import ModelFacts
 
 Pixels = NDArray[np.uint8]
@@ -88,10 +89,7 @@ def noise_of_any_size(count: int, most: int, seed: int = 0) -> list[Pixels]:
 
 def photographs(side: int) -> list[Pixels]:
     """A tile of each sample photograph."""
-    from PIL import Image
-
-    folder = Path(str(resources.files("srtool") / "samples" / "HR"))
-    images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())]
+    images = [read_rgb(path) for path in sorted((SAMPLES / "HR").iterdir())]
     return [np.ascontiguousarray(image[:side, :side]) for image in images]
 
 

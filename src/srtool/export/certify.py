@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib import resources
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from srtool.errors import DataError, ExportError
 from srtool.images.colour import psnr_y, to_levels
 from srtool.images.datasets import dataset_from_folder
+from srtool.images.folders import SAMPLES
 from srtool.images.imresize import make_lr, mod_crop
 from srtool.images.reading import read_rgb
 from srtool.parity import FAITHFUL, Fidelity, Gates, WorstTile
@@ -64,7 +64,7 @@ def samples_from_images(network: Network, folder: Path | None = None) -> list[Sa
 def pairs(scale: int, folder: Path | None = None) -> list[Sample]:
     """The same without a reference: LR images in its place. DataError where one is too small."""
     samples = []
-    paths = [sample.hr for sample in dataset_from_folder(folder or _shipped()).samples]
+    paths = [sample.hr for sample in dataset_from_folder(folder or SAMPLES / "HR").samples]
     for path, size in zip(paths, cycle(SIZES), strict=False):
         image = read_rgb(path)
         if folder is None:
@@ -78,10 +78,6 @@ def pairs(scale: int, folder: Path | None = None) -> list[Sample]:
         lr = make_lr(hr, scale) if scale > 1 else hr
         samples.append(Sample(lr, hr, lr, path.name))
     return samples
-
-
-def _shipped() -> Path:
-    return Path(str(resources.files("srtool") / "samples" / "HR"))
 
 
 def _middle(image: Pixels, height: int, width: int) -> Pixels:
@@ -251,7 +247,7 @@ def _strips(step: int) -> list[Pixels]:
     """A wide piece of each shipped photograph, (H, W, 3), of sides that a network takes."""
     height, width = (-(-side // step) * step for side in STRIP)
     strips = []
-    for path in sorted(sample.hr for sample in dataset_from_folder(_shipped()).samples):
+    for path in sorted(sample.hr for sample in dataset_from_folder(SAMPLES / "HR").samples):
         lr = make_lr(mod_crop(read_rgb(path), 2), 2)
         tall, wide = min(height, lr.shape[0]), min(width, lr.shape[1])
         lr = _middle(lr, tall, wide)

@@ -1,4 +1,5 @@
-"""The image files below a folder, and what was passed over there, so that nothing is silent."""
+"""The image files below a folder, and what was passed over there, so that nothing is silent; the
+folder of those that ship."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from srtool.images.formats import HEAD, READABLE, format_of
@@ -16,6 +18,9 @@ _THUMBNAILS = frozenset(
 )
 INDEX = ".srtool-index"  # how the names of our index files begin
 _OURS = ".srtool-"  # and of unfinished files
+
+# The photographs that srtool ships, in HR/, and LRx4/ made of them
+SAMPLES = Path(str(resources.files("srtool"))) / "samples"
 
 
 @dataclass

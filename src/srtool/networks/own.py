@@ -8,7 +8,6 @@ import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srtool.errors import CheckpointError, UsageError, in_a_line
+from srtool.images.folders import SAMPLES
 from srtool.images.reading import read_rgb
 from srtool.networks.checkpoint import Checkpoint
 from srtool.networks.network import SCALES, Gray, Network, Size
@@ -168,7 +168,6 @@ def _range(module: nn.Module, gray: bool, image: Tensor, scale: int) -> float:
 
 def _photograph() -> Tensor:
     """A piece of a shipped photograph: (1, 3, 128, 192), 0..1."""
-    folder = Path(str(resources.files("srtool") / "samples" / "HR"))
-    pixels = read_rgb(min(folder.glob("*.png")))[:512:4, :768:4]
+    pixels = read_rgb(min((SAMPLES / "HR").glob("*.png")))[:512:4, :768:4]
     side = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
     return F.interpolate(side, (128, 192), mode="bilinear")

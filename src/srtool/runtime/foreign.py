@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from srtool.errors import EngineError
 from srtool.images.colour import psnr
+from srtool.images.folders import SAMPLES
 from srtool.images.imresize import imresize
 from srtool.images.reading import read_rgb
 from srtool.manifest import ModelFacts, facts_from_metadata
@@ -217,8 +217,7 @@ def photograph(sides: tuple[int, int]) -> NDArray[np.uint8]:
 
 @cache
 def _astronaut() -> NDArray[np.uint8]:
-    path = Path(str(resources.files("srtool"))) / "samples" / "HR" / "astronaut.png"
-    return np.asarray(imresize(read_rgb(path), 0.5), np.uint8)
+    return np.asarray(imresize(read_rgb(SAMPLES / "HR" / "astronaut.png"), 0.5), np.uint8)
 
 
 def _form(path: Path, file: OnnxFile) -> tuple[Io, tuple[int | None, ...]]:

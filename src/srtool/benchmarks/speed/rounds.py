@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import SrtoolError
+from srtool.images.folders import SAMPLES
 from srtool.images.picture import Picture
-from srtool.images.reading import read_image
+from srtool.images.reading import read_rgb
 from srtool.images.writing import write_image
 
 Item = TypeVar("Item")
@@ -95,8 +95,7 @@ def ratios(own: Sequence[float], reference: Sequence[float]) -> list[float]:
 
 def photographs() -> list[Image]:
     """The photographs that srtool ships."""
-    folder = Path(str(resources.files("srtool") / "samples" / "HR"))
-    return [np.asarray(read_image(path).pixels, np.uint8) for path in sorted(folder.glob("*.png"))]
+    return [read_rgb(path) for path in sorted((SAMPLES / "HR").glob("*.png"))]
 
 
 def pieces(count: int, width: int, height: int, of: Sequence[Image] | None = None) -> Image:
