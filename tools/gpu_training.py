@@ -33,16 +33,14 @@ from torch import Tensor, nn
 from srtool.networks.generator import SCALE, Generator
 from srtool.networks.loading import load_network, save_generator
 from srtool.train.discriminators import Discriminator, iterate_powers, normalised_once
-from srtool.train.losses.objective import (
-    PRETRAIN,
+from srtool.train.losses import (
     Discriminators,
     Objective,
     discriminator_terms,
     generator_terms,
 )
-from srtool.train.losses.perceptual import LpipsLoss, VggLoss, load_lpips
-from srtool.train.recipe import AdversarialStage, PretrainStage, Recipe
-from srtool.train.recipes import recipe_from_file
+from srtool.train.perceptual import LpipsLoss, VggLoss, load_lpips
+from srtool.train.recipe import AdversarialStage, PretrainStage, Recipe, recipe_from_file
 
 VGG16_LAYERS = 29  # up to conv5_3, its activation left out
 RIVAL_FLOOR = 0.1  # of the discriminators' learning rate, at the end of the cosine
@@ -70,11 +68,8 @@ class StepGraph:
         if start:
             self.generator.load_state_dict(start)
         rival = None
-        weights = PRETRAIN.model_copy(
-            update={"gradient_branch": getattr(stage, "gradient_branch", 0.0)}
-        )
+        weights = stage.weights
         if isinstance(stage, AdversarialStage):
-            weights = stage.weights
             rival = Discriminator(stage.discriminator) if weights.adversarial else None
         self.objective = Objective(
             weights, {n: perceptual[n] for n in perceptual if getattr(weights, n)}
@@ -289,7 +284,7 @@ def ablation(workshop: Workshop, recipe: Recipe) -> None:
     weights = second.weights
     vgg = weights.model_copy(update={"lpips": 0.0, "vgg": weights.lpips * strength})
     unsupervised = weights.model_copy(update={"gradient_branch": 0.0})
-    encoder = replace(second.discriminator, kind="encoder")
+    encoder = second.discriminator.model_copy(update={"kind": "encoder"})
     variants: dict[str, tuple[Recipe, dict[str, Any], dict[str, Tensor]]] = {
         "full": (recipe, {}, start),
         "no_lpips": (recipe, {"weights": vgg}, start),

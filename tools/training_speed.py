@@ -29,14 +29,13 @@ from srtool.benchmarks.speed.machine import this_machine
 from srtool.networks.generator import PRESETS, Generator
 from srtool.train.discriminators import iterate_powers, normalised_once
 from srtool.train.loop import accelerator_from_recipe
-from srtool.train.losses.objective import (
+from srtool.train.losses import (
     Discriminators,
     Objective,
     discriminator_terms,
     generator_terms,
 )
-from srtool.train.recipe import AdversarialStage, Recipe
-from srtool.train.recipes import recipe_from_file
+from srtool.train.recipe import AdversarialStage, Recipe, recipe_from_file
 from srtool.train.trainer import Training, perceptual_losses
 
 Step = Callable[[Tensor, Tensor], Any]

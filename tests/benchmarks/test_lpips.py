@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from srtool.assets import asset_path
 from srtool.benchmarks.metrics.full_reference import lpips
 from srtool.errors import ImageError
-from srtool.train.losses.perceptual import LPIPS_MIN_SIDE, load_lpips
+from srtool.images.reading import read_rgb
+from srtool.train.perceptual import LPIPS_MIN_SIDE, load_lpips
 
 Complains = Callable[..., Any]
 Image = NDArray[np.uint8]
@@ -84,3 +85,13 @@ def test_images_that_cannot_be_compared(model: torch.nn.Module, complains: Compl
         lpips(a, b, model)
     with pytest.raises(ValueError, match="two"):
         lpips(a, b[:-1], model)
+
+
+def test_lpips_is_the_published_one(shared: Path) -> None:
+    """0.722 and 0.138, as its authors print them for these pictures."""
+    model = load_lpips(shared / "assets" / "alexnet_features.safetensors")
+    images = {
+        n: read_rgb(shared / "reference" / "lpips" / f"ex_{n}.png") for n in ("ref", "p0", "p1")
+    }
+    for name, expected in (("p0", 0.722), ("p1", 0.138)):
+        assert lpips(images["ref"], images[name], model) == pytest.approx(expected, abs=5e-4)

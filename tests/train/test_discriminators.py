@@ -26,12 +26,18 @@ def small(
     kind: Any = "unet", spectral_norm: bool = True, seed: int = 0, image_output: Any = "one"
 ) -> Discriminator:
     torch.manual_seed(seed)
-    return Discriminator(DiscriminatorConfig(kind, 2, spectral_norm, image_output))
+    return Discriminator(
+        DiscriminatorConfig(
+            kind=kind, features=2, spectral_norm=spectral_norm, image_output=image_output
+        )
+    )
 
 
 def small_of_gradients(spectral_norm: bool = True, seed: int = 0) -> GradientDiscriminator:
     torch.manual_seed(seed)
-    return GradientDiscriminator(GradientDiscriminatorConfig(2, spectral_norm), 32)
+    return GradientDiscriminator(
+        GradientDiscriminatorConfig(features=2, spectral_norm=spectral_norm), 32
+    )
 
 
 def small_encoder(spectral_norm: bool = True, seed: int = 0) -> Discriminator:
@@ -72,7 +78,7 @@ def test_sizes_of_a_128_patch(kind: Any, features: list[tuple[int, int]]) -> Non
 
 
 def test_sizes_of_the_gradient_discriminator_at_128() -> None:
-    discriminator = GradientDiscriminator(GradientDiscriminatorConfig(2), 128)
+    discriminator = GradientDiscriminator(GradientDiscriminatorConfig(features=2), 128)
     assert discriminator(torch.rand(3, 3, 128, 128)).shape == (3, 1)
     assert discriminator.hidden.in_features == 8 * 2 * 4 * 4
 
@@ -90,29 +96,19 @@ def test_other_sizes(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("patch", [-32, 0, 16, 48, 100, 127])
 def test_a_patch_that_does_not_halve_evenly_is_refused(patch: int) -> None:
     with pytest.raises(ValueError, match=f"patch is {patch}, expected a multiple of 32"):
-        GradientDiscriminator(GradientDiscriminatorConfig(2), patch)
+        GradientDiscriminator(GradientDiscriminatorConfig(features=2), patch)
 
 
 @pytest.mark.parametrize("patch", [32, 96])
 def test_patches_are_multiples_of_32(patch: int) -> None:
-    discriminator = GradientDiscriminator(GradientDiscriminatorConfig(2), patch)
+    discriminator = GradientDiscriminator(GradientDiscriminatorConfig(features=2), patch)
     assert discriminator(torch.rand(2, 3, patch, patch)).shape == (2, 1)
 
 
 @pytest.mark.parametrize("config", [DiscriminatorConfig, GradientDiscriminatorConfig])
 def test_features_below_one_are_refused(config: Any) -> None:
-    with pytest.raises(ValueError, match="features is 0, expected at least 1"):
+    with pytest.raises(ValueError, match=r"features\n.* greater than or equal to 1"):
         config(features=0)
-
-
-def test_configs_survive_plain_values() -> None:
-    image = DiscriminatorConfig("encoder", 3, False)
-    gradient = GradientDiscriminatorConfig(3, False)
-    sizes = {"kind": "encoder", "features": 3, "spectral_norm": False, "image_output": "one"}
-    assert image.as_dict() == sizes
-    assert gradient.as_dict() == {"features": 3, "spectral_norm": False}
-    assert DiscriminatorConfig(**image.as_dict()) == image
-    assert GradientDiscriminatorConfig(**gradient.as_dict()) == gradient
 
 
 # What feeds what

@@ -11,8 +11,7 @@ import torch
 
 from srtool.train.data.patches import Patches
 from srtool.train.loop import accelerator_from_recipe
-from srtool.train.recipe import Recipe
-from srtool.train.recipes import recipe_from_file, shipped_recipes
+from srtool.train.recipe import Recipe, recipe_from_file, shipped_recipes
 from srtool.train.trainer import Training
 
 TERMS = {

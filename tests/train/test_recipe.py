@@ -10,8 +10,15 @@ import pytest
 
 from srtool.errors import UsageError
 from srtool.networks.generator import PRESETS, GeneratorConfig
-from srtool.train.recipe import AdversarialStage, LossWeights, PretrainStage, Recipe
-from srtool.train.recipes import recipe_from_file, shipped_recipes
+from srtool.train.recipe import (
+    AdversarialStage,
+    CutMix,
+    LossWeights,
+    PretrainStage,
+    Recipe,
+    recipe_from_file,
+    shipped_recipes,
+)
 
 
 def written(folder: Path, text: str) -> Path:
@@ -115,6 +122,22 @@ def test_learning_rates_of_stage_2_by_hand() -> None:
     assert AdversarialStage().discriminator_learning_rate_at(50_001) == 5e-5
 
 
+def test_the_chance_of_mixing_rises_in_a_straight_line() -> None:
+    cutmix = CutMix(probability=0.5, ramp=100)
+    chances = {1: 0.005, 50: 0.25, 99: 0.495, 100: 0.5, 101: 0.5, 9999: 0.5}
+    assert {step: cutmix.probability_at(step) for step in chances} == pytest.approx(chances)
+    assert CutMix(probability=0, ramp=100).probability_at(70) == 0
+    assert CutMix(probability=1, ramp=1).probability_at(1) == 1
+
+
+def test_the_weights_of_stage_1_are_those_of_l1_and_of_the_branch_where_it_is_asked_for() -> None:
+    for branch in (0.0, 0.5):
+        found = PretrainStage(gradient_branch=branch).weights.model_dump()
+        assert {name: value for name, value in found.items() if value} == (
+            {"pixel": 1, "gradient_branch": 0.5} if branch else {"pixel": 1}
+        )
+
+
 def test_the_weights_are_those_of_the_paper() -> None:
     """0.005 L_adv + 0.001 L_LPIPS + L_fm + 0.01 L_pix + 0.005 L_adv_GM + 0.01 L_GMpix
     + 0.5 L_GBpix."""
@@ -214,7 +237,10 @@ def test_ramp_and_cosine_by_hand() -> None:
         ("stage2: {weights: {lpip: 0}}", ["stage2.weights.lpip", "did you mean 'lpips'?"]),
         ("stage2: {cutmix: {ramps: 5}}", ["stage2.cutmix.ramps", "did you mean 'ramp'?"]),
         ("stage2: {augment: {alfa: {}}}", ["stage2.augment.alfa", "did you mean 'alpha'?"]),
-        ("stage2: {discriminator: {feature: 8}}", ["unknown size 'feature'", "'features'?"]),
+        (
+            "stage2: {discriminator: {feature: 8}}",
+            ["stage2.discriminator.feature", "did you mean 'features'?"],
+        ),
         ("stage2: {discriminator: {kind: vgg}}", ["discriminator.kind", "'unet' or 'encoder'"]),
         ("stage2: {patch: 100}", ["stage2.patch", "multiple of 32"]),
         ("stage2: {weights: {pixel: -1}}", ["stage2.weights.pixel", "greater than or equal to 0"]),

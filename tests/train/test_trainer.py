@@ -16,7 +16,7 @@ from srtool.errors import AssetError, UsageError
 from srtool.networks.generator import gradient_map
 from srtool.train.data.patches import Patches
 from srtool.train.loop import accelerator_from_recipe
-from srtool.train.losses.objective import (
+from srtool.train.losses import (
     Discriminators,
     discriminator_terms,
     generator_terms,

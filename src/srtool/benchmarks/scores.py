@@ -152,6 +152,6 @@ def _model(metric: str, path: Path) -> Any:
         return load_niqe(path)
     if metric == "ma":
         return load_ma(path)
-    from srtool.train.losses.perceptual import load_lpips
+    from srtool.train.perceptual import load_lpips
 
     return load_lpips(path, "vgg" if metric == "lpips_vgg" else "alex")

@@ -71,7 +71,7 @@ def train(
     """
     with needing("train"):
         from srtool.train import loop
-        from srtool.train.recipes import recipe_from_file
+        from srtool.train.recipe import recipe_from_file
 
     checked = recipe_from_file(recipe)
     if show_batch:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
@@ -28,8 +28,7 @@ ENDS = ("first", "image_logits", "pixel_logits", "logits")  # layers without nor
 DIVISOR = 2**GRADIENT_LEVELS  # patches are multiples of this, so that every level halves evenly
 
 
-@dataclass(frozen=True)
-class DiscriminatorConfig:
+class DiscriminatorConfig(BaseModel, extra="forbid", frozen=True):
     """Sizes of the image discriminator D_U.
 
     kind: "unet", or "encoder" for the same encoder without a decoder (the paper's ablation).
@@ -40,29 +39,16 @@ class DiscriminatorConfig:
     """
 
     kind: Literal["unet", "encoder"] = "unet"
-    features: int = 64
+    features: int = Field(64, ge=1)
     spectral_norm: bool = True
     image_output: Literal["one", "patches"] = "one"
 
-    def __post_init__(self) -> None:
-        _check_features(self.features)
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class GradientDiscriminatorConfig:
+class GradientDiscriminatorConfig(BaseModel, extra="forbid", frozen=True):
     """Sizes of the discriminator of gradient maps D_GM: features as in DiscriminatorConfig."""
 
-    features: int = 64
+    features: int = Field(64, ge=1)
     spectral_norm: bool = True
-
-    def __post_init__(self) -> None:
-        _check_features(self.features)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Judgement(NamedTuple):
@@ -76,11 +62,6 @@ class Judgement(NamedTuple):
     image: Tensor
     pixels: Tensor | None
     features: tuple[Tensor, ...]
-
-
-def _check_features(features: int) -> None:
-    if features < 1:
-        raise ValueError(f"features is {features}, expected at least 1")
 
 
 def _widths(features: int, levels: int) -> list[int]:

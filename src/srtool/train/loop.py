@@ -28,7 +28,7 @@ from srtool.images.datasets import digest, load_dataset
 from srtool.networks.generator import Generator
 from srtool.networks.loading import load_network, save_generator
 from srtool.train.data.patches import Patches
-from srtool.train.losses.objective import Terms
+from srtool.train.losses import Terms
 from srtool.train.recipe import AdversarialStage, Recipe
 from srtool.train.states import check_space, load_state, save_state, state_size, states_below
 from srtool.train.trainer import DIVERGED, Stage, Training, perceptual_losses

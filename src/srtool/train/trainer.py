@@ -28,16 +28,16 @@ from srtool.train.discriminators import (
     iterate_powers,
     normalised_once,
 )
-from srtool.train.losses import terms as losses
-from srtool.train.losses.objective import (
-    PRETRAIN,
+from srtool.train.losses import (
     Discriminators,
     Objective,
     Terms,
+    cutmix_masks,
     discriminator_terms,
     generator_terms,
     mixed_from_mask,
 )
+from srtool.train.perceptual import lpips_loss, vgg_loss
 from srtool.train.recipe import AdversarialStage, PretrainStage, Recipe
 
 Stage: TypeAlias = PretrainStage | AdversarialStage
@@ -73,21 +73,17 @@ class Training:
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.stage, self.accelerator, self.step = recipe, stage, accelerator, 0
-        adversarial = isinstance(stage, AdversarialStage)
-        self.name = "stage2" if adversarial else "stage1"
+        self.name = "stage1"
         generator = Generator(recipe.generator)
         if weights:
             generator.load_state_dict(weights)
         self.plain: dict[str, nn.Module] = {"generator": generator}
         if isinstance(stage, AdversarialStage):
+            self.name = "stage2"
             self.plain |= _discriminators(stage).modules()
         self.rivals = {n: module for n, module in self.plain.items() if n != "generator"}
         self.objective = Objective(
-            stage.weights
-            if isinstance(stage, AdversarialStage)
-            else PRETRAIN.model_copy(update={"gradient_branch": stage.gradient_branch}),
-            perceptual_losses(stage, accelerator.device),
-            self._batch_mean,
+            stage.weights, perceptual_losses(stage, accelerator.device), self._batch_mean
         )
         self.wrapped: dict[str, Any] = {}
         for name, module in self.plain.items():
@@ -175,10 +171,12 @@ class Training:
             return None
         step, cutmix = self.step + 1, self.stage.cutmix
         random = np.random.default_rng([self.recipe.seed, step, 1])
-        mix = random.uniform() < losses.cutmix_probability(step, cutmix.ramp, cutmix.probability)
-        if not mix or self.stage.discriminator.kind != "unet":
+        if (
+            random.uniform() >= cutmix.probability_at(step)
+            or self.stage.discriminator.kind != "unet"
+        ):
             return None
-        masks = losses.cutmix_masks(random, self.stage.batch, self.stage.patch)
+        masks = cutmix_masks(random, self.stage.batch, self.stage.patch)
         return self._placed(masks[self.share])
 
     def _part(self, lr: Tensor, hr: Tensor, mask: Tensor | None, learns: bool) -> Terms:
@@ -320,10 +318,6 @@ def _discriminators(stage: AdversarialStage) -> Discriminators:
 def perceptual_losses(stage: Stage, device: torch.device) -> dict[str, nn.Module]:
     """The perceptual losses that have a weight, by name; AssetError, with the command that
     installs it, where the network behind one is missing."""
-    from srtool.train.losses.perceptual import lpips_loss, vgg_loss
-
-    if isinstance(stage, PretrainStage):
-        return {}
     wanted = {"lpips": lpips_loss, "vgg": vgg_loss}
     return {n: make().to(device) for n, make in wanted.items() if getattr(stage.weights, n)}
 

@@ -67,16 +67,14 @@ def validate(
     generator: Generator,
     pairs: Sequence[Pair],
     metrics: Mapping[str, Callable[[Image], float]] | None = None,
-    device: torch.device | None = None,
 ) -> Validation:
     """Upscale the LR images in float32 and as deployed; head folded, uint8 in and out.
 
-    metrics: figures of one upscaled image, (H, W, 3) RGB uint8, by name. device: where to
-    compute, on the generator's own unless said otherwise. Neither the generator nor the state of
-    torch's random numbers changes.
+    metrics: figures of one upscaled image, (H, W, 3) RGB uint8, by name. It is computed on the
+    generator's own device; neither the generator nor the state of torch's random numbers changes.
     """
     assert pairs, "nothing to validate on"
-    network = deployed(generator).to(device or next(generator.parameters()).device)
+    network = deployed(generator).to(next(generator.parameters()).device)
     in_half = copy.deepcopy(network)
     largest = _watch(network)
     psnrs: list[float] = []
@@ -139,16 +137,11 @@ def upscale_uint8(generator: Generator, lr: Image, float16: bool = False) -> Ima
         # TensorFloat-32 would round like float16, and hide what float16 costs.
         backend.flags(enabled=True, allow_tf32=False),
     ):
-        run = in_float16 if float16 else _in_float32
+        low = levels / 255
+        result = (in_float16(generator, low) if float16 else generator(low).image) * 255
         # Where infinities made NaN, an engine's cast to uint8 gives 0.
-        result = run(generator, levels / 255) * 255
         result = result.nan_to_num(0.0, math.inf, -math.inf).round().clamp(0, 255).byte()
     image: Image = result[0].permute(1, 2, 0).cpu().numpy()
-    return image
-
-
-def _in_float32(generator: Generator, low: Tensor) -> Tensor:
-    image: Tensor = generator(low).image
     return image
 
 

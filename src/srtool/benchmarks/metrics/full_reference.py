@@ -102,7 +102,7 @@ def lpips(a: NDArray[np.uint8], b: NDArray[np.uint8], model: torch.nn.Module) ->
     """
     import torch
 
-    from srtool.train.losses.perceptual import LPIPS_MIN_SIDE
+    from srtool.train.perceptual import LPIPS_MIN_SIDE
 
     if a.shape != b.shape or a.ndim != 3:
         raise ValueError(f"LPIPS needs two (H, W, 3) images, got {a.shape} and {b.shape}")

@@ -28,11 +28,13 @@ KINDS: tuple[Kind, ...] = get_args(Kind)[1:]
 Image = NDArray[np.uint8]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Refuses unknown keys and numbers that are not finite."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Chances(_Strict):
+class Chances(Strict):
     """One number in [0, 1] for each augmentation."""
 
     blend: float = Field(1.0, ge=0, le=1)
@@ -44,7 +46,7 @@ class Chances(_Strict):
     cutblur: float = Field(1.0, ge=0, le=1)
 
 
-class Alphas(_Strict):
+class Alphas(Strict):
     """How strong each augmentation is; rgb has no strength. Leave one out by its choice, not here:
     the official code takes alpha 0 for "off", which is refused."""
 
@@ -56,14 +58,14 @@ class Alphas(_Strict):
     cutblur: float = Field(0.7, gt=0, le=1, description="mean side of the box, in patch sides")
 
 
-class Auxiliary(_Strict):
+class Auxiliary(Strict):
     """The mixup within cutmixup; where its chance fails, the partner stands unmixed instead."""
 
     probability: float = Field(1.0, ge=0, le=1)
     alpha: float = Field(1.2, gt=0, description="a of the share, drawn from Beta(a, a)")
 
 
-class Mixture(_Strict):
+class Mixture(Strict):
     """Which augmentations a run uses.
 
     A batch gets one augmentation, drawn in proportion to `choice`, and that one is applied with

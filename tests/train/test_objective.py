@@ -18,8 +18,7 @@ from srtool.train.discriminators import (
     GradientDiscriminatorConfig,
     Judgement,
 )
-from srtool.train.losses.objective import (
-    PRETRAIN,
+from srtool.train.losses import (
     Discriminators,
     Objective,
     Terms,
@@ -28,7 +27,7 @@ from srtool.train.losses.objective import (
     generator_terms,
     mixed_from_mask,
 )
-from srtool.train.recipe import LossWeights
+from srtool.train.recipe import LossWeights, PretrainStage
 
 NAMES = list(LossWeights.model_fields)
 SIDE = 32
@@ -72,8 +71,8 @@ def images(seed: int = 0) -> tuple[GeneratorOutput, Tensor]:
 def rivals(kind: Any = "unet") -> Discriminators:
     torch.manual_seed(1)
     return Discriminators(
-        Observed(Discriminator(DiscriminatorConfig(kind, 2))),
-        Observed(GradientDiscriminator(GradientDiscriminatorConfig(2), SIDE)),
+        Observed(Discriminator(DiscriminatorConfig(kind=kind, features=2))),
+        Observed(GradientDiscriminator(GradientDiscriminatorConfig(features=2), SIDE)),
     )
 
 
@@ -193,11 +192,12 @@ def test_terms_are_unweighted() -> None:
 
 def test_a_step_without_discriminators() -> None:
     output, hr = images()
-    terms = of_generator(PRETRAIN, output, hr, Discriminators())
+    weights = PretrainStage().weights
+    terms = of_generator(weights, output, hr, Discriminators())
     assert set(terms) == {"pixel"}
     difference = np.abs(output.image.detach().numpy() - hr.numpy())
     assert terms["pixel"].item() == pytest.approx(difference.mean(), rel=1e-5)
-    assert PRETRAIN.pixel == 1
+    assert weights.pixel == 1
 
 
 def test_a_generator_without_gradient_branch() -> None:
@@ -272,7 +272,7 @@ def test_the_generators_terms_by_hand() -> None:
         "lpips": 0.5,  # 0.5 - 2 x 0.25 + 0.5
         "adversarial": -(1.5 + 4.0),
         "feature_matching": (0.25 + 2.5) / 2,
-        "gradient_adversarial": 3.0803,  # of these logits, see test_terms.py
+        "gradient_adversarial": 3.0803,  # of these logits, see test_losses.py
     }
     assert {name: term.item() for name, term in found.items()} == pytest.approx(expected, abs=5e-5)
 
@@ -365,7 +365,7 @@ def test_the_discriminators_terms_by_hand() -> None:
         "decoder": (1 - 1) + (1 + 0),
         # the CutMix is 0.25 on average: off by 0.75 where HR shows and by 0.25 elsewhere
         "consistency": 0.25 * 0.75**2 + 0.75 * 0.25**2,
-        "gradient_relativistic": 0.0803,  # of these logits, see test_terms.py
+        "gradient_relativistic": 0.0803,  # of these logits, see test_losses.py
     }
     assert {name: term.item() for name, term in found.items()} == pytest.approx(expected, abs=5e-5)
     assert torch.equal(image.inputs[2], mask.expand_as(hr))

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from srtool.errors import AssetError, DataError, UsageError
-from srtool.train.losses.perceptual import (
+from srtool.train.perceptual import (
+    CONVOLUTIONS,
     LPIPS_MIN_SIDE,
     VGG_MIN_SIDE,
     LpipsLoss,
     VggLoss,
+    backbone_from_file,
     load_lpips,
     load_vgg,
     lpips_loss,
@@ -322,3 +327,35 @@ def test_on_the_gpu(loss: nn.Module) -> None:
     finally:
         loss.cpu()
     assert found.item() == pytest.approx(expected, rel=1e-2)  # TensorFloat-32
+
+
+# Files of backbones
+
+
+@pytest.mark.parametrize("asset", ["alexnet", "vgg16"])
+def test_the_kinds_of_files_say_the_same(asset: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    layers, state = {}, {}
+    for number, place in enumerate(CONVOLUTIONS[asset]):
+        kernel = random.random((3, 3, 2, 4), np.float32)  # height, width, inputs, outputs
+        bias = random.random(4, np.float32)
+        layers[f"Conv_{number}"] = {"kernel": kernel, "bias": bias}
+        weight = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+        state |= {f"features.{place}.weight": weight}
+        state |= {f"features.{place}.bias": torch.from_numpy(bias)}
+    flax = tmp_path / "x.ckpt"
+    name = {"alexnet": "AlexNet_0", "vgg16": "VGG16_0"}[asset]
+    flax.write_bytes(pickle.dumps({name: layers, "NetLinLayer_0": {}}))
+    torch.save(state, tmp_path / "x.pth")
+    save_file(state, tmp_path / "x.safetensors")
+    for file in (flax, tmp_path / "x.pth", tmp_path / "x.safetensors"):
+        found = backbone_from_file(file, asset)
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_a_pickle_of_anything_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(pickle.dumps({"AlexNet_0": Path}))
+    with pytest.raises(pickle.UnpicklingError, match="no part of an array"):
+        backbone_from_file(path, "alexnet")

@@ -1,1 +1,0 @@
-"""The losses: the paper's terms, perceptual networks, and which terms make an objective."""
