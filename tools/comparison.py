@@ -22,7 +22,7 @@ from srtool.images.reading import read_rgb
 from srtool.images.writing import write_image
 from srtool.runtime.opening import open_engine
 from srtool.runtime.tiling import upscale_tiled
-from srtool.train.data.preview import written
+from srtool.train.data.patches import written
 
 Image = NDArray[np.uint8]
 

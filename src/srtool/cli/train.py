@@ -155,8 +155,7 @@ def _show_batch(recipe: Recipe, data: Path, path: Path) -> None:
     import numpy as np
 
     from srtool.train.data.augment import Mixture
-    from srtool.train.data.patches import Patches
-    from srtool.train.data.preview import batches_of_every_kind, save_batches
+    from srtool.train.data.patches import Patches, batches_of_every_kind, save_batches
 
     stage = recipe.stage2 or recipe.stage1
     assert stage is not None  # the recipe has one of them

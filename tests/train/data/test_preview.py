@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from srtool.errors import ImageError
 from srtool.train.data.augment import KINDS, Mixture
-from srtool.train.data.preview import (
+from srtool.train.data.patches import (
     batches_of_every_kind,
     picture_of_batches,
     save_batches,
