@@ -92,7 +92,7 @@ class Loop:
         low, high = (
             x.to(self.device).to(torch.float32, memory_format=layout) / 255 for x in (lr, hr)
         )
-        modules = list(self.rivals.modules().values())
+        modules = [m for m in (self.rivals.image, self.rivals.gradient) if m is not None]
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         with ExitStack() as stack:

@@ -144,7 +144,7 @@ def test_the_generator_step_teaches_the_generator_alone() -> None:
         assert tensor.grad is not None
         assert tensor.grad.isfinite().all()
         assert tensor.grad.any()
-    for module in (*both.modules().values(), *networks.values()):
+    for module in (both.image, both.gradient, *networks.values()):
         assert [name for name, p in module.named_parameters() if p.grad is not None] == []
 
 
@@ -287,7 +287,7 @@ def test_the_discriminators_step_teaches_the_discriminators_alone() -> None:
     assert set(terms) == {"encoder", "decoder", "consistency", "gradient_relativistic"}
     backward(terms)
     assert output.image.grad is None
-    for module in both.modules().values():
+    for module in (both.image, both.gradient):
         for name, parameter in module.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
@@ -405,18 +405,6 @@ def test_gradient_maps_are_judged_for_the_gradients() -> None:
     assert isinstance(both.gradient, Observed)
     assert torch.equal(both.image.inputs[0], hr)
     assert torch.equal(both.gradient.inputs[0], gradient_map(hr))
-
-
-def test_modules_are_named_and_only_those_that_exist() -> None:
-    both = rivals()
-    assert both.modules() == {
-        "discriminator": both.image,
-        "gradient_discriminator": both.gradient,
-    }
-    assert Discriminators(gradient=both.gradient).modules() == {
-        "gradient_discriminator": both.gradient
-    }
-    assert Discriminators().modules() == {}
 
 
 def test_a_perfect_generator_leaves_nothing_to_match() -> None:

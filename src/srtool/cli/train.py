@@ -152,21 +152,15 @@ def _dry_run(recipe: Recipe, run: Run, name: str, gpu_class: str | None) -> None
 
 
 def _show_batch(recipe: Recipe, data: Path, path: Path) -> None:
-    import numpy as np
-
     from srtool.train.data.augment import Mixture
     from srtool.train.data.patches import Patches, batches_of_every_kind, save_batches
 
     stage = recipe.stage2 or recipe.stage1
     assert stage is not None  # the recipe has one of them
     patches = Patches(data, stage.patch, 4, recipe.seed)
-    low, high = (x.permute(0, 2, 3, 1).numpy() for x in patches.at(1))
-    mixture = getattr(stage, "augment", None)
-    if mixture is None:
+    if stage.augment is None:
         console.say("this recipe does not augment; shown is what augment: {} would do")
-    batches = batches_of_every_kind(
-        mixture or Mixture(), low.repeat(4, 1).repeat(4, 2), np.ascontiguousarray(high), recipe.seed
-    )
+    batches = batches_of_every_kind(patches, stage.augment or Mixture())
     save_batches(path, batches)
     console.say("rows: " + ", ".join(name for name, *_ in batches))
     console.answer(str(path))

@@ -189,7 +189,7 @@ class _Stage:
         check_space(run.out, 2 * state_size(training.state()), self.recipe.keep)
         self.patches = patches_of(training, run.data)
         self.pairs = load_dataset(run.validation) if run.validation else []
-        if {digest(pair) for pair in self.pairs} & self.patches.digests():
+        if {digest(pair) for pair in self.pairs} & self.patches.digests:
             raise DataError(f"{run.validation}: shares images with {run.data}; validate on others")
         self.best = _best_so_far(run.out / BEST, training.name)
         self.unseen: list[tuple[Progress, Terms]] = []

@@ -159,10 +159,6 @@ class Discriminators:
     image: nn.Module | None = None
     gradient: nn.Module | None = None
 
-    def modules(self) -> dict[str, nn.Module]:
-        both = {"discriminator": self.image, "gradient_discriminator": self.gradient}
-        return {name: module for name, module in both.items() if module is not None}
-
     def judge(self, images: Tensor) -> Verdict:
         """images: (N, 3, H, W) float32, nominally 0..1."""
         return Verdict(

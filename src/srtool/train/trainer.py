@@ -74,13 +74,13 @@ class Training:
         torch.manual_seed(recipe.seed)
         self.recipe, self.stage, self.accelerator, self.step = recipe, stage, accelerator, 0
         self.name = "stage1"
-        generator = Generator(recipe.generator)
+        self.generator = Generator(recipe.generator)
         if weights:
-            generator.load_state_dict(weights)
-        self.plain: dict[str, nn.Module] = {"generator": generator}
+            self.generator.load_state_dict(weights)
+        self.plain: dict[str, nn.Module] = {"generator": self.generator}
         if isinstance(stage, AdversarialStage):
             self.name = "stage2"
-            self.plain |= _discriminators(stage).modules()
+            self.plain |= _discriminators(stage)
         self.rivals = {n: module for n, module in self.plain.items() if n != "generator"}
         self.objective = Objective(
             stage.weights, perceptual_losses(stage, accelerator.device), self._batch_mean
@@ -96,7 +96,7 @@ class Training:
         self.optimizers = {"generator": self._optimizer(["generator"], stage.learning_rate)}
         if self.rivals:
             self.optimizers["discriminators"] = self._optimizer([*self.rivals], stage.learning_rate)
-        state = generator.state_dict()
+        state = self.generator.state_dict()
         self.ema = {k: v.clone() for k, v in state.items()} if stage.ema else None
 
     def _optimizer(self, names: list[str], learning_rate: float) -> Any:
@@ -105,12 +105,6 @@ class Training:
             parameters, learning_rate, betas=self.stage.betas, eps=self.stage.eps, fused=True
         )
         return self.accelerator.prepare(adam)
-
-    @property
-    def generator(self) -> Generator:
-        generator = self.plain["generator"]
-        assert isinstance(generator, Generator)
-        return generator
 
     @property
     def share(self) -> slice:
@@ -273,7 +267,7 @@ class Training:
             "step": self.step,
             **{name: module.state_dict() for name, module in self.plain.items()},
             "ema": self.ema,
-            "optimizers": {n: _plain(o).state_dict() for n, o in self.optimizers.items()},
+            "optimizers": {name: adam.state_dict() for name, adam in self.optimizers.items()},
             "scaler": scaler.state_dict() if scaler else None,
         }
 
@@ -290,7 +284,7 @@ class Training:
         for name, module in self.plain.items():
             module.load_state_dict(state[name])
         for name, optimizer in self.optimizers.items():
-            _plain(optimizer).load_state_dict(state["optimizers"][name])
+            optimizer.load_state_dict(state["optimizers"][name])
         if state["ema"] is not None:
             self.ema = {k: v.to(self.accelerator.device) for k, v in state["ema"].items()}
         if self.accelerator.scaler and state["scaler"]:
@@ -298,21 +292,16 @@ class Training:
         self.step = state["step"]
 
 
-def _plain(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimiser itself, without accelerate's wrapper."""
-    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-    return inner
-
-
-def _discriminators(stage: AdversarialStage) -> Discriminators:
-    """The networks that some term with a weight needs."""
-    weights = stage.weights
-    image = gradient = None
-    if weights.adversarial or weights.feature_matching:
-        image = Discriminator(stage.discriminator)
-    if weights.gradient_adversarial:
-        gradient = GradientDiscriminator(stage.gradient_discriminator, stage.patch)
-    return Discriminators(image, gradient)
+def _discriminators(stage: AdversarialStage) -> dict[str, nn.Module]:
+    """The networks that some term with a weight needs, by name."""
+    found: dict[str, nn.Module] = {}
+    if stage.weights.adversarial or stage.weights.feature_matching:
+        found["discriminator"] = Discriminator(stage.discriminator)
+    if stage.weights.gradient_adversarial:
+        found["gradient_discriminator"] = GradientDiscriminator(
+            stage.gradient_discriminator, stage.patch
+        )
+    return found
 
 
 def perceptual_losses(stage: Stage, device: torch.device) -> dict[str, nn.Module]:

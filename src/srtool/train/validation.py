@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from srtool.images.colour import psnr_y
-from srtool.images.datasets import Pair
+from srtool.images.datasets import Image, Pair
 from srtool.networks.deployed import Float16, rounded
 from srtool.networks.generator import (
     RRDB,
@@ -34,8 +33,6 @@ from srtool.networks.generator import (
     gradient_map,
 )
 from srtool.parity import FAITHFUL
-
-Image = NDArray[np.uint8]
 
 FLOAT16_LARGEST = 65504.0
 FALL = FAITHFUL.max_delta_psnr  # dB of PSNR-Y

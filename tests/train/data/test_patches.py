@@ -127,7 +127,7 @@ def test_batches_of_a_packed_file_are_those_of_its_folder(photographs: Path) -> 
     pack(photographs, out, side=64)
     folder, packed = Patches(photographs, 16, 4, seed=0), Patches(out, 16, 4, seed=0)
     assert all(same(folder.at(step), packed.at(step)) for step in range(10))
-    assert folder.digests() == packed.digests()
+    assert folder.digests == packed.digests
     assert folder.photographs == packed.photographs == 3
 
 
@@ -250,11 +250,11 @@ def test_images_smaller_than_the_patch_are_left_out(photographs: Path, write_png
         patches = Patches(source, 48, 2, 0)
         assert [pair.path.name for pair in patches.pairs] == ["0.png"]
         assert (patches.photographs, patches.skipped) == (1, 3)
-        assert patches.digests() == {first}
+        assert patches.digests == {first}
 
 
 def test_photographs_that_are_trained_on_are_recognised(source: Path, photographs: Path) -> None:
-    found = Patches(source, 16, 2, 0).digests()
+    found = Patches(source, 16, 2, 0).digests
     assert found == {digest(pair) for pair in load_dataset(photographs)}
 
 

@@ -145,22 +145,41 @@ class Mixing:
         match self.kind:
             case "none":
                 return lr.copy(), hr.copy()
-            case "blend":
-                colour = self.colours[index]
-                return blend(lr, colour, self.weight), blend(hr, colour, self.weight)
-            case "rgb":
-                return rgb(lr, self.channels), rgb(hr, self.channels)
-            case "cutout":
-                return cutout(lr, self.dropped[index]), hr.copy()
-            case "mixup":
-                return mixup(lr, partner_lr, self.weight), mixup(hr, partner_hr, self.weight)
-            case "cutmix":
-                return cutmix(lr, partner_lr, self.box), cutmix(hr, partner_hr, self.box)
-            case "cutmixup":
-                how = self.box, self.weight, self.inside
-                return cutmixup(lr, partner_lr, *how), cutmixup(hr, partner_hr, *how)
+            case "blend":  # fade towards one colour
+                colour = np.array(self.colours[index])
+                return _mean(lr, colour, self.weight), _mean(hr, colour, self.weight)
+            case "rgb":  # exchange the colour channels
+                channels = list(self.channels)
+                return lr[..., channels], hr[..., channels]
+            case "cutout":  # blacken single pixels of LR alone
+                lr = lr.copy()
+                lr.reshape(-1, 3)[list(self.dropped[index])] = 0
+                return lr, hr.copy()
+            case "mixup":  # average with the partner
+                return _mean(lr, partner_lr, self.weight), _mean(hr, partner_hr, self.weight)
+            case "cutmix":  # the partner's pixels in the box
+                return self._boxed(lr, partner_lr), self._boxed(hr, partner_hr)
+            case "cutmixup":  # mixup in the box, or everywhere else
+                return (
+                    self._boxed(lr, _mean(lr, partner_lr, self.weight)),
+                    self._boxed(hr, _mean(hr, partner_hr, self.weight)),
+                )
             case "cutblur":
-                return cutblur(lr, hr, self.box, self.inside), hr.copy()
+                # LR is sharp in the box, or everywhere else, by the pixels of HR, which stays. What
+                # is sharp already must come out unchanged, so the network learns where to act
+                return self._boxed(lr, hr), hr.copy()
+
+    def _boxed(self, image: Image, change: Image) -> Image:
+        """The image with the change in the box, or everywhere else."""
+        inner, outer = (change, image) if self.inside else (image, change)
+        out = outer.copy()
+        out[self.box.slices] = inner[self.box.slices]
+        return out
+
+
+def _mean(image: Image, other: NDArray[Any], weight: float) -> Image:
+    """weight x image + rest x other, another image or a colour, rounded to the nearest level."""
+    return np.rint(weight * image + (1 - weight) * other).astype(np.uint8)
 
 
 def mixing_from_random(
@@ -220,48 +239,3 @@ def _box(random: np.random.Generator, alpha: float, patch: int) -> Box:
     side = int(patch * ratio)
     top, left = random.integers(0, patch - side + 1, 2).tolist()
     return Box(top, left, side)
-
-
-def blend(image: Image, colour: tuple[float, float, float], weight: float) -> Image:
-    """Fade an image towards one colour, the same for LR and HR: weight x image + rest x colour."""
-    return _rounded(weight * image + (1 - weight) * np.array(colour))
-
-
-def rgb(image: Image, channels: tuple[int, int, int]) -> Image:
-    """Exchange the colour channels, the same way in LR and HR."""
-    return image[..., list(channels)]
-
-
-def cutout(lr: Image, dropped: tuple[int, ...]) -> Image:
-    """Blacken single pixels of the LR image; HR stays whole."""
-    out = lr.copy()
-    out.reshape(-1, 3)[list(dropped)] = 0
-    return out
-
-
-def mixup(image: Image, partner: Image, weight: float) -> Image:
-    """Average with the partner, the same way in LR and HR: weight x image + rest x partner."""
-    return _rounded(weight * image + (1 - weight) * partner)
-
-
-def cutmix(image: Image, partner: Image, box: Box) -> Image:
-    """Replace the box by the same box of the partner, in LR and HR alike."""
-    out = image.copy()
-    out[box.slices] = partner[box.slices]
-    return out
-
-
-def cutmixup(image: Image, partner: Image, box: Box, weight: float, inside: bool) -> Image:
-    """Mixup inside the box only, or everywhere but inside it, in LR and HR alike."""
-    mixed = mixup(image, partner, weight)
-    return cutmix(image, mixed, box) if inside else cutmix(mixed, image, box)
-
-
-def cutblur(lr: Image, hr: Image, box: Box, inside: bool) -> Image:
-    """Make the LR input sharp inside the box, by the HR pixels there, or everywhere but inside it;
-    HR stays. What is sharp already must come out unchanged, so the network learns where to act."""
-    return cutmix(lr, hr, box) if inside else cutmix(hr, lr, box)
-
-
-def _rounded(values: NDArray[np.float64]) -> Image:
-    return np.rint(values).astype(np.uint8)

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -52,16 +53,6 @@ AHEAD = 32_000_000  # pixels of photographs in work at a time; make_lr takes abo
 
 
 @dataclass(frozen=True)
-class Packed(Collection):
-    """What a packed file holds; the pairs are its sub-images, mapped from the file and read when
-    they are looked at. side: of the largest sub-images, HR pixels. lr_method: one of LR_MADE,
-    LR_GIVEN."""
-
-    side: int
-    lr_method: str
-
-
-@dataclass(frozen=True)
 class Progress:
     """What `pack` reports after a photograph: its file, and how many of how many are done."""
 
@@ -70,8 +61,7 @@ class Progress:
     count: int
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     """Where a sub-image lies in its photograph, in HR pixels, all multiples of 4."""
 
     photograph: int
@@ -103,7 +93,7 @@ def pack(
     side: int = 480,
     overwrite: bool = False,
     report: Callable[[Progress], None] = lambda progress: None,
-) -> Packed:
+) -> Collection:
     """Write the photographs of a folder, or the pairs of its HR/ and LRx4/, into one file.
 
     LR images are made of whole photographs, so that the sub-images carry no borders of their own.
@@ -171,17 +161,15 @@ def _write_head(
     cuts: list[Cut],
     side: int,
 ) -> None:
-    names = [sample.name for sample in samples]
     # Texts of fixed length: damage to others can crash the HDF5 library.
     file.attrs["format"] = np.bytes_(FORMAT)
     file.attrs["lr"] = np.bytes_(LR_MADE if samples[0].lr is None else LR_GIVEN)
     file.attrs.update(version=VERSION, scale=SCALE, side=side)
-    encoded = [name.encode("utf-8", "replace") for name in names]
-    file.create_dataset("photographs/name", data=np.array(encoded))
+    names = [sample.name.encode("utf-8", "replace") for sample in samples]
+    file.create_dataset("photographs/name", data=np.array(names))
     file.create_dataset("photographs/size", data=np.array(sizes, np.int64))
     file.create_dataset("photographs/sha256", (len(samples), 32), np.uint8)
-    columns = [(c.photograph, c.top, c.left, c.height, c.width) for c in cuts]
-    file.create_dataset("subimages", data=np.array(columns, np.int64))
+    file.create_dataset("subimages", data=np.array(cuts, np.int64))
     pixels = sum(cut.height * cut.width for cut in cuts)
     for name, count in (("hr", pixels), ("lr", pixels // SCALE**2)):
         file.create_dataset(name, (count, 3), np.uint8, fill_time="never")
@@ -234,9 +222,10 @@ def _loaded(
         pool.shutdown(cancel_futures=True)
 
 
-def open_packed(path: Path) -> Packed:
-    """Open a file that `pack` wrote. DataError in one line for any other file, a damaged one, one
-    of a newer version and one for another scale."""
+def open_packed(path: Path) -> Collection:
+    """Open a file that `pack` wrote; the pairs are its sub-images, mapped from the file and read
+    when they are looked at. DataError in one line for any other file, a damaged one, one of a newer
+    version and one for another scale."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; name a packed file or a folder of photographs")
     try:
@@ -273,7 +262,7 @@ def _check_format(path: Path, file: h5py.File) -> None:
         )
 
 
-def _read(path: Path, file: h5py.File) -> Packed:
+def _read(path: Path, file: h5py.File) -> Collection:
     """ValueError and the like where the parts of the file contradict one another."""
     names = file["photographs/name"][:]
     sizes, sha256 = file["photographs/size"][:], file["photographs/sha256"][:]
@@ -308,8 +297,7 @@ def _read(path: Path, file: h5py.File) -> Packed:
         low = lr[first:end].reshape(rows // SCALE, columns // SCALE, 3)
         pairs.append(Pair(paths[owner], high, low))
         first = end
-    owners = tuple(number.tolist())
-    return Packed(photographs, tuple(pairs), owners, side, bytes(file.attrs["lr"]).decode())
+    return Collection(photographs, tuple(pairs), tuple(number.tolist()))
 
 
 def _mapped(path: Path, dataset: h5py.Dataset, pixels: int) -> NDArray[np.uint8]:

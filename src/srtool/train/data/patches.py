@@ -21,7 +21,15 @@ from srtool.images.datasets import SCALE, load_photographs
 from srtool.images.picture import Picture
 from srtool.images.vips import libvips
 from srtool.images.writing import write_image
-from srtool.train.data.augment import KINDS, Kind, Mixing, Mixture, forced, mixing_from_random
+from srtool.train.data.augment import (
+    KINDS,
+    Image,
+    Kind,
+    Mixing,
+    Mixture,
+    forced,
+    mixing_from_random,
+)
 from srtool.train.data.packed import open_packed
 
 AHEAD = 8  # batches
@@ -32,7 +40,6 @@ DRAWS = 9  # of each kind, to show a typical one
 GAP = 4  # pixels between the LR and the HR image of one sample
 MARGIN = 12  # pixels around names and samples
 
-Image = NDArray[np.uint8]
 Batch = tuple[str, Image, Image]  # what it is called, LR and HR
 
 
@@ -60,6 +67,8 @@ class Patches:
 
     pairs: what patches are cut from. photographs: how many photographs these come from. skipped:
     how many were left out, since the patch does not fit into them or into their sub-images.
+    digests: SHA-256 of the HR pixels of every photograph that patches are cut from, as
+    `datasets.digest` gives it for a validation image.
     waited: seconds that the consumers of `batches` have waited for data so far.
     """
 
@@ -84,7 +93,7 @@ class Patches:
             )
         self.pairs = [found.pairs[n] for n in fitting]
         owners = np.array([found.owners[n] for n in fitting])
-        self._digests = frozenset(found.photographs[owner].sha256 for owner in owners)
+        self.digests = frozenset(found.photographs[owner].sha256 for owner in owners)
         self.photographs = len(np.unique(owners))
         self.skipped = len(found.photographs) - self.photographs
         # The sub-images of a photograph overlap, share its area and all have the same size.
@@ -93,11 +102,6 @@ class Patches:
         self._cumulated = (chances / chances.sum()).cumsum()
         self._cumulated /= self._cumulated[-1]
         self._places = np.array([pair.lr.shape[:2] for pair in self.pairs]) - patch // SCALE + 1
-
-    def digests(self) -> frozenset[bytes]:
-        """SHA-256 of the HR pixels of every photograph that patches are cut from, as
-        `datasets.digest` gives it for a validation image."""
-        return self._digests
 
     def draw(self, step: int) -> Draw:
         """The random decisions of the whole batch of one step."""
@@ -207,25 +211,27 @@ def _nhwc(images: Tensor) -> Image:
 # What is shown
 
 
-def batches_of_every_kind(config: Mixture, lr: Image, hr: Image, seed: int) -> list[Batch]:
-    """The same batch without augmentation and with each one made certain, named.
+def batches_of_every_kind(patches: Patches, config: Mixture) -> list[Batch]:
+    """The first batch without augmentation and with each one made certain, named.
 
-    lr, hr: (N, p, p, 3) RGB uint8, LR nearest-upsampled to HR size, not augmented; N of at least
-    2 shows what the mixing kinds do. Of DRAWS draws of a kind the one is taken that changes the
-    LR input by the median amount: a single draw may hardly change anything. The result is for
-    `picture_of_batches` or `save_batches`.
+    patches: without a mixture of their own; a batch of at least 2 shows what the mixing kinds do.
+    Of DRAWS draws of a kind the one is taken that changes the LR input by the median amount: a
+    single draw may hardly change anything. The result is for `picture_of_batches` or
+    `save_batches`.
     """
+    low, hr = (_nhwc(images) for images in patches.at(1))
+    lr = low.repeat(SCALE, 2).repeat(SCALE, 1)
     kinds: tuple[Kind, ...] = ("none", *KINDS)
     batches: list[Batch] = []
     for number, kind in enumerate(kinds):
-        random = np.random.default_rng([seed, number])
-        drawn = [_mixed(forced(config, kind), random, lr, hr) for _ in range(DRAWS)]
+        random = np.random.default_rng([patches.seed, number])
+        drawn = [_augmented(forced(config, kind), random, lr, hr) for _ in range(DRAWS)]
         drawn.sort(key=lambda batch: float(np.abs(np.subtract(batch[0], lr, dtype=int)).mean()))
         batches.append((kind, *drawn[DRAWS // 2]))
     return batches
 
 
-def _mixed(
+def _augmented(
     config: Mixture, random: np.random.Generator, lr: Image, hr: Image
 ) -> tuple[Image, Image]:
     mixing = mixing_from_random(config, random, len(lr), lr.shape[1])
