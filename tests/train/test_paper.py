@@ -72,9 +72,9 @@ def test_every_shipped_recipe_takes_a_step(
     values["stage2"]["discriminator"]["features"] = 2
     values["stage2"]["gradient_discriminator"]["features"] = 2
     recipe = Recipe.model_validate(values)
-    for stage in filter(None, (recipe.stage1, recipe.stage2)):
+    for stage in recipe.stages.values():
         training = Training(recipe, stage, accelerator_from_recipe(recipe, "cpu"))
-        patches = Patches(photographs, 32, 2, 0, getattr(stage, "augment", None))
+        patches = Patches(photographs, 32, 2, 0, stage.augment)
         losses = training.update(*patches.at(1))
         assert all(math.isfinite(value) for value in losses.values())
     assert ("decoder" in losses) == ("no_unet" not in name and "finish" not in name)

@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srtool.networks.generator import SCALE
 from srtool.train.loop import Run, accelerator_from_recipe, first_weights, patches_of, stages_of
-from srtool.train.recipe import AdversarialStage, Recipe
+from srtool.train.recipe import AdversarialStage, Recipe, Stage
 from srtool.train.states import state_size
-from srtool.train.trainer import Stage, Training, perceptual_losses
+from srtool.train.trainer import Training, perceptual_losses
 
 WARM_UP = 2
 MEASURED = 20

@@ -29,9 +29,9 @@ from srtool.networks.generator import Generator
 from srtool.networks.loading import load_network, save_generator
 from srtool.train.data.patches import Patches
 from srtool.train.losses import Terms
-from srtool.train.recipe import AdversarialStage, Recipe
+from srtool.train.recipe import AdversarialStage, Recipe, Stage
 from srtool.train.states import check_space, load_state, save_state, state_size, states_below
-from srtool.train.trainer import DIVERGED, Stage, Training, perceptual_losses
+from srtool.train.trainer import DIVERGED, Training, perceptual_losses
 from srtool.train.validation import Validation, validate
 
 WEIGHTS = "generator.safetensors"
@@ -110,10 +110,9 @@ def train(recipe: Recipe, run: Run, report: Callable[[Progress], None] = lambda 
     return run.out / WEIGHTS
 
 
-def stages_of(recipe: Recipe, only: int | None = None) -> dict[str, Stage]:
+def stages_of(recipe: Recipe, only: int | None) -> dict[str, Stage]:
     """The stages to run, by name; UsageError where the recipe lacks the one that is wanted."""
-    found = {"stage1": recipe.stage1, "stage2": recipe.stage2}
-    stages: dict[str, Stage] = {name: stage for name, stage in found.items() if stage}
+    stages = recipe.stages
     if only is None:
         return stages
     if f"stage{only}" not in stages:
@@ -137,7 +136,7 @@ def accelerator_from_recipe(recipe: Recipe, device: str) -> Accelerator:
     # Stage 1 leaves the output of the gradient branch alone.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)]
     accelerator = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)
-    for stage in stages_of(recipe).values():
+    for stage in recipe.stages.values():
         share = accelerator.num_processes * recipe.accumulate
         if stage.batch % share:
             raise UsageError(

@@ -15,7 +15,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -128,6 +128,9 @@ class AdversarialStage(Strict):
         return first / self.learning_rate * self.learning_rate_at(step)
 
 
+Stage: TypeAlias = PretrainStage | AdversarialStage
+
+
 class Recipe(Strict):
     """Everything that decides a training run but the data."""
 
@@ -142,6 +145,12 @@ class Recipe(Strict):
     validate_every: int = Field(1_000, gt=0, description="steps between validations")
     save_every: int = Field(1_000, gt=0, description="steps between checkpoints")
     keep: int = Field(2, gt=0, description="checkpoints kept; the best weights are beside them")
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """Those that there are, by name, the first one first."""
+        given: dict[str, Stage | None] = {"stage1": self.stage1, "stage2": self.stage2}
+        return {name: stage for name, stage in given.items() if stage}
 
     @field_validator("generator", mode="before")
     @classmethod
@@ -163,13 +172,11 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
-        given = {"stage1": self.stage1, "stage2": self.stage2}
-        stages = {name: stage for name, stage in given.items() if stage}
-        if not stages:
+        if not self.stages:
             raise ValueError("has neither stage1 nor stage2; give one of them")
         if self.stage2 and not any(self.stage2.weights.model_dump().values()):
             raise ValueError("stage2.weights: all of them are 0; a generator would learn nothing")
-        for name, stage in stages.items():
+        for name, stage in self.stages.items():
             if stage.batch % self.accumulate:
                 raise ValueError(
                     f"accumulate {self.accumulate} does not divide the batch {stage.batch}"

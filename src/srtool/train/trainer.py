@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,9 +38,7 @@ from srtool.train.losses import (
     mixed_from_mask,
 )
 from srtool.train.perceptual import lpips_loss, vgg_loss
-from srtool.train.recipe import AdversarialStage, PretrainStage, Recipe
-
-Stage: TypeAlias = PretrainStage | AdversarialStage
+from srtool.train.recipe import AdversarialStage, Recipe, Stage
 
 DIVERGED = (
     "the last checkpoint is kept: lower the learning rate of {stage} or set precision: fp32, "
