@@ -142,7 +142,7 @@ class Patches:
         needed = sorted({*members, *(mixing.partners[index] for index in members)})
         place_of = {index: place for place, index in enumerate(needed)}
         low, high = (_nhwc(images) for images in self._plain(draw, needed))
-        low = low.repeat(SCALE, 2).repeat(SCALE, 1)
+        low = _enlarged(low, SCALE)
         lows = np.empty((len(members), self.patch, self.patch, 3), np.uint8)
         highs = np.empty_like(lows)
         for place, index in enumerate(members):
@@ -208,6 +208,11 @@ def _nhwc(images: Tensor) -> Image:
     return array
 
 
+def _enlarged(images: Image, zoom: int) -> Image:
+    """Each pixel of (..., H, W, 3) a square of that side."""
+    return images.repeat(zoom, axis=-2).repeat(zoom, axis=-3)
+
+
 # What is shown
 
 
@@ -220,7 +225,7 @@ def batches_of_every_kind(patches: Patches, config: Mixture) -> list[Batch]:
     `save_batches`.
     """
     low, hr = (_nhwc(images) for images in patches.at(1))
-    lr = low.repeat(SCALE, 2).repeat(SCALE, 1)
+    lr = _enlarged(low, SCALE)
     kinds: tuple[Kind, ...] = ("none", *KINDS)
     batches: list[Batch] = []
     for number, kind in enumerate(kinds):
@@ -287,10 +292,6 @@ def written(words: str) -> Image:
     # libvips reads its text as markup
     ink: Image = libvips().Image.text(escape(words), font="sans 12", dpi=72).numpy()
     return np.repeat(255 - ink[..., None], 3, axis=2)
-
-
-def _enlarged(image: Image, zoom: int) -> Image:
-    return image.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
 def _put(picture: Image, top: int, left: int, image: Image) -> None:
