@@ -178,8 +178,7 @@ def _lr_folder(beside: Path, prefix: str) -> Path | None:
         scale = match["scale"] or match["scale_"]
         inner = [] if scale else _children(folder, _SCALED)
         if inner:
-            fit = (path for path in inner if str(SCALE) in path.name)
-            found += list(fit)
+            found += [path for path in inner if str(SCALE) in path.name]
         elif scale in (None, str(SCALE)):
             found.append(folder)
     if len(found) > 1:

@@ -290,19 +290,19 @@ def _opened(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file, expected an image") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(
-            f"{path}: cannot be read ({reason}), expected a file with read permission"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> ImageError:
+    reason = getattr(error, "strerror", None) or error
+    return ImageError(f"{path}: cannot be read ({reason}), expected a file with read permission")
 
 
 def _format(file: BinaryIO, path: Path) -> str:
     try:
         head = file.read(HEAD)
     except OSError as error:
-        raise ImageError(
-            f"{path}: cannot be read ({error.strerror}), expected a file with read permission"
-        ) from None
+        raise _unreadable(path, error) from None
     format = format_of(head)
     if format is None:
         raise ImageError(
