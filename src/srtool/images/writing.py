@@ -242,19 +242,15 @@ def _save(image: Any, metadata: Metadata, path: Path, file: Path, quality: int |
             target = libvips().Target.new_to_descriptor(out.fileno())
             getattr(image, f"{name}_target")(target, **options)
             return
-        state = {"left": _HEAD_OF_PNG}
 
         def write(block: Any) -> int:
             content = bytes(block)
-            if state["left"]:
-                head, content_after = content[: state["left"]], content[state["left"] :]
-                state["left"] -= len(head)
-                out.write(head)
-                if not state["left"]:
+            left = max(0, _HEAD_OF_PNG - out.tell())
+            if left:
+                out.write(content[:left])
+                if len(content) >= left:
                     out.write(extra)
-                out.write(content_after)
-            else:
-                out.write(content)
+            out.write(content[left:])
             return len(content)
 
         target = libvips().TargetCustom()
