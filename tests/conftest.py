@@ -252,7 +252,7 @@ def complains() -> Complains:
     def check(kind: type[Exception], *words: object) -> Iterator[None]:
         with pytest.raises(kind) as caught:
             yield
-        from srtool.cli import line_of
+        from srtool.cli.console import line_of
 
         error = caught.value
         line = line_of(error) if isinstance(error, SrtoolError) else str(error)

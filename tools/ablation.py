@@ -17,7 +17,7 @@ from pathlib import Path
 from readme import ABLATION, ablation
 
 from srtool.benchmarks.evaluate import Config, evaluate
-from srtool.cli.progress import evaluation_progress
+from srtool.cli.evaluate import evaluation_progress
 from srtool.errors import UsageError
 from srtool.files import whole_file
 from srtool.networks.loading import load_network

@@ -21,8 +21,7 @@ from unittest import mock
 
 from srtool.cluster import items, pool
 from srtool.cluster.connection import Cluster, connected
-from srtool.cluster.engines import Package
-from srtool.cluster.pool import Work, batches_of, rows_of, upscale_on_cluster
+from srtool.cluster.pool import Package, Work, batches_of, rows_of, upscale_on_cluster
 from srtool.cluster.storage import Folder
 from srtool.runtime.index import Entry, Index
 

@@ -20,9 +20,9 @@ from srtool.benchmarks.evaluation import Evaluation, evaluation_in
 from srtool.benchmarks.methods import results_for
 from srtool.benchmarks.report.quality import paper_figures, quality_table
 from srtool.benchmarks.scores import metrics_from_text
-from srtool.cli.choices import FormatChoice
+from srtool.cli.console import print_tables
 from srtool.cli.main import app
-from srtool.cli.tables import print_tables
+from srtool.cli.options import FormatChoice
 from srtool.errors import AssetError, DataError, EngineError, UsageError
 from srtool.images.colour import psnr_y
 from srtool.images.datasets import dataset_from_folder

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from srtool.cli.progress import training_progress
+from srtool.cli.train import training_progress
 from srtool.train.loop import Progress
 
 Run = Callable[..., Any]

@@ -1,17 +1,21 @@
-"""`srtool assets`: files and data sets that are used but not shipped."""
+"""`srtool models` and `srtool assets`: the networks that ship, and the files and data sets that are
+used but do not."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtool.cli import progress as console
+from srtool.cli import console
 from srtool.errors import AssetError, UsageError
 
 if TYPE_CHECKING:
     from srtool.archives import DataSet
+    from srtool.assets import Asset
 
 assets_app = typer.Typer(
     name="assets",
@@ -21,28 +25,95 @@ assets_app = typer.Typer(
 
 Names = Annotated[list[str] | None, typer.Argument(help="Default: all but the data sets.")]
 
+_FIGURES = (
+    ("PSNR", "psnr", 2),
+    ("SSIM", "ssim_wang", 4),
+    ("NIQE", "niqe", 2),
+    ("LPIPS", "lpips", 4),
+)
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the cards and paths.")] = False,
+) -> None:
+    """List the networks that ship with srtool; `--engine NAME` runs one."""
+    from srtool.models import cards
+
+    if as_json:
+        found = [{**asdict(card), "path": str(card.path)} for card in cards()]
+        console.answer(json.dumps(found))
+        return
+    from rich.table import Table
+
+    from srtool.tables.writers import this_console
+
+    datasets = list(dict.fromkeys(name for card in cards() for name in card.figures))
+    known = {name for card in cards() for means in card.figures.values() for name in means}
+    metrics = [metric for metric in _FIGURES if metric[1] in known]
+    table = Table("name", "parameters", "MFLOP/pixel", *(m[0] for m in metrics), "for", box=None)
+    for card in cards():
+        cells = [
+            " / ".join(
+                f"{card.figures[name][metric]:.{digits}f}" if metric in card.figures[name] else "-"
+                for name in datasets
+            )
+            for _, metric, digits in metrics
+        ]
+        size = f"{card.parameters / 1e6:.2f} M"
+        table.add_row(card.name, size, f"{card.mflop:.1f}", *cells, card.summary)
+    this_console().print(table)
+    console.say(f"means on {' / '.join(datasets)}; `--engine {cards()[0].name}` is the default")
+
 
 @assets_app.command("list")
 def assets_list() -> None:
     """Show which files and data sets there are, and which are installed."""
-    from srtool.cli import tables
+    from srtool.archives import DATA_SETS, pictures_in
+    from srtool.assets import ASSETS, cache_folder, state
+    from srtool.tables.table import table_of_texts
 
-    tables.print_assets()
+    files = [(it.name, it.file, it.size, state(it), it.purpose) for it in ASSETS]
+    data_sets = [
+        (
+            it.name,
+            " + ".join(archive.size or "?" for archive in it.archives),
+            f"{pictures_in(it)} of {it.pictures}",
+            it.purpose,
+            it.licence,
+        )
+        for it in DATA_SETS
+    ]
+    columns = ("data set", "download", "pictures", "for", "licence")
+    console.print_tables(
+        [
+            table_of_texts(("name", "file", "size", "state", "for"), files, words=5),
+            table_of_texts(columns, data_sets, words=5),
+        ]
+    )
+    console.say(f"in {cache_folder()}; `srtool assets fetch NAME` downloads one")
 
 
 @assets_app.command("fetch")
 def assets_fetch(names: Names = None) -> None:
     """Download files and data sets from their publishers, and check them. Continues what was
     interrupted."""
-    from srtool import archives, assets
+    from srtool.archives import fetch_data_set
+    from srtool.assets import ASSETS, Asset, fetch
 
-    def fetched(name: str) -> bool:
+    def fetched(wanted: Asset | DataSet) -> bool:
+        from rich.progress import DownloadColumn, TimeRemainingColumn
+
+        columns = DownloadColumn(), TimeRemainingColumn()
         try:
-            with console.download_progress(name) as report:
-                if data_set := _data_set(name):
-                    path = archives.fetch_data_set(data_set, report)
+            with console.progress_bar(wanted.name, *columns, total=None) as show:
+
+                def report(done: int, total: int | None) -> None:
+                    show(completed=done, total=total)
+
+                if isinstance(wanted, Asset):
+                    path = fetch(wanted, report)
                 else:
-                    path = assets.fetch(assets.asset_named(name), report)
+                    path = fetch_data_set(wanted, report)
         except AssetError as error:
             console.say(f"srtool: {error}")
             return False
@@ -52,10 +123,9 @@ def assets_fetch(names: Names = None) -> None:
         console.answer(str(path))
         return True
 
-    wanted = names or [asset.name for asset in assets.ASSETS if asset.url]
-    for name in wanted:
-        _check_name(name)
-    done = [fetched(name) for name in wanted]
+    done = [
+        fetched(wanted) for wanted in _named(names or [asset.name for asset in ASSETS if asset.url])
+    ]
     if not all(done):
         raise typer.Exit(1)
 
@@ -64,28 +134,25 @@ def assets_fetch(names: Names = None) -> None:
 def assets_check(names: Names = None) -> None:
     """Look whether what is installed is what was published: files by their hashes, data sets by
     the number of their pictures and a hash over the pixels."""
-    from srtool import archives, assets
+    from srtool.archives import folder_of, pictures_in
+    from srtool.assets import ASSETS, Asset, state
     from srtool.images.datasets import dataset_from_folder, digest_of
 
-    wanted = names or [asset.name for asset in assets.ASSETS]
-    for name in wanted:
-        _check_name(name)
     wrong = False
-    for name in wanted:
-        data_set = _data_set(name)
-        if data_set is None:
-            state = assets.state(assets.asset_named(name))
-            wrong |= state == "damaged" or (names is not None and state == "missing")
-            console.answer(f"{name}: {state}")
+    for wanted in _named(names or [asset.name for asset in ASSETS]):
+        if isinstance(wanted, Asset):
+            found = state(wanted)
+            wrong |= found == "damaged" or (names is not None and found == "missing")
+            console.answer(f"{wanted.name}: {found}")
             continue
-        count = archives.pictures_in(data_set)
-        line = f"{name}: {count} of {data_set.pictures} pictures"
-        if count == data_set.pictures:
-            pixels = digest_of(dataset_from_folder(archives.folder_of(data_set)))
+        count = pictures_in(wanted)
+        line = f"{wanted.name}: {count} of {wanted.pictures} pictures"
+        if count == wanted.pictures:
+            pixels = digest_of(dataset_from_folder(folder_of(wanted)))
             line += f", pixels {pixels[:16]}"
-            if data_set.pixels:
-                same = pixels == data_set.pixels
-                line += " as in srtool's tables" if same else f", expected {data_set.pixels[:16]}"
+            if wanted.pixels:
+                same = pixels == wanted.pixels
+                line += " as in srtool's tables" if same else f", expected {wanted.pixels[:16]}"
                 wrong |= not same
         else:
             wrong = True
@@ -112,17 +179,13 @@ def assets_add(
     console.answer(str(path))
 
 
-def _data_set(name: str) -> DataSet | None:
-    from srtool.archives import DATA_SETS
-
-    return next((data_set for data_set in DATA_SETS if data_set.name == name), None)
-
-
-def _check_name(name: str) -> None:
+def _named(names: list[str]) -> list[Asset | DataSet]:
     """UsageError for what is neither a file nor a data set."""
     from srtool.archives import DATA_SETS
     from srtool.assets import ASSETS
 
-    known = [it.name for it in (*ASSETS, *DATA_SETS)]
-    if name not in known:
-        raise UsageError(f"{name}: no such asset; expected one of {', '.join(known)}")
+    known: dict[str, Asset | DataSet] = {it.name: it for it in (*ASSETS, *DATA_SETS)}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{name}: no such asset; expected one of {', '.join(known)}")
+    return [known[name] for name in names]

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtool.cli import WithDefault, needing
-from srtool.cli import progress as console
-from srtool.cli.choices import DeviceOption, FormatChoice
+from srtool.cli import console
+from srtool.cli.console import needing, say
+from srtool.cli.options import DeviceOption, FormatChoice, WithDefault
 from srtool.errors import UsageError
 
 if TYPE_CHECKING:
-    from srtool.benchmarks.speed.result import Bench
+    from srtool.benchmarks.speed.compare import Comparison
+    from srtool.benchmarks.speed.result import Bench, Measured
 
 bench_app = typer.Typer(
     name="bench",
@@ -93,8 +94,6 @@ def run(
         from srtool.benchmarks.speed.result import write_bench
     import tempfile
 
-    from srtool.cli import tables
-
     if not engines and not preset:
         raise UsageError("name an engine (x4.onnx), weights, or --preset full")
     config = measuring.Config(
@@ -121,11 +120,11 @@ def run(
     if as_json:
         console.answer(result.model_dump_json())
     else:
-        tables.print_bench(result, form)
+        _print_bench(result, form)
     if out:
-        console.say(f"-> {path}")
+        say(f"-> {path}")
     if result.interrupted:
-        console.say("interrupted: the result has what was measured until then")
+        say("interrupted: the result has what was measured until then")
         raise KeyboardInterrupt
 
 
@@ -144,10 +143,9 @@ def compare(
     with needing(EXTRAS):
         from srtool.benchmarks.speed import compare as comparing
         from srtool.benchmarks.speed.result import read_bench
-    from srtool.cli import tables
 
     found = comparing.compare(read_bench(before), read_bench(after), tolerance)
-    tables.print_comparison(found, form)
+    _print_comparison(found, form)
     if found.regressions:
         raise typer.Exit(1)
 
@@ -194,3 +192,41 @@ def _target(out: Path, result: Bench) -> Path:
     networks = "-".join(measured.network for measured in result.networks)
     made = datetime.fromisoformat(result.made).strftime("%Y%m%d-%H%M%S")
     return out / f"speed-{networks}-{result.machine.fingerprint}-{made}.json"
+
+
+def _print_bench(bench: Bench, form: FormatChoice) -> None:
+    """For each network its tables, and what was not run."""
+    from srtool.benchmarks.report.timings import machine_line, network_line, speed_tables
+    from srtool.benchmarks.speed.compare import BUSY
+    from srtool.tables.writers import print_line
+
+    show = print_line if form is FormatChoice.text else say
+    show(machine_line(bench))
+    for measured in bench.networks:
+        show(f"\n{network_line(measured)}\n")
+        console.print_tables(speed_tables(measured), form)
+        _say_not_run(measured)
+    if bench.busy is not None and bench.busy > BUSY:
+        say(f"others used {bench.busy:.1f} cores when it began: only the ratios are to be trusted")
+
+
+def _say_not_run(measured: Measured) -> None:
+    for candidate in measured.candidates:
+        for place, why in candidate.skipped.items():
+            say(f"{measured.network}, {candidate.name}, not run at {place}: {why}")
+    for name, why in measured.absent.items():
+        say(f"{measured.network}, not run: {name}: {why}")
+
+
+def _print_comparison(found: Comparison, form: FormatChoice) -> None:
+    """A row per candidate and size with its verdict, and the regressions."""
+    from srtool.benchmarks.report.timings import comparison_table
+
+    console.print_tables([comparison_table(found)], form)
+    undecided = sum(row.verdict in ("too few runs", "no verdict") for row in found.rows)
+    without = f" ({undecided} of {len(found.rows)} rows without a verdict)" if undecided else ""
+    regressions = found.regressions
+    say(f"{len(regressions)} regressions{without}")
+    for row in regressions:
+        more = f", {row.more_memory:.2f}x the memory" if row.more_memory else ""
+        say(f"  {row.network}, {row.candidate}, {row.place}: {row.ratio.median:.3f}x{more}")

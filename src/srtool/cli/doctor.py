@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtool.cli import needing
-from srtool.cli.choices import DeviceOption
-from srtool.cli.progress import answer, say
+from srtool.cli.console import answer, needing, print_tables, say
+from srtool.cli.options import DeviceOption
 from srtool.errors import UsageError
 from srtool.version import __version__
 
@@ -40,7 +39,6 @@ def doctor(
     from srtool.export.tensorrt.installing import conflicts
     from srtool.runtime.gpu.machine import this_machine
     from srtool.tables.table import table_of_texts
-    from srtool.tables.writers import print_table
 
     here = this_machine(device)
     if gpu is not None:
@@ -58,7 +56,7 @@ def doctor(
         (part.name, part.found or "missing", part.purpose, "" if part.found else part.command)
         for part in findings.parts(here)
     ]
-    print_table(table_of_texts(("library", "version", "for", "to install"), rows, words=4))
+    print_tables([table_of_texts(("library", "version", "for", "to install"), rows, words=4)])
     for line in [*conflicts(), *_unusable(here)]:
         answer(f"mend: {line}")
     answer("This machine:")

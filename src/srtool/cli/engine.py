@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from srtool.cli import needing
-from srtool.cli import progress as console
-from srtool.cli.choices import DeviceOption
-from srtool.cli.progress import answer, say
+from srtool.cli import console
+from srtool.cli.console import answer, needing, say
+from srtool.cli.options import DeviceOption
 
 if TYPE_CHECKING:
     from srtool.export.tensorrt.plans import WrittenPlan
@@ -56,7 +55,7 @@ def engine_rebuild(
     from srtool.runtime.gpu.machine import this_machine
 
     with building_progress(plan.name) as report:
-        options = plans.BuildOptions(timing_cache, force=force, say=console.say, report=report)
+        options = plans.BuildOptions(timing_cache, force=force, say=say, report=report)
         written = plans.rebuild(plan, this_machine(device), tuple(gpu or ()), options)
     print_plan(written)
 
@@ -113,16 +112,11 @@ def engine_refit(
 @contextmanager
 def building_progress(name: str) -> Iterator[Callable[[float, str], None]]:
     """A progress bar over the phases of a build; nothing where there is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
-    phase = TextColumn("{task.fields[phase]}")
-    columns = (f"building {name}", BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), phase)
-    quiet = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
-        task = bar.add_task("", total=1.0, phase="")
-        yield lambda share, name: bar.update(task, completed=share, phase=name)
+    columns = TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.fields[phase]}")
+    with console.progress_bar(f"building {name}", *columns, total=1.0, phase="") as show:
+        yield lambda share, phase: show(completed=share, phase=phase)
 
 
 def print_plan(written: WrittenPlan) -> None:

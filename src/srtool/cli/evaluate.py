@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtool.cli import needing
-from srtool.cli import progress as console
-from srtool.cli.choices import (
+from srtool.cli import console
+from srtool.cli.console import needing, say
+from srtool.cli.options import (
     BackendChoice,
     DeviceOption,
     FormatChoice,
@@ -18,6 +20,10 @@ from srtool.cli.choices import (
     shard_from_text,
 )
 from srtool.errors import UsageError
+
+if TYPE_CHECKING:
+    from srtool.benchmarks.evaluate import Progress
+    from srtool.benchmarks.verify import Verification
 
 
 class VerifyBackendChoice(str, Enum):
@@ -84,7 +90,6 @@ def evaluate(
         from srtool.benchmarks import evaluate as evaluation
         from srtool.benchmarks import scores
         from srtool.benchmarks.report.quality import quality_table
-    from srtool.cli import tables
 
     names = scores.metrics_from_text(metrics) if metrics is not None else scores.DEFAULT_METRICS
     if shard and out is None:
@@ -98,16 +103,16 @@ def evaluate(
         device=device,
     )
     try:
-        with console.evaluation_progress() as report:
+        with evaluation_progress() as report:
             result = evaluation.evaluate(datasets, engine, config, out, report)
     except KeyboardInterrupt:
-        console.say("interrupted; " + ("the same command continues" if out else "nothing is kept"))
+        say("interrupted; " + ("the same command continues" if out else "nothing is kept"))
         raise
     if as_json:
         console.answer(result.record.model_dump_json())
     else:
         table = quality_table(result.record, result.datasets, result.engines, names, paper)
-        tables.print_tables([table], form)
+        console.print_tables([table], form)
     missing = [name for name in names if name in result.record.unavailable]
     if result.failed or (metrics and missing):
         raise typer.Exit(1)
@@ -151,7 +156,6 @@ def verify(
     """Compare engines with PyTorch FP32 on real images, and certify those within the gates."""
     with needing("bench,export,cpu"):
         from srtool.benchmarks import verify as verifying
-    from srtool.cli import tables
     from srtool.files import whole_file
     from srtool.parity import Gates
 
@@ -162,11 +166,44 @@ def verify(
         min_psnr=min_psnr,
     )
     config = verifying.Config(backend.value, gates, bisect, device=device)
-    with console.evaluation_progress() as report:
+    with evaluation_progress() as report:
         found = verifying.verify(model, engines, images, config, report)
-    tables.print_verification(found, form)
+    _print_verification(found, form)
     if json:
         with whole_file(json) as temporary:
             temporary.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
     if not found.passed:
         raise typer.Exit(1)
+
+
+@contextmanager
+def evaluation_progress() -> Iterator[Callable[[Progress], None]]:
+    """A progress bar over upscaled and scored images; problems are printed above it."""
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
+    columns = MofNCompleteColumn(), TimeRemainingColumn()
+    with console.progress_bar("scoring", *columns, total=None) as show:
+
+        def report(event: Progress) -> None:
+            show(completed=event.done, total=event.total)
+            if event.message:
+                console.complain(event.message)
+
+        yield report
+
+
+def _print_verification(found: Verification, form: FormatChoice) -> None:
+    """A row per engine and backend, and what bisection found."""
+    from srtool.benchmarks.report.quality import verification_table
+
+    console.print_tables([verification_table(found)], form)
+    for mixed in found.mixed:
+        if node := mixed.overflow:
+            say(
+                f"{mixed.source}: {node.node} ({node.operation} of {node.module}) is the first "
+                "to leave the range of float16"
+            )
+        say(
+            f"{mixed.source}: wrong in float16: {', '.join(mixed.blocks)}; {mixed.engine} keeps "
+            f"{len(mixed.float32_nodes)} of {mixed.nodes} nodes in float32"
+        )

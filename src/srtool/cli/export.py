@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from srtool.cli import needing
-from srtool.cli import progress as console
-from srtool.cli.choices import DeviceOption
+from srtool.cli import console
+from srtool.cli.console import needing, say
 from srtool.cli.engine import building_progress, print_plan
+from srtool.cli.options import DeviceOption
 from srtool.errors import ExportError, UsageError
 
 if TYPE_CHECKING:
+    from srtool.export.onnx import Written
     from srtool.export.tensorrt.plans import BuildOptions
     from srtool.manifest import PlanRecipe
     from srtool.networks.own import OwnModule
@@ -172,8 +173,8 @@ def export(
         strip_weights=strip_weights,
     )
     here = this_machine(device)
-    recipe = recipe_from_options(options, here, console.say)
-    how = BuildOptions(timing_cache, force=force, say=console.say)
+    recipe = recipe_from_options(options, here, say)
+    how = BuildOptions(timing_cache, force=force, say=say)
     foreign = model.suffix == ".onnx"
     if foreign and not _is_foreign(model, out, precision.value, recipe):
         if recipe is None:
@@ -189,7 +190,7 @@ def export(
         precision.value, recipe, here, timing_cache is not None, force, told.append
     )
     for line in told:
-        console.say(f"--precision auto: {line}")
+        say(f"--precision auto: {line}")
     with needing("cpu,export"):
         import onnxruntime  # noqa: F401  # of [cpu] or [gpu]: nothing is compared without it
     with needing("export"):
@@ -207,7 +208,7 @@ def export(
         raise
     title = f"{model.name}: {loaded.architecture} x{loaded.scale}" if loaded else model.name
     for note in loaded.notes if loaded else ():
-        console.say(f"{model}: {note}")
+        say(f"{model}: {note}")
     with console.status(title) as report:
 
         def write(files: Literal["fp32", "fp16", "both"]) -> list[onnx.Written]:
@@ -221,12 +222,9 @@ def export(
         except ExportError as error:
             if not auto or chosen == "fp32":
                 raise
-            console.say(f"--precision auto: fp32 after all ({error})")
+            say(f"--precision auto: fp32 after all ({error})")
             chosen, written = "fp32", write("fp32")
-    if loaded is None:
-        console.print_written(written, f"{model.name} on ONNX Runtime")
-    else:
-        console.print_written(written)
+    _print_written(written, "PyTorch FP32" if loaded else f"{model.name} on ONNX Runtime")
     if recipe is not None:
         certify = certifier(loaded, images) if here.gpu and loaded else None
         for source, plan in plans_of(target, auto, chosen).items():
@@ -287,3 +285,29 @@ def _build(
         found = source_from_onnx(source)
         written = export_plan(found, out, recipe, here, replace(how, report=report))
     print_plan(written)
+
+
+def _print_written(written: list[Written], reference: str) -> None:
+    """A table of each file on each backend against the reference, and the files."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("file", "backend", "max", "mean", "PSNR", "dPSNR-Y", "grade", box=None)
+    for item in written:
+        for name, found in item.manifest.fidelity.items():
+            table.add_row(
+                item.path.name,
+                name,
+                str(found.max_difference),
+                f"{found.mean_difference:.5f}",
+                f"{found.psnr_between:.1f} dB" if found.psnr_between else "equal",
+                "" if found.delta_psnr is None else f"{found.delta_psnr:+.4f}",
+                found.grade,
+            )
+    Console().print(f"Difference to {reference}, in levels of 0..255:", table, sep="\n")
+    for item in written:
+        console.answer(f"{item.path}  {item.path.stat().st_size / 1e6:.1f} MB")
+        for name, reason in item.manifest.fails.items():
+            say(f"{item.path}: does not run on {name} ({reason})")
+    for name, count in written[-1].rewrites.items() if written else ():
+        say(f"{name}: {count}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -10,11 +13,12 @@ from typing import Annotated
 
 import typer
 
-from srtool.cli import progress as console
-from srtool.cli.choices import BackendChoice, DeviceOption, RunPrecisionChoice, shard_from_text
-from srtool.cli.feeding import PIPE, listed, piped
-from srtool.cli.models import names_from
+from srtool.cli import console
+from srtool.cli.console import needing, say
+from srtool.cli.options import BackendChoice, DeviceOption, RunPrecisionChoice, shard_from_text
 from srtool.errors import UsageError
+
+PIPE = "-"
 
 
 class FormatChoice(str, Enum):
@@ -23,6 +27,13 @@ class FormatChoice(str, Enum):
     webp = "webp"
     tif = "tif"
     avif = "avif"
+
+
+def names_from(incomplete: str) -> list[str]:
+    """Names of networks that the shell completes a word to."""
+    from srtool.models import model_names
+
+    return [name for name in model_names() if name.startswith(incomplete)]
 
 
 def infer(
@@ -132,13 +143,12 @@ def infer(
     ] = False,
 ) -> None:
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
-    from srtool.cli.folders import FolderRun
+    from srtool.cli import runs
+    from srtool.cluster.pool import Work
     from srtool.images.picture import Size
     from srtool.runtime.foreign import Foreign
     from srtool.runtime.index import Index, lies_at, status_of
     from srtool.runtime.inputs import Inputs, Job, check_writable, jobs_from_inputs
-    from srtool.runtime.opening import open_engine
-    from srtool.runtime.tiling import check_tile
     from srtool.runtime.upscaling import Options
 
     if quiet:
@@ -146,17 +156,18 @@ def infer(
     asked = (scale, width, height, long_side, _box(fit) if fit else None, megapixels)
     size = None if all(each is None for each in asked) else Size(*asked)
     part = shard_from_text(shard) if shard else None
-    named = [*(inputs or ()), *(listed(list_) if list_ else ())]
+    named = [*(inputs or ()), *(_listed(list_) if list_ else ())]
     if not named:
         raise UsageError("nothing is named to upscale; expected files, folders or patterns")
     options = Options(tile, halo, depth, quality, overwrite, max_pixels, size)
+    work = Work(backend.value, precision.value, fallback, threads, device, options)
     ending = format.value if format else None
     if watch:
         _check_watched(named, status or dry_run)
     if cluster or any("://" in text for text in (*named, out, engine or "")):
-        from srtool.cli.elsewhere import Task, infer_elsewhere
         from srtool.cluster.connection import Cluster
-        from srtool.cluster.pool import Work
+        from srtool.cluster.items import items_from_inputs
+        from srtool.cluster.run import status_of_asked
 
         if watch or dry_run:
             raise UsageError(
@@ -165,73 +176,53 @@ def infer(
             )
         if cluster and device is not None:
             raise UsageError("a cluster gives its workers their GPUs", parameter="device")
-        work = Work(backend.value, precision.value, fallback, threads, device, options)
         pool = Cluster(cluster, workers, threads or 1, gpus_per_worker) if cluster else None
-        task = Task(named, out, engine, suffix, ending, part, work, pool, require_certified)
-        infer_elsewhere(task, status, as_json)
+        with needing("cloud"):
+            there = items_from_inputs(named, out, suffix, ending, part)
+        if status:
+            runs.print_status(status_of_asked(there))
+        else:
+            runs.upscale_elsewhere(there, engine, work, pool, require_certified, as_json)
         return
     feeding = ExitStack()
     if named == [PIPE]:
         if as_json or status or dry_run:
             raise UsageError("the image goes to standard output, which nothing else can use")
-        found = Inputs([Job(*feeding.enter_context(piped(ending)))])
+        found = Inputs([Job(*feeding.enter_context(_piped(ending)))])
     else:
         look = partial(jobs_from_inputs, named, Path(out), suffix, ending, part, watching=watch)
         found = look()
     jobs = found.jobs
     index = Index(found.folder, part) if found.folder else None
     if status:
-        there = ((index.key(job.target) if index else "", lies_at(job.target)) for job in jobs)
-        console.print_status(status_of(there, index))
+        lying = ((index.key(job.target) if index else "", lies_at(job.target)) for job in jobs)
+        runs.print_status(status_of(lying, index))
         return
     for note in () if watch else found.notes:
-        console.say(note)
+        say(note)
     if range_ not in (None, 1, 255):
         raise UsageError(f"{range_}: expected 1 or 255", parameter="range", found=str(range_))
     told = Foreign(None if range_ is None else 255 if range_ == 255 else 1, output)
-    with (
-        feeding,
-        open_engine(
-            engine,
-            backend.value,
-            precision.value,
-            fallback=fallback,
-            threads=threads,
-            device=device,
-            foreign=told,
-        ) as opened,
-    ):
-        if tile is not None:
-            opened.use_tile(tile)
-        check_tile(tile or min(opened.tile), opened.facts.halo if halo is None else halo)
+    with feeding, runs.opened_engine(engine, work, told) as opened:
         if not dry_run:
             check_writable(jobs, found.folder)
-        console.introduce(opened, require_certified)
-        run = FolderRun(opened, options, index)
-        summary = run.summary
+        runs.introduce(opened, require_certified)
+        run = runs.FolderRun(opened, work, index)
         if dry_run:
             run.foretell(jobs, as_json)
             return
-        try:
+        shown = None if named == [PIPE] else out
+        with (
+            runs.summed_up(run.summary, shown, opened.path, str(opened.backend), as_json),
+            closing(index) if index else nullcontext(),
+        ):
             if watch:
-                console.say(f"watching {', '.join(named)}; Ctrl-C ends it")
+                say(f"watching {', '.join(named)}; Ctrl-C ends it")
                 run.watch(look)
             else:
                 if found.folder and not console.is_quiet():
                     run.say_what_it_takes(jobs)
                 run.upscale(jobs)
-        except KeyboardInterrupt:
-            console.complain(
-                f"interrupted after {summary.files} images; the same command continues"
-            )
-            raise
-        finally:
-            if index:
-                index.close()
-            if named != [PIPE]:
-                console.print_summary(summary, out, opened.path, str(opened.backend), as_json)
-    if summary.failed or summary.other:
-        raise typer.Exit(1)
 
 
 def _box(text: str) -> tuple[int, int]:
@@ -261,3 +252,36 @@ def _check_watched(named: list[str], only_told: bool) -> None:
         raise UsageError(
             "watching upscales what comes; leave out status and dry_run", parameter="watch"
         )
+
+
+def _listed(path: Path) -> list[str]:
+    """The lines of a file of names, empty ones left out; "-" is standard input."""
+    if str(path) == PIPE:
+        return [line for line in sys.stdin.read().splitlines() if line]
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is no text"
+        raise UsageError(
+            f"{path}: no list of files can be read from it ({reason})", path=path, parameter="list"
+        ) from None
+
+
+@contextmanager
+def _piped(format: str | None) -> Iterator[tuple[Path, Path]]:
+    """An image from standard input as a file, and the file whose content goes to standard output
+    when the block has made it. format: of the result, default the input's own."""
+    from srtool.images.formats import FORMATS, WRITABLE
+    from srtool.images.reading import ImageFile
+
+    with tempfile.TemporaryDirectory(prefix="srtool-") as folder:
+        source = Path(folder) / "stdin"
+        source.write_bytes(sys.stdin.buffer.read())
+        with ImageFile(source) as file:
+            own = next((ending for ending, name in FORMATS.items() if name == file.format), ".png")
+        suffix = f".{format}" if format else own if own in WRITABLE else ".png"
+        target = Path(folder) / "out" / f"stdout{suffix}"
+        yield source, target
+        if target.is_file():
+            sys.stdout.buffer.write(target.read_bytes())
+            sys.stdout.buffer.flush()

@@ -1,6 +1,6 @@
 """The command line: each command is one call into a stage.
 
-Imports of the stages stand inside the commands (see commands/), so that `srtool --help` is
+Imports of the stages stand inside the commands so that `srtool --help` is
 instant and each command needs only its own extra installed.
 """
 
@@ -18,20 +18,17 @@ from typing import Annotated
 
 import typer
 
-from srtool.cli import line_of
-from srtool.cli import progress as console
-from srtool.cli.assets import assets_app
+from srtool.cli import console
+from srtool.cli.assets import assets_app, models
 from srtool.cli.bench import bench_app
 from srtool.cli.doctor import doctor
 from srtool.cli.engine import engine_app
 from srtool.cli.evaluate import evaluate, verify
 from srtool.cli.export import export
 from srtool.cli.infer import infer
-from srtool.cli.models import models
 from srtool.cli.report import report
-from srtool.cli.serve import serve
+from srtool.cli.serve import serve, triton
 from srtool.cli.train import train_app
-from srtool.cli.triton import triton
 from srtool.errors import ExportError, SrtoolError
 from srtool.system import versions
 from srtool.version import __version__
@@ -136,7 +133,7 @@ def main() -> None:
             cause = cause.__context__
         sys.exit(143 if cause is not None else ended.code)
     except SrtoolError as error:
-        console.complain(f"srtool: {line_of(error)}")
+        console.complain(f"srtool: {console.line_of(error)}")
         sys.exit(1 if isinstance(error, ExportError) else 2)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

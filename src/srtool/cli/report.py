@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from srtool.cli import needing
-from srtool.cli import progress as console
-from srtool.cli.choices import DeviceOption
+from srtool.cli import console
+from srtool.cli.console import needing
+from srtool.cli.options import DeviceOption
 
 
 def report(

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtool.cli import WithDefault, needing
-from srtool.cli import progress as console
+from srtool.cli import console
+from srtool.cli.console import needing
+from srtool.cli.options import WithDefault
 from srtool.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from rich.progress import TaskID
 
-    from srtool.train.loop import Run
+    from srtool.train.loop import Progress
     from srtool.train.recipe import Recipe
+
+LOG_EVERY = 60.0  # seconds
 
 train_app = typer.Typer(
     name="train",
@@ -81,9 +89,11 @@ def train(
     if gpu_class and not dry_run:
         raise UsageError("--gpu-class: is for --dry-run; training takes the GPU that is here")
     if dry_run:
-        _dry_run(checked, run, recipe, gpu_class)
+        from srtool.cli.dry_run import print_dry_run
+
+        print_dry_run(checked, run, recipe, gpu_class)
         return
-    with console.training_progress() as report:
+    with training_progress() as report:
         try:
             weights = loop.train(checked, run, report)
         except KeyboardInterrupt:
@@ -102,9 +112,17 @@ def prepare(
 ) -> None:
     """Pack photographs for training: LR images are made, large images cut, once for all runs."""
     with needing("train"):
+        from srtool.train.data.packed import Progress as Packing
         from srtool.train.data.packed import pack
 
-    with console.packing_progress() as report:
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
+    columns = MofNCompleteColumn(), TimeRemainingColumn()
+    with console.progress_bar("packing", *columns, transient=False, total=None) as show:
+
+        def report(packing: Packing) -> None:
+            show(completed=packing.done, total=packing.count)
+
         packed = pack(folder, out, side, overwrite, report)
     console.say(f"{len(packed.photographs)} photographs, {len(packed.pairs)} sub-images")
     console.answer(str(out))
@@ -135,20 +153,61 @@ def interpolate(
     console.answer(str(out))
 
 
-def _dry_run(recipe: Recipe, run: Run, name: str, gpu_class: str | None) -> None:
-    from srtool.cli import tables
-    from srtool.export.tensorrt.gpus import GPUS, gpu_named
-    from srtool.train.estimate import costs, estimates
+@contextmanager
+def training_progress() -> Iterator[Callable[[Progress], None]]:
+    """A progress bar over the steps of a stage; a line for each validation and each warning. A log
+    gets a line a minute: the step, its rates and losses, and how long it will take."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
-    with console.status(f"{name}: measuring") as note:
-        if not gpu_class:
-            tables.print_estimates(estimates(recipe, run, note))
+    terminal = Console(stderr=True, highlight=False, soft_wrap=True, quiet=console.is_quiet())
+    text = TextColumn("loss {task.fields[loss]:.4f}  lr {task.fields[rate]:.1e}")
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn())
+    bar = Bar(*columns, console=terminal)
+    tasks: dict[str, TaskID] = {}
+    spent = waited = 0.0
+    said, steps = time.monotonic(), 0  # since then, of this stage
+
+    def report(done: Progress) -> None:
+        nonlocal spent, waited, said, steps
+        loss = done.losses.get("total", math.nan)  # none while discriminators warm up
+        if not tasks:  # nothing is drawn before the first step: bad input is one line
+            bar.start()
+        if done.stage not in tasks:
+            tasks[done.stage] = bar.add_task(
+                done.stage, total=done.steps, loss=loss, rate=done.learning_rate
+            )
+            said, steps = time.monotonic(), -1  # this one began earlier
+        bar.update(tasks[done.stage], completed=done.step, loss=loss, rate=done.learning_rate)
+        steps += 1
+        if not terminal.is_terminal and (passed := time.monotonic() - said) > LOG_EVERY:
+            left = datetime.timedelta(seconds=round((done.steps - done.step) * passed / steps))
+            losses = ", ".join(f"{name} {value:.4g}" for name, value in done.losses.items())
+            terminal.print(
+                f"{done.stage} step {done.step} of {done.steps}: {steps / passed:.3g} steps/s, "
+                f"{left} left, learning rate {done.learning_rate:.2e}, {losses}"
+            )
+            said, steps = time.monotonic(), 0
+        spent, waited = spent + done.seconds, waited + done.waited
+        if done.validation is None:
             return
-        gpu = gpu_named(gpu_class)
-        if gpu is None:
-            known = ", ".join(gpu.name for gpu in GPUS)
-            raise UsageError(f"--gpu-class {gpu_class}: no such GPU; expected one of {known}")
-        tables.print_costs(costs(recipe, run), gpu, recipe.precision)
+        scores = {"PSNR-Y": done.validation.psnr_y, **done.validation.scores}
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        terminal.print(
+            f"{done.stage} step {done.step}: {figures}, loss {loss:.4f}, "
+            f"{waited / spent:.1%} of the time waiting for data"
+        )
+        for warning in warnings_of(done.validation):
+            terminal.print(f"warning: {warning}", style="yellow", markup=False)
+
+    try:
+        from srtool.train.validation import warnings_of
+
+        yield report
+    finally:
+        if tasks:
+            bar.stop()
 
 
 def _show_batch(recipe: Recipe, data: Path, path: Path) -> None:

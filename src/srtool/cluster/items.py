@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from srtool.cluster.storage import Folder, is_url, open_folder
 from srtool.errors import UsageError
 from srtool.images.folders import INDEX, images_among
-from srtool.runtime.index import Entry, Index, Origin, Shard, entries_in
+from srtool.runtime.index import Shard, entries_in
 from srtool.runtime.inputs import jobs_from_inputs, result_name, shard_of
-
-Verdict = Literal["wanted", "skipped", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,41 +107,9 @@ def _made(sources: Folder, results: Folder | None, lying: dict[str, int]) -> set
     """The results of earlier runs that lie among the sources."""
     if results is None or results.root != sources.root:
         return set()
-    return {entry.file for entry in _entries(results, lying)}
-
-
-def _entries(results: Folder, lying: dict[str, int]) -> Iterator[Entry]:
-    for name in lying:
-        if name.startswith(INDEX):
-            yield from entries_in(results.read(name).decode("utf-8", "surrogateescape"))
-
-
-def fetch_indexes(asked: Asked, folder: Path) -> None:
-    """Bring the index files of the stored results into a local folder, where `Index` reads them."""
-    if asked.results is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in asked.lying:
-        if name.startswith(INDEX) and "/" not in name:
-            (folder / name).write_bytes(asked.results.read(name))
-
-
-def sorted_out(
-    asked: Asked, origin: Origin, index: Index, overwrite: bool
-) -> Iterator[tuple[Item, Verdict, str]]:
-    """Each item, whether its result is wanted, lies there already, or is another engine's, and
-    then how it differs. Where results are paths, the worker looks whether one lies there."""
-    for item in asked.items:
-        key = item.target if asked.results else index.key(Path(item.target))
-        entry = index.entries.get(key)
-        difference = origin.difference(entry) if entry and not entry.failed else ""
-        if asked.results:
-            lies = bool(asked.lying.get(item.target))
-        else:
-            lies = bool(difference) and Path(item.target).is_file()
-        if overwrite or not lies:
-            yield item, "wanted", ""
-        elif difference:
-            yield item, "other", f"{item.target}: exists, {difference}"
-        else:
-            yield item, "skipped", ""
+    return {
+        entry.file
+        for name in lying
+        if name.startswith(INDEX)
+        for entry in entries_in(results.read(name).decode("utf-8", "surrogateescape"))
+    }

@@ -10,6 +10,7 @@ Ray's client, ray://, cannot drive Ray Data: for it an actor of the cluster does
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +18,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from srtool.assets import cache_folder
 from srtool.cluster.connection import Cluster
-from srtool.cluster.engines import Package, unpack
 from srtool.cluster.items import Item
 from srtool.cluster.staging import Stage, Stages, upscale_staged
 from srtool.cluster.storage import open_folder
 from srtool.errors import EngineError, ImageError, UsageError
+from srtool.files import whole_file
+from srtool.runtime.engine_files import engine_files, read_beside
 from srtool.runtime.events import Event
-from srtool.runtime.folder import upscale_images
-from srtool.runtime.inputs import Job
 from srtool.runtime.opening import open_engine
 from srtool.runtime.session import BackendName, PrecisionName
 from srtool.runtime.upscaling import Options
@@ -52,6 +53,60 @@ class Work:
     options: Options = field(default_factory=Options)
     sources: str = ""
     results: str = ""
+
+
+@dataclass(frozen=True)
+class Package:
+    """An engine's files by their names. main: the one to open."""
+
+    main: str
+    files: dict[str, bytes]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over names and contents, in hex."""
+        found = hashlib.sha256()
+        for name in sorted(self.files):
+            found.update(name.encode() + b"\0" + hashlib.sha256(self.files[name]).digest())
+        return found.hexdigest()
+
+
+def unpack(main: str, digest: str, package: Callable[[], Package]) -> Path:
+    """The engine in this machine's cache. package: asked for only where it is not there yet."""
+    folder = cache_folder() / "engines" / digest[:32]
+    complete = folder / ".complete"  # written last
+    if not complete.is_file():
+        for name, content in package().files.items():
+            with whole_file(folder / name) as temporary:
+                temporary.write_bytes(content)
+        complete.touch()
+    return folder / main
+
+
+def package_from_engine(path: Path) -> Package:
+    """An engine on this machine with all that opening it may need."""
+    return _package(path.name, read_beside(path), str(path))
+
+
+def fetched_engine(url: str) -> Path:
+    """An engine in object storage -> the same in this machine's cache. EngineError where there is
+    none."""
+    address, _, name = url.rpartition("/")
+    folder = open_folder(address)
+    there = folder.sizes()
+
+    def read(name: str) -> bytes | None:
+        return folder.read(name) if name in there else None
+
+    package = _package(name, read, url)
+    return unpack(package.main, package.digest, lambda: package)
+
+
+def _package(main: str, read: Callable[[str], bytes | None], where: str) -> Package:
+    files = engine_files(main, read)
+    if not files:
+        raise EngineError(f"{where}: no such engine", path=where)
+    return Package(main, files)
 
 
 class Worker:
@@ -90,7 +145,7 @@ class Worker:
 
     def _happened(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
         numbers = {self._stages.job(item): number for number, item in enumerate(items)}
-        for event in self._events(list(numbers)):
+        for event in upscale_staged(numbers, self._engine, self._work.options, self._stages):
             yield {
                 "item": asdict(items[numbers[event.job]]),
                 "kind": event.kind,
@@ -98,12 +153,6 @@ class Worker:
                 "pixels_in": event.pixels_in,
                 "pixels_out": event.pixels_out,
             }
-
-    def _events(self, jobs: list[Job]) -> Iterator[Event]:
-        options = self._work.options
-        if self._stages == Stages():
-            return upscale_images(jobs, self._engine, options)
-        return upscale_staged(jobs, self._engine, options, self._stages)
 
 
 def upscale_on_cluster(
@@ -126,7 +175,7 @@ def upscale_on_cluster(
                     yield item, event
     for item in asked.values():
         message = f"{item.source}: ended every worker that took it, {TRIES} when it was alone"
-        yield item, Event(_job(item), "failed", message, error=ImageError(message))
+        yield item, Event(Stages().job(item), "failed", message, error=ImageError(message))
 
 
 def batches_of(items: Sequence[Item], workers: int = 1) -> list[list[Item]]:
@@ -190,7 +239,7 @@ def _through(
 def _told(found: dict[str, Any]) -> tuple[Item, Event]:
     item = Item(**found.pop("item"))
     error = ImageError(found["message"]) if found["kind"] == "failed" else None
-    return item, Event(job=_job(item), error=error, **found)
+    return item, Event(job=Stages().job(item), error=error, **found)
 
 
 class Driver:
@@ -227,10 +276,6 @@ def _got(ask: Callable[[], T]) -> T:
     except RayError as error:
         reason = str(error).strip().splitlines()[-1][:300]
         raise EngineError(f"the workers of the cluster cannot start: {reason}") from None
-
-
-def _job(item: Item) -> Job:
-    return Job(Path(item.source), Path(item.target))
 
 
 def _workers(cluster: Cluster) -> int:

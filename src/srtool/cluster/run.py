@@ -6,13 +6,14 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from srtool.cluster.connection import Cluster, connected
-from srtool.cluster.engines import package_from_engine
-from srtool.cluster.items import Asked, Item, fetch_indexes, sorted_out
-from srtool.cluster.pool import Work, upscale_on_cluster
+from srtool.cluster.items import Asked, Item
+from srtool.cluster.pool import Work, package_from_engine, upscale_on_cluster
 from srtool.cluster.staging import Stage, Stages, upscale_staged
+from srtool.images.folders import INDEX
 from srtool.manifest import read_manifest
 from srtool.runtime.engine import Engine
 from srtool.runtime.events import Event, Summary
@@ -23,20 +24,37 @@ SAVE_EVERY = 60.0  # seconds between two copies of the index in the store
 
 
 class Record:
-    """The index of the results, which lies in the store where they do."""
+    """The index of the results, which lies in the store where they do: a copy of it below
+    `scratch` is kept, and sent there now and then and at the end of a `with` block."""
 
     def __init__(self, asked: Asked, scratch: Path, shard: Shard | None = None) -> None:
         folder = scratch / "out" if asked.results else Path(asked.out)
         folder.mkdir(parents=True, exist_ok=True)
-        fetch_indexes(asked, folder)
+        for name in asked.lying:
+            if asked.results and name.startswith(INDEX) and "/" not in name:
+                (folder / name).write_bytes(asked.results.read(name))
         self.index = Index(folder, shard)
         self._results, self._saved = asked.results, time.monotonic()
 
-    def save(self, is_end: bool = False) -> None:
-        """Copy the index into the store, now and then and at the end."""
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.index.close()
+        self._save()
+
+    def key(self, item: Item) -> str:
+        """What the index calls a result."""
+        return item.target if self._results else self.index.key(Path(item.target))
+
+    def save(self) -> None:
+        """Copy the index into the store where the last copy is old."""
+        if time.monotonic() - self._saved > SAVE_EVERY:
+            self._save()
+
+    def _save(self) -> None:
         path = self.index.path
-        due = is_end or time.monotonic() - self._saved > SAVE_EVERY
-        if self._results is not None and due and path.exists():
+        if self._results is not None and path.exists():
             self._saved = time.monotonic()
             self._results.write(path.name, path)
 
@@ -44,42 +62,40 @@ class Record:
 def status_of_asked(asked: Asked) -> Status:
     """What lies in the output folder, over all shards."""
     with tempfile.TemporaryDirectory(prefix="srtool-") as scratch:
-        index = Record(asked, Path(scratch)).index
-    if asked.results:
-        there = ((item.target, bool(asked.lying.get(item.target))) for item in asked.items)
-    else:
-        targets = (Path(item.target) for item in asked.items)
-        there = ((index.key(target), lies_at(target)) for target in targets)
-    return status_of(there, index)
+        record = Record(asked, Path(scratch))
+
+    def lies(item: Item) -> bool:
+        if asked.results:
+            return bool(asked.lying.get(item.target))
+        return lies_at(Path(item.target))
+
+    return status_of(((record.key(item), lies(item)) for item in asked.items), record.index)
 
 
 def upscale_stored(
     asked: Asked, engine: Engine, work: Work, summary: Summary
 ) -> Generator[Event, None, None]:
     """Upscale on this machine, with an open engine."""
-    with tempfile.TemporaryDirectory(prefix="srtool-") as name:
-        scratch = Path(name)
+    with (
+        tempfile.TemporaryDirectory(prefix="srtool-") as name,
+        Record(asked, Path(name), asked.shard) as record,
+    ):
         stages = Stages(
-            Stage(asked.sources, scratch / "in") if asked.sources else None,
-            Stage(asked.results, scratch / "out") if asked.results else None,
+            Stage(asked.sources, Path(name, "in")) if asked.sources else None,
+            Stage(asked.results, Path(name, "out")) if asked.results else None,
         )
-        record = Record(asked, scratch, asked.shard)
         origin = Origin(engine.path, engine.facts.weights_sha256, work.options)
-        wanted: list[Item] = []
-        yield from _told(asked, origin, record, work, wanted, summary)
+        wanted, overwrite = list[Item](), work.options.overwrite
+        yield from _passed_over(asked, origin, record, overwrite, wanted, summary)
         jobs = (stages.job(item) for item in wanted)
         events = upscale_staged(jobs, engine, work.options, stages, summary, record.index)
-        try:
-            with closing(events):
-                for event in events:
-                    if event.kind == "failed":  # in the user's names, not in those of the scratch
-                        key = record.index.key(event.job.target)
-                        record.index.add(Entry(key, failed=event.message))
-                    yield event
-                    record.save()
-        finally:
-            record.index.close()
-            record.save(is_end=True)
+        with closing(events):
+            for event in events:
+                if event.kind == "failed":  # in the user's names, not in those of the scratch
+                    key = record.index.key(event.job.target)
+                    record.index.add(Entry(key, failed=event.message))
+                yield event
+                record.save()
 
 
 def upscale_by_many(
@@ -88,43 +104,56 @@ def upscale_by_many(
     """Upscale on the machines of a Ray cluster. engine: a file of this machine."""
     start = time.perf_counter()
     package, manifest = package_from_engine(engine), read_manifest(engine)
-    with tempfile.TemporaryDirectory(prefix="srtool-") as name:
-        record = Record(asked, Path(name), asked.shard)
-        origin = Origin(engine, manifest.model.weights_sha256 if manifest else "", work.options)
-        wanted: list[Item] = []
-        yield from _told(asked, origin, record, work, wanted, summary)
-        try:
+    work = replace(
+        work,
+        sources=asked.sources.url if asked.sources else "",
+        results=asked.results.url if asked.results else "",
+    )
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="srtool-") as name,
+            Record(asked, Path(name), asked.shard) as record,
+        ):
+            origin = Origin(engine, manifest.model.weights_sha256 if manifest else "", work.options)
+            wanted, overwrite = list[Item](), work.options.overwrite
+            yield from _passed_over(asked, origin, record, overwrite, wanted, summary)
             with connected(cluster):
                 for item, event in upscale_on_cluster(wanted, package, work, cluster):
                     _count(event, summary)
-                    key = item.target if asked.results else record.index.key(Path(item.target))
                     if event.kind == "done":
-                        record.index.add(origin.entry(key))
+                        record.index.add(origin.entry(record.key(item)))
                     elif event.kind == "failed":
-                        record.index.add(Entry(key, failed=event.message))
+                        record.index.add(Entry(record.key(item), failed=event.message))
                     yield event
                     record.save()
-        finally:
-            record.index.close()
-            record.save(is_end=True)
-            summary.seconds["total"] = time.perf_counter() - start
+    finally:
+        summary.seconds["total"] = time.perf_counter() - start
 
 
-def _told(
+def _passed_over(
     asked: Asked,
     origin: Origin,
     record: Record,
-    work: Work,
+    overwrite: bool,
     wanted: list[Item],
     summary: Summary,
 ) -> Iterator[Event]:
-    """Fills `wanted`; an event for each item that is not."""
-    overwrite = work.options.overwrite
-    for item, verdict, message in sorted_out(asked, origin, record.index, overwrite):
-        if verdict == "wanted":
+    """An event for each item whose result lies there already, or is another engine's; the others
+    are added to `wanted`."""
+    for item in asked.items:
+        entry = record.index.entries.get(record.key(item))
+        difference = origin.difference(entry) if entry and not entry.failed else ""
+        if asked.results:
+            lies = bool(asked.lying.get(item.target))
+        else:  # the worker looks whether one lies there
+            lies = bool(difference) and Path(item.target).is_file()
+        if overwrite or not lies:
             wanted.append(item)
             continue
-        event = Event(Job(Path(item.source), Path(item.target)), verdict, message)
+        job = Job(Path(item.source), Path(item.target))
+        event = Event(job, "skipped")
+        if difference:
+            event = Event(job, "other", f"{item.target}: exists, {difference}")
         _count(event, summary)
         yield event
 

@@ -1,11 +1,12 @@
-"""Values that several commands offer."""
+"""Options and their values that several commands offer."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from srtool.errors import UsageError
 
@@ -40,6 +41,16 @@ class FormatChoice(str, Enum):
     md = "md"
     latex = "latex"
     html = "html"
+
+
+class WithDefault(TyperGroup):
+    """A group whose first command is meant where none is named: `srtool train lite.yaml` beside
+    `srtool train prepare DIR`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands:
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
 
 
 def shard_from_text(text: str) -> Shard:
