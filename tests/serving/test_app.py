@@ -6,6 +6,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,30 @@ def test_one_after_the_other(start: Start, slow: Any, photographs: Path) -> None
         assert answers[0].status == 200
     assert client.get("/readyz").status == 200
     assert client.get(f"/v1/progress/{ids[0]}").json["stage"] == "none"
+
+
+def test_a_refusal_holds_though_a_place_becomes_free(
+    start: Start, slow: Any, photographs: Path
+) -> None:
+    client = start({"slow": slow}, Limits(waiting=1))
+    photo = photographs / "0.png"
+    callers = [in_thread(lambda: client.upscale(photo, id="the-first"))]
+    wait_for(lambda: client.get("/v1/progress/the-first").json["stage"] == "upscaling")
+    callers.append(in_thread(lambda: client.upscale(photo)))
+    wait_for(lambda: client.get("/readyz").status == 503)
+    content = photo.read_bytes()
+    with closing(HTTPConnection("127.0.0.1", client.port, timeout=60)) as connection:
+        connection.putrequest("POST", "/v1/upscale")
+        connection.putheader("Content-Length", str(len(content)))
+        connection.endheaders(content[:100])
+        for _ in range(3):
+            client.get("/healthz")  # the head has been read by then
+        slow.gate.set()
+        for thread, answers in callers:
+            thread.join()
+            assert answers[0].status == 200
+        connection.send(content[100:])
+        assert connection.getresponse().status == 429
 
 
 def test_progress_by_tiles(start: Start, slow: Any, write_png: Any, tmp_path: Path) -> None:

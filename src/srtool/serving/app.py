@@ -184,8 +184,9 @@ def make_app(
             known = ", ".join(engines)
             raise Refusal(HTTPStatus.BAD_REQUEST, f"engine: {engine} is not served, only {known}")
         if queue.is_full:
+            refusal = queue.refusal()
             await discard_body(request, limits)
-            queue.refuse_if_full()
+            raise refusal
         with _listed(tasks, wanted.id) as task:
             own = Path(tempfile.mkdtemp(dir=folder))
             source = own / "source"

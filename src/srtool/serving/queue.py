@@ -104,15 +104,14 @@ class Queue:
         """How many wait that came earlier."""
         return self._waiting.index(task) if task in self._waiting else 0
 
-    def refuse_if_full(self) -> None:
-        """Refusal where no more may wait."""
-        if self.is_full:
-            mean = sum(self._recent) / len(self._recent) if self._recent else 1.0
-            raise Refusal(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                f"{len(self._waiting)} pictures are waiting already; send it again later",
-                {"Retry-After": str(max(1, min(600, round(mean))))},
-            )
+    def refusal(self) -> Refusal:
+        """What a picture hears that finds no place."""
+        mean = sum(self._recent) / len(self._recent) if self._recent else 1.0
+        return Refusal(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            f"{len(self._waiting)} pictures are waiting already; send it again later",
+            {"Retry-After": str(max(1, min(600, round(mean))))},
+        )
 
     async def upscale(self, order: Order, task: Task) -> None:
         """Carry out one order. Raises what the library says of the picture; Refusal where too many
@@ -126,7 +125,8 @@ class Queue:
 
     @asynccontextmanager
     async def _its_turn(self, task: Task) -> AsyncIterator[None]:
-        self.refuse_if_full()
+        if self.is_full:
+            raise self.refusal()
         self._waiting.append(task)
         task.stage, start = "waiting", time.perf_counter()
         try:

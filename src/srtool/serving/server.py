@@ -58,7 +58,7 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{sock.getsockname()[1]}/"
         shown = f"{address}#token={token}" if token else address
-        server = server_of(app, announce=lambda: announce(shown))
+        server = server_of(app, lambda: announce(shown))
         # uvicorn drains, and then sends itself the signal once more
         before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
@@ -84,10 +84,10 @@ class Server(uvicorn.Server):
             logging.getLogger("uvicorn.error").disabled = True
 
 
-def server_of(app: FastAPI, port: int = 0, announce: Callable[[], None] = lambda: None) -> Server:
+def server_of(app: FastAPI, announce: Callable[[], None] = lambda: None) -> Server:
     """The server of an application; it ends when what is under way is done."""
     config = uvicorn.Config(
-        app, port=port, log_config=None, access_log=False, server_header=False, ws="none"
+        app, port=0, log_config=None, access_log=False, server_header=False, ws="none"
     )
     return Server(config, announce)
 
@@ -104,19 +104,16 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def private_folder(parent: Path | None = None) -> Iterator[Path]:
+def private_folder() -> Iterator[Path]:
     """A folder that only this user can look into, removed at the end. Those of servers that were
     killed are removed as well: their locks are free."""
-    parent = parent or Path(tempfile.gettempdir())
-    for left in parent.glob(f"{PREFIX}*"):
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         _remove_if_left(left)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-    lock = FileLock(folder / LOCK)
-    lock.acquire()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
-        yield folder
+        with FileLock(folder / LOCK):
+            yield folder
     finally:
-        lock.release()
         shutil.rmtree(folder, ignore_errors=True)
 
 

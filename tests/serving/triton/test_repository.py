@@ -14,15 +14,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from srtool.errors import EngineError, UsageError
-from srtool.manifest import (
-    Manifest,
-    PlanFacts,
-    PlanRecipe,
-    Profile,
-    read_manifest,
-    sha256,
-    write_manifest,
-)
+from srtool.files import sha256
+from srtool.manifest import Manifest, PlanFacts, PlanRecipe, Profile, read_manifest, write_manifest
 from srtool.models import model_path
 from srtool.runtime.opening import open_engine
 from srtool.serving.triton.repository import write_repository
