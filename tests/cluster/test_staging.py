@@ -40,9 +40,13 @@ def stored(line: Any, photographs: Path) -> Folder:
     folder = open_folder("s3://pictures/in")
     for path in photographs.rglob("*.png"):
         folder.write(path.relative_to(photographs).as_posix(), path)
-    folder.write_text("notes.txt", "no picture")
-    folder.write_text("@eaDir/thumbnail.png", "nor this")
+    put(folder, "notes.txt", "no picture")
+    put(folder, "@eaDir/thumbnail.png", "nor this")
     return folder
+
+
+def put(folder: Folder, name: str, text: str) -> None:
+    folder.system.pipe_file(f"{folder.root}/{name}", text.encode())
 
 
 def results(folder: Folder) -> dict[str, bytes]:
@@ -52,7 +56,7 @@ def results(folder: Folder) -> dict[str, bytes]:
 def test_pixels_are_those_of_a_local_run_and_a_rerun_skips(
     run: Callable[..., Any], stored: Folder, photographs: Path, tmp_path: Path
 ) -> None:
-    stored.write_text("broken.png", "no picture by its content")
+    put(stored, "broken.png", "no picture by its content")
     first = run("infer", stored.url, "-o", "s3://pictures/out", "--json")
     assert first.code == 1
     assert json.loads(first.out)["files"] == 4

@@ -28,6 +28,7 @@ _PACKAGES = {
 # An object appears in these only when it was sent whole. Elsewhere a file is written under a
 # temporary name and moved.
 _ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs"})
+_CONNECTIONS = 16  # to a store, at a time
 TRIES = 6  # the last one after about half a minute
 _FIRST_WAIT = 0.5  # seconds, doubled at every try
 
@@ -86,16 +87,12 @@ class Folder:
                 self.system.rm_file(unfinished)
             raise
 
-    def write_text(self, name: str, text: str) -> None:
-        """A small object, in one request."""
-        _tried(lambda: self.system.pipe_file(self._path(name), text.encode()), self.url)
-
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}" if self.root else name
 
 
-def open_folder(url: str, connections: int = 16) -> Folder:
-    """The folder that a URL names. connections: at most so many at a time.
+def open_folder(url: str) -> Folder:
+    """The folder that a URL names.
 
     StorageError where the store is not known, its package is not installed, or it refuses.
     """
@@ -106,7 +103,7 @@ def open_folder(url: str, connections: int = 16) -> Folder:
         options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         if protocol in ("s3", "s3a"):  # botocore waits longer and longer when it is throttled
             retries = {"max_attempts": TRIES, "mode": "adaptive"}
-            options["config_kwargs"] = {"max_pool_connections": connections, "retries": retries}
+            options["config_kwargs"] = {"max_pool_connections": _CONNECTIONS, "retries": retries}
         system, root = fsspec.url_to_fs(url, **(options if "::" not in url else {}))
     except (ImportError, ValueError) as error:
         package = _PACKAGES.get(protocol)
