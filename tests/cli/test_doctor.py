@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from srtool.cli import main as cli
 from srtool.export.flops import GENERATORS
 from srtool.export.tensorrt.doctor import abilities, advice, estimates, parts
 from srtool.export.tensorrt.gpus import SUPPORT, Target, target_from_text
@@ -28,18 +26,14 @@ Run = Callable[..., tuple[Any, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.setenv("COLUMNS", "200")
+def run(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """That of conftest, on a machine."""
 
     def command(*arguments: object, here: Machine | None = None) -> tuple[Any, str, str]:
         if here is not None:
             monkeypatch.setattr(machine_module, "this_machine", lambda device=0: here)
-        monkeypatch.setattr(sys, "argv", ["srtool", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return caught.value.code or 0, out, err
+        found = run(*arguments)
+        return found.code, found.out, found.err
 
     return command
 

@@ -1,4 +1,5 @@
-"""`srtool infer` over folders: shards, status, results of other engines, names, signals."""
+"""`srtool infer` over folders, lists and pipes: shards, status, results of other engines, names,
+signals."""
 
 from __future__ import annotations
 
@@ -32,6 +33,8 @@ def images(run: Run, write_png: Any, compact_engine: Path) -> Path:
     return Path("in")
 
 
+NOISE = np.random.default_rng(0).integers(1, 256, (20, 30, 3)).astype(np.uint8)
+SRTOOL = [sys.executable, "-m", "srtool", "infer"]
 ENGINE = ["--engine", "engine/x4.onnx", "--backend", "onnxruntime"]
 
 
@@ -221,3 +224,37 @@ def test_what_is_neither_watched_nor_foretold(run: Run, images: Path, arguments:
     assert (result.code, result.out) == (2, "")
     assert result.complaint
     assert sorted(path.name for path in Path().iterdir()) == ["engine", "in"]
+
+
+# Names in a list, and a pipe
+
+
+def test_a_list_of_names(write_png: Any, run: Run) -> None:
+    for name in ("a", "b", "c"):
+        write_png(Path(f"{name}.png"), NOISE)
+    Path("names.txt").write_text("a.png\n\nc.png\n", encoding="utf-8")
+    result = run("infer", "--list", "names.txt", "-o", "out", "--backend", "onnxruntime")
+    assert result.code == 0, result.err
+    assert sorted(path.name for path in Path("out").glob("*.png")) == ["a.png", "c.png"]
+    assert "lost.txt" in run("infer", "--list", "lost.txt").complaint
+    assert run("infer").code == 2
+
+
+@pytest.mark.parametrize("options", [[], ["--format", "webp"], ["--scale", "1.5"]], ids=str)
+def test_a_pipe(tmp_path: Path, write_png: Any, options: list[str]) -> None:
+    import pyvips
+
+    content = write_png(tmp_path / "a.png", NOISE).read_bytes()
+    done = subprocess.run(
+        [*SRTOOL, "-", "--backend", "onnxruntime", *options], input=content, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    image = pyvips.Image.new_from_buffer(done.stdout, "")
+    assert (image.width, image.height) == ((45, 30) if "--scale" in options else (120, 80))
+    assert ("webp" in image.get("vips-loader")) == ("webp" in options)
+
+
+def test_a_pipe_of_something_else(tmp_path: Path) -> None:
+    done = subprocess.run([*SRTOOL, "-"], input=b"no image", capture_output=True)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"Traceback" not in done.stderr

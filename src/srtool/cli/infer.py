@@ -271,15 +271,15 @@ def _listed(path: Path) -> list[str]:
 def _piped(format: str | None) -> Iterator[tuple[Path, Path]]:
     """An image from standard input as a file, and the file whose content goes to standard output
     when the block has made it. format: of the result, default the input's own."""
-    from srtool.images.formats import FORMATS, WRITABLE
+    from srtool.images.formats import HEAD, suffix_of
     from srtool.images.reading import ImageFile
 
     with tempfile.TemporaryDirectory(prefix="srtool-") as folder:
         source = Path(folder) / "stdin"
-        source.write_bytes(sys.stdin.buffer.read())
-        with ImageFile(source) as file:
-            own = next((ending for ending, name in FORMATS.items() if name == file.format), ".png")
-        suffix = f".{format}" if format else own if own in WRITABLE else ".png"
+        content = sys.stdin.buffer.read()
+        source.write_bytes(content)
+        ImageFile(source).close()  # what is no image ends the command here
+        suffix = f".{format}" if format else suffix_of(content[:HEAD])
         target = Path(folder) / "out" / f"stdout{suffix}"
         yield source, target
         if target.is_file():
