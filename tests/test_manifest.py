@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from srtool.errors import EngineError
+from srtool.files import sha256
 from srtool.manifest import (
     Manifest,
     ModelFacts,
     read_manifest,
-    sha256,
     sidecar,
     uncertified_reason,
     write_manifest,

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from srtool.benchmarks.evaluation import Evaluation
 from srtool.export.flops import cost_from_file
 from srtool.export.onnx import export
-from srtool.files import whole_file
-from srtool.manifest import read_manifest, sha256, write_manifest
+from srtool.files import sha256, whole_file
+from srtool.manifest import read_manifest, write_manifest
 from srtool.models import CARDS, FOLDER, Card
 from srtool.networks.loading import load_network
 

@@ -67,7 +67,7 @@ __all__ = [
 
 _HOMES = {
     "Engine": "srtool.runtime.engine",
-    "Event": "srtool.runtime.folder",
+    "Event": "srtool.runtime.events",
     "Foreign": "srtool.runtime.foreign",
     "Size": "srtool.images.picture",
     "Options": "srtool.runtime.upscaling",

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from srtool.assets import Asset, Report, cache_folder, fetch
+from srtool.assets import ANOTHER_FOLDER, Asset, Report, cache_folder, fetch
 from srtool.errors import AssetError
-from srtool.files import whole_file
+from srtool.files import whole_file, writing
 
 _LARGEST = 1 << 28  # bytes of a picture in an archive
 
@@ -215,6 +215,7 @@ def unpack(data_set: DataSet, path: Path) -> None:
             if size > _LARGEST:
                 raise AssetError(f"{path}: {name} has {size} bytes; no picture is as large")
             with (
+                writing(target, AssetError, ANOTHER_FOLDER),
                 whole_file(target) as temporary,
                 archive.open(name) as packed,
                 temporary.open("wb") as file,
@@ -235,10 +236,5 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise AssetError(f"{path}: cannot be unpacked ({error}); get it again", path=path) from None
-    except OSError as error:
-        raise AssetError(
-            f"{error.filename or path}: cannot be written ({error.strerror or error}); "
-            "name another folder in SRTOOL_ASSETS"
-        ) from None

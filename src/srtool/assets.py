@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from srtool.errors import AssetError, UsageError
-from srtool.files import whole_file
+from srtool.files import file_digest, sha256, whole_file, writing
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Report = Callable[[int, int | None], None]
 State = Literal["installed", "missing", "damaged"]
 
+ANOTHER_FOLDER = "name another folder in SRTOOL_ASSETS"
 _BLOCK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
 _MOST = 8 << 30  # bytes of any asset
@@ -204,19 +205,14 @@ def add_asset(path: Path) -> tuple[Asset, Path]:
     for asset in ASSETS:
         if _mismatch(asset, path) is None:
             target = cache_folder() / asset.file
-            try:
+            with writing(target, AssetError, ANOTHER_FOLDER):
                 if not (target.exists() and target.samefile(path)):
                     with whole_file(target) as temporary:
                         shutil.copyfile(path, temporary)
-            except OSError as error:
-                raise AssetError(
-                    f"{target}: cannot be written ({error.strerror or error}); "
-                    "name another folder in SRTOOL_ASSETS"
-                ) from None
             return asset, target
     known = ", ".join(f"{asset.file} ({asset.page})" for asset in ASSETS)
     raise AssetError(
-        f"{path}: is none of the files that srtool knows (its SHA-256 is {_sha256(path)}); "
+        f"{path}: is none of the files that srtool knows (its SHA-256 is {sha256(path)}); "
         f"expected {known}"
     )
 
@@ -322,24 +318,12 @@ def _receive(response: HTTPResponse, part: Path, start: int, report: Report) -> 
 def _mismatch(asset: Asset, path: Path) -> str | None:
     """What differs between a file and what its publisher released, None where nothing does."""
     if asset.sha256:
-        found = _sha256(path)
+        found = sha256(path)
         if not found.startswith(asset.sha256):
             return f"its SHA-256 is {found}, expected {asset.sha256}"
     if asset.git_blob:
-        found = _digest(
-            path, hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-        )
+        head = f"blob {path.stat().st_size}\0".encode()
+        found = file_digest(path, hashlib.sha1(head, usedforsecurity=False))
         if found != asset.git_blob:
             return f"its git blob id is {found}, expected {asset.git_blob}"
     return None
-
-
-def _sha256(path: Path) -> str:
-    return _digest(path, hashlib.sha256())
-
-
-def _digest(path: Path, digest: hashlib._Hash) -> str:
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

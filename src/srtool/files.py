@@ -1,4 +1,5 @@
-"""Files that are either whole or absent: written under a temporary name, then renamed."""
+"""Files that are either whole or absent: written under a temporary name, then renamed; hashes of
+files, and what is said where one cannot be written."""
 
 from __future__ import annotations
 
@@ -105,6 +106,35 @@ def open_as_one(paths: Sequence[Path], open: Callable[[], Thing]) -> Thing:
     raise ChangedFileError(
         f"{paths[0]}: is being replaced again and again; wait until it is written", path=paths[0]
     )
+
+
+@contextmanager
+def writing(
+    path: Path, kind: type[SrtoolError], remedy: str, parameter: str = ""
+) -> Iterator[None]:
+    """An OSError of the block as an error of ours, of that kind: what cannot be written, and why.
+    remedy: what to do, in words. parameter: the argument that is at fault."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(
+            f"{path}: cannot be written ({error.strerror or error}); {remedy}",
+            path=path,
+            parameter=parameter,
+        ) from None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    return file_digest(path, hashlib.sha256())
+
+
+def file_digest(path: Path, digest: hashlib._Hash) -> str:
+    """The hash of a file's content, in hex. digest: of what comes before it."""
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

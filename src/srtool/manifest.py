@@ -6,7 +6,6 @@ metadata_props as well, so that a lone .onnx works.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from srtool.errors import ChangedFileError, EngineError
-from srtool.files import settle, whole_file
+from srtool.files import settle, sha256, whole_file
 from srtool.parity import Fidelity, Strict
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
@@ -265,15 +264,6 @@ def facts_from_metadata(text: str | None) -> ModelFacts | None:
         return ModelFacts.model_validate(json.loads(text))
     except (ValidationError, json.JSONDecodeError):
         return None
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from srtool.errors import EngineError
-from srtool.manifest import read_manifest, sha256
+from srtool.files import sha256
+from srtool.manifest import read_manifest
 from srtool.models import FOLDER, cards, engine_path, model_names, model_path
 from srtool.runtime.opening import open_engine
 

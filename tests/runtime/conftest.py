@@ -183,7 +183,8 @@ def make_plan(
     def make(generation: str = "11", name: str = "x4.plan", **wanted: Any) -> Any:
         from types import SimpleNamespace
 
-        from srtool.manifest import Manifest, PlanFacts, PlanRecipe, sha256, write_manifest
+        from srtool.files import sha256
+        from srtool.manifest import Manifest, PlanFacts, PlanRecipe, write_manifest
         from srtool.runtime import plan_files
         from srtool.runtime.gpu.machine import Library, Machine
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 import srtool
 from srtool.errors import ChangedFileError, EngineError, ImageError, SrtoolError, UsageError
-from srtool.files import whole_files
-from srtool.manifest import Manifest, sha256, sidecar, write_manifest
+from srtool.files import sha256, whole_files
+from srtool.manifest import Manifest, sidecar, write_manifest
 
 HEAVY = {"numpy", "pydantic", "pyvips", "PIL", "torch", "onnxruntime", "openvino", "onnx", "scipy"}
 

@@ -16,13 +16,13 @@ import pytest
 from numpy.typing import NDArray
 
 from srtool.errors import CheckpointError, EngineError, UsageError
+from srtool.files import sha256
 from srtool.images.colour import to_levels
 from srtool.manifest import (
     METADATA_KEY,
     Manifest,
     ModelFacts,
     read_manifest,
-    sha256,
     sidecar,
     write_manifest,
 )

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from srtool.errors import ImageError
-from srtool.manifest import Manifest, ModelFacts, sha256, write_manifest
+from srtool.files import sha256
+from srtool.manifest import Manifest, ModelFacts, write_manifest
 from srtool.runtime import onnx_files as module
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.openvino import OpenVino

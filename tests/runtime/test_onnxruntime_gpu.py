@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError
-from srtool.manifest import Manifest, ModelFacts, sha256, write_manifest
+from srtool.files import sha256
+from srtool.manifest import Manifest, ModelFacts, write_manifest
 from srtool.runtime import onnx_files
 from srtool.runtime.backends import onnxruntime_gpu as backend
 from srtool.runtime.backends.onnxruntime_gpu import OnnxRuntimeGpu

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from srtool.cli.main import app
 from srtool.errors import EngineError, UsageError
+from srtool.files import sha256
 from srtool.images.reading import read_image
-from srtool.manifest import Manifest, read_manifest, sha256, sidecar, write_manifest
+from srtool.manifest import Manifest, read_manifest, sidecar, write_manifest
 from srtool.runtime import folder as pipeline
 from srtool.runtime import plan_files as module
 from srtool.runtime.events import Event

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from srtool.errors import EngineError
+from srtool.files import sha256
 from srtool.manifest import (
     Manifest,
     ModelFacts,
     PlanFacts,
     PlanRecipe,
     Profile,
-    sha256,
     sidecar,
     uncertified_reason,
     write_manifest,

@@ -20,6 +20,7 @@ from srtool.benchmarks.methods import Method, Upscale, methods_from_arguments
 from srtool.benchmarks.scores import DEFAULT_METRICS, METRICS, assets_of, score, with_parts
 from srtool.benchmarks.workers import scoring
 from srtool.errors import AssetError, SrtoolError, in_a_line
+from srtool.files import sha256
 from srtool.images.datasets import (
     BORDER,
     SCALE,
@@ -29,7 +30,6 @@ from srtool.images.datasets import (
     fingerprint,
     load_pair,
 )
-from srtool.manifest import sha256
 from srtool.runtime.gpu.devices import check_device
 from srtool.runtime.index import Shard
 from srtool.runtime.inputs import shard_of

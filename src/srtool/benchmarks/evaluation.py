@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import platform
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from srtool import system
 from srtool.errors import DataError, UsageError
-from srtool.files import whole_file
+from srtool.files import whole_file, writing
 
 JSON, CSV = "evaluation.json", "images.csv"
 PACKAGES = ("srtool", "numpy", "scipy", "pyvips", "onnxruntime", "openvino", "torch", "lpips")
@@ -153,7 +152,10 @@ def evaluation_in(folder: Path | None, protocol: dict[str, Any]) -> Evaluation:
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write the JSON file. DataError where the folder cannot be written."""
     evaluation.summarise()
-    with _written(folder / JSON) as temporary:
+    with (
+        writing(folder, DataError, "name another folder", "out"),
+        whole_file(folder / JSON) as temporary,
+    ):
         temporary.write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
@@ -163,7 +165,8 @@ def write_csv(folder: Path, evaluation: Evaluation) -> None:
         {name for engines in evaluation.images.values() for e in engines.values() for name in e}
     )
     with (
-        _written(folder / CSV) as temporary,
+        writing(folder, DataError, "name another folder", "out"),
+        whole_file(folder / CSV) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         lines = csv.writer(file)
@@ -173,19 +176,6 @@ def write_csv(folder: Path, evaluation: Evaluation) -> None:
                 for image in sorted({name for values in figures.values() for name in values}):
                     cells = [_cell(figures.get(metric, {}), image) for metric in metrics]
                     lines.writerow([dataset, engine, image, *cells])
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    try:
-        with whole_file(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise DataError(
-            f"{path.parent}: cannot be written to ({error.strerror or error}); name another folder",
-            path=path.parent,
-            parameter="out",
-        ) from None
 
 
 def _cell(values: Mapping[str, float | None], image: str) -> str:

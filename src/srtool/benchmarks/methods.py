@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from srtool.errors import ImageError, UsageError
+from srtool.files import sha256
 from srtool.images.datasets import (
     SCALE,
     Dataset,
@@ -23,7 +24,7 @@ from srtool.images.datasets import (
 from srtool.images.folders import images_below
 from srtool.images.imresize import imresize, mod_crop
 from srtool.images.reading import read_rgb
-from srtool.manifest import read_manifest, sha256
+from srtool.manifest import read_manifest
 from srtool.models import engine_path, model_names
 from srtool.runtime.backends.kserve import service_at, service_manifest
 from srtool.runtime.engine import Engine

@@ -17,8 +17,9 @@ from srtool.benchmarks.reference import Protocol, References, open_references
 from srtool.benchmarks.scores import assets_of, with_parts
 from srtool.errors import CheckpointError, EngineError, ExportError, UsageError, in_a_line
 from srtool.export.mixed import EMULATED
+from srtool.files import sha256
 from srtool.images.datasets import SCALE, dataset_from_folder
-from srtool.manifest import Manifest, read_manifest, sha256, sidecar, write_manifest
+from srtool.manifest import Manifest, read_manifest, sidecar, write_manifest
 from srtool.parity import FAITHFUL, Fidelity, Gates, Strict
 from srtool.runtime.backends.kserve import KServe, service_at, service_manifest
 from srtool.runtime.engine import Engine

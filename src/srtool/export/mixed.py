@@ -21,8 +21,8 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from srtool.errors import ExportError
 from srtool.export.graph import FLOAT, HALF, copied, inferred, types_of
-from srtool.files import whole_file
-from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sha256, write_manifest
+from srtool.files import sha256, whole_file
+from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, write_manifest
 from srtool.parity import Fidelity
 from srtool.runtime.engine import Engine, EngineInfo
 from srtool.runtime.session import DirectSession

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from srtool.errors import EngineError, ExportError, UsageError, in_a_line
 from srtool.export import certify
 from srtool.export.trace import OPSET, traced_from_network
-from srtool.files import locked, whole_files
-from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sha256, sidecar
+from srtool.files import locked, sha256, whole_files, writing
+from srtool.manifest import METADATA_KEY, Manifest, ModelFacts, sidecar
 from srtool.networks.network import Network
 from srtool.parity import EXPORTED
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
@@ -231,23 +231,20 @@ def written(
     paths = [path for draft in files for path in (draft.path, sidecar(draft.path))]
     companion = next((each.path.name for each in files if not each.everywhere), None)
     made: list[Written] = []
-    try:
-        with whole_files(paths) as temporary:
-            cut: certify.Cut | None = None
-            for draft in files:
-                place = temporary[draft.path]
-                item, cut = _certified(draft, place, samples, config, cut, report)
-                if draft.everywhere and companion:
-                    manifest = item.manifest.model_copy(update={"companion": companion})
-                    item = replace(item, manifest=manifest)
-                text = item.manifest.model_dump_json(indent=2) + "\n"
-                temporary[sidecar(draft.path)].write_text(text, encoding="utf-8")
-                made.append(item)
-    except OSError as error:
-        raise ExportError(
-            f"{files[-1].path}: cannot be written ({error.strerror or error}); nothing was written",
-            path=files[-1].path,
-        ) from None
+    with (
+        writing(files[-1].path, ExportError, "nothing was written"),
+        whole_files(paths) as temporary,
+    ):
+        cut: certify.Cut | None = None
+        for draft in files:
+            place = temporary[draft.path]
+            item, cut = _certified(draft, place, samples, config, cut, report)
+            if draft.everywhere and companion:
+                manifest = item.manifest.model_copy(update={"companion": companion})
+                item = replace(item, manifest=manifest)
+            text = item.manifest.model_dump_json(indent=2) + "\n"
+            temporary[sidecar(draft.path)].write_text(text, encoding="utf-8")
+            made.append(item)
     return made
 
 

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
+from srtool.files import sha256
 from srtool.images.folders import INDEX
-from srtool.manifest import sha256
 from srtool.runtime.upscaling import Options
 
 _WITHOUT_EFFECT = ("tile", "halo", "overwrite", "max_pixels")  # on what a result shows

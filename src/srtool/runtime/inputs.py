@@ -12,6 +12,7 @@ from itertools import takewhile
 from pathlib import Path, PurePath
 
 from srtool.errors import UsageError
+from srtool.files import writing
 from srtool.images.folders import Listing, images_below, is_image
 from srtool.images.formats import FORMATS, READABLE, WRITABLE
 from srtool.runtime.index import Shard, index_files, results_in
@@ -155,17 +156,11 @@ def check_writable(jobs: list[Job], folder: Path | None = None) -> None:
     """UsageError, before any work is done, where an output folder cannot be made or written; also
     one for jobs that are still to come."""
     folders = {job.target.parent for job in jobs} | ({folder} if folder else set())
-    try:
-        for folder in sorted(folders):
+    for folder in sorted(folders):
+        with writing(folder, UsageError, "choose another folder", "out"):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
-    except OSError as error:
-        raise UsageError(
-            f"{folder}: cannot be written to ({error.strerror}); choose another folder",
-            path=folder,
-            parameter="out",
-        ) from None
 
 
 def _expand(text: str, out: Path, found: _Found) -> None:

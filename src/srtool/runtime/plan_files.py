@@ -11,12 +11,12 @@ from typing import Literal
 from pydantic import ValidationError
 
 from srtool.errors import ChangedFileError, EngineError, UsageError
+from srtool.files import sha256
 from srtool.manifest import (
     Manifest,
     ModelFacts,
     PlanFacts,
     read_manifest,
-    sha256,
     sidecar,
     uncertified_reason,
 )

@@ -17,7 +17,7 @@ from srtool.benchmarks.speed.networks import networks_from_files, random_weights
 from srtool.benchmarks.speed.process import Process, ProcessError
 from srtool.benchmarks.speed.result import Bench, Roofline, read_bench, write_bench
 from srtool.errors import EngineError, UsageError
-from srtool.manifest import sha256
+from srtool.files import sha256
 from srtool.networks.loading import load_network
 
 REFERENCE = "PyTorch eager fp32"

@@ -27,7 +27,8 @@ from srtool.export.tensorrt.plans import (
     rebuild,
     source_from_onnx,
 )
-from srtool.manifest import DEFAULT_PROFILE, PlanRecipe, Profile, read_manifest, sha256, sidecar
+from srtool.files import sha256
+from srtool.manifest import DEFAULT_PROFILE, PlanRecipe, Profile, read_manifest, sidecar
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.backends.tensorrt import TensorRt
 from srtool.runtime.gpu.machine import Library, Machine, library_of

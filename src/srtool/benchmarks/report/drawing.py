@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from srtool.errors import DataError
-from srtool.files import whole_file
+from srtool.files import whole_file, writing
 
 INK, MUTED, GRID = "#1b1f24", "#5b646e", "#d9dde2"
 # Told apart with any kind of colour vision, and each with a contrast of 3 to 1 on white.
@@ -183,16 +183,10 @@ def write_figure(path: Path, figure: Figure) -> None:
 def write_plots(folder: Path, plots: Sequence[Plot]) -> list[Path]:
     """Each as SLUG.png and SLUG.svg on white. DataError where the folder cannot be written."""
     written = []
-    try:
+    with writing(folder, DataError, "name another folder", "plots"):
         for plot in plots:
             for suffix in (".png", ".svg"):
                 path = folder / f"{plot.slug}{suffix}"
                 write_figure(path, plot.figure)
                 written.append(path)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written to ({error.strerror or error}); name another folder",
-            path=folder,
-            parameter="plots",
-        ) from None
     return written

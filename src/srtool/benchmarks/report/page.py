@@ -25,7 +25,7 @@ from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.report.summary import answers, not_run, origins
 from srtool.benchmarks.report.timings import fastest_table, network_line, speed_tables
 from srtool.errors import DataError
-from srtool.files import whole_file
+from srtool.files import whole_file, writing
 from srtool.tables.table import date_text, figure, fixed
 from srtool.tables.writers import html
 from srtool.version import __version__
@@ -85,15 +85,8 @@ def page_from_sources(sources: Sources, pictures: Sequence[Picture], made: str) 
 
 def write_page(path: Path, page: Page) -> int:
     """Write the file, whole or not at all; its size, bytes. DataError where it cannot be."""
-    try:
-        with whole_file(path) as temporary:
-            temporary.write_text(page.html, encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}); name another file",
-            path=path,
-            parameter="out",
-        ) from None
+    with writing(path, DataError, "name another file", "out"), whole_file(path) as temporary:
+        temporary.write_text(page.html, encoding="utf-8")
     return path.stat().st_size
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from srtool.benchmarks.scores import assets_of, score
 from srtool.errors import DataError, EngineError, ImageError, UsageError, in_a_line
+from srtool.files import sha256
 from srtool.images.colour import luma
 from srtool.images.datasets import (
     BORDER,
@@ -31,7 +32,7 @@ from srtool.images.datasets import (
 )
 from srtool.images.imresize import imresize
 from srtool.images.reading import read_rgb
-from srtool.manifest import read_manifest, sha256
+from srtool.manifest import read_manifest
 from srtool.runtime.engine import Engine
 from srtool.runtime.opening import CHECKPOINTS, open_engine
 from srtool.runtime.tiling import upscale_tiled

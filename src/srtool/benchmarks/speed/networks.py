@@ -8,7 +8,8 @@ from pathlib import Path
 
 from srtool.errors import EngineError, ExportError, UsageError
 from srtool.export.flops import Cost, cost_from_file
-from srtool.manifest import ModelFacts, read_manifest, sha256
+from srtool.files import sha256
+from srtool.manifest import ModelFacts, read_manifest
 from srtool.networks.generator import PRESETS
 from srtool.runtime.backends.kserve import service_at, service_manifest
 from srtool.runtime.gpu.devices import check_device

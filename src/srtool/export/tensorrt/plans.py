@@ -26,14 +26,13 @@ from srtool.export.tensorrt.builder import (
     refitted,
 )
 from srtool.export.tensorrt.recipe import prepared, recipe_for_network
-from srtool.files import locked, whole_file
+from srtool.files import locked, sha256, whole_file
 from srtool.manifest import (
     Manifest,
     ModelFacts,
     PlanFacts,
     PlanRecipe,
     read_manifest,
-    sha256,
     sidecar,
     write_manifest,
 )

@@ -21,7 +21,8 @@ import numpy as np
 
 from srtool.assets import cache_folder
 from srtool.errors import EngineError, in_a_line
-from srtool.manifest import ModelFacts, Profile, Shape, sha256
+from srtool.files import sha256
+from srtool.manifest import ModelFacts, Profile, Shape
 from srtool.runtime.backends.onnxruntime import OnnxRuntime
 from srtool.runtime.gpu.cuda import Buffer, Cuda, OutOfMemory, find_gpu, open_cuda
 from srtool.runtime.gpu.layout import FEWEST_SLOTS
