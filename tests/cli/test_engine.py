@@ -328,12 +328,6 @@ def test_it_works_without_driver_and_tensorrt(tmp_path: Path, arguments: list[st
     assert done.stdout
 
 
-def test_importing_srtool_loads_none_of_it() -> None:
-    code = f"import sys, srtool.cli.main; print(sorted({set(ABSENT)} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -18,7 +18,11 @@ from srtool.errors import ChangedFileError, EngineError, ImageError, SrtoolError
 from srtool.files import sha256, whole_files
 from srtool.manifest import Manifest, sidecar, write_manifest
 
-HEAVY = {"numpy", "pydantic", "pyvips", "PIL", "torch", "onnxruntime", "openvino", "onnx", "scipy"}
+HEAVY = {
+    *("numpy", "pydantic", "pyvips", "PIL", "rich", "torch", "torchvision", "onnx", "scipy"),
+    *("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_libs"),
+    *("tensorrt_rtx_bindings", "cuda", "pycuda"),
+}
 
 
 def noise(*shape: int, dtype: Any = np.uint8) -> NDArray[Any]:

@@ -162,7 +162,7 @@ def test_formats_by_name(form: str, writer: Callable[[Table], str]) -> None:
 
 def test_importing_tables_loads_nothing_heavy() -> None:
     code = (
-        "import sys, srtool.cli.console, srtool.tables.writers; "
+        "import sys, srtool.tables.writers; "
         "print([name for name in ('rich', 'numpy', 'pydantic', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

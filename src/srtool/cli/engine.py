@@ -13,6 +13,7 @@ import typer
 from srtool.cli import console
 from srtool.cli.console import answer, needing, say
 from srtool.cli.options import DeviceOption
+from srtool.errors import UsageError
 
 if TYPE_CHECKING:
     from srtool.export.tensorrt.plans import WrittenPlan
@@ -76,7 +77,6 @@ def engine_refit(
     force: Annotated[bool, typer.Option("--force", help="Keep a plan that fails.")] = False,
 ) -> None:
     """Put other weights into a plan, in seconds. It stays as it is, a new one is written."""
-    from srtool.errors import UsageError
     from srtool.export.tensorrt import plans
     from srtool.runtime.gpu.machine import this_machine
     from srtool.runtime.plan_files import plan_facts

@@ -145,6 +145,7 @@ def infer(
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
     from srtool.cli import runs
     from srtool.cluster.pool import Work
+    from srtool.cluster.storage import is_url
     from srtool.images.picture import Size
     from srtool.runtime.foreign import Foreign
     from srtool.runtime.index import Index, lies_at, status_of
@@ -164,7 +165,7 @@ def infer(
     ending = format.value if format else None
     if watch:
         _check_watched(named, status or dry_run)
-    if cluster or any("://" in text for text in (*named, out, engine or "")):
+    if cluster or any(map(is_url, (*named, out, engine or ""))):
         from srtool.cluster.connection import Cluster
         from srtool.cluster.items import items_from_inputs
         from srtool.cluster.run import status_of_asked
