@@ -22,7 +22,6 @@ from srtool.benchmarks.report.quality import paper_figures, quality_table
 from srtool.benchmarks.scores import metrics_from_text
 from srtool.cli.console import print_tables
 from srtool.cli.main import app
-from srtool.cli.options import FormatChoice
 from srtool.errors import AssetError, DataError, EngineError, UsageError
 from srtool.images.colour import psnr_y
 from srtool.images.datasets import dataset_from_folder
@@ -127,7 +126,7 @@ def test_the_table_of_the_paper(baselines: Result, capsys: pytest.CaptureFixture
     assert ["paper:", "SRGAN", "29.940", "0.8688"] in rows
     assert ["Set14,", "14", "images", "bicubic", "26.087", "0.7845"] in rows
     assert ["paper:", "Bicubic", "26.100", "0.7850"] in rows
-    print_tables([quality_table(*found, ("psnr",))], FormatChoice.md)
+    print_tables([quality_table(*found, ("psnr",))], "md")
     assert "paper" not in capsys.readouterr().out
 
 

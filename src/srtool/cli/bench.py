@@ -12,7 +12,7 @@ import typer
 
 from srtool.cli import console
 from srtool.cli.console import needing, say
-from srtool.cli.options import DeviceOption, FormatChoice, WithDefault
+from srtool.cli.options import DeviceOption, Format, FormatOption, WithDefault
 from srtool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ def run(
         ),
     ] = "",
     out: Annotated[Path | None, typer.Option(help="Folder, or .json file, for the result.")] = None,
-    form: Annotated[
-        FormatChoice, typer.Option("--format", help="Of the tables on standard output.")
-    ] = FormatChoice.text,
+    form: FormatOption = "text",
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON, not the table.")] = False,
 ) -> None:
     """Time engines and, in the same run and in turn, what people run otherwise.
@@ -135,9 +133,7 @@ def compare(
     tolerance: Annotated[
         float, typer.Option(min=0, max=1, help="Share of a speed that is no change.")
     ] = 0.03,
-    form: Annotated[
-        FormatChoice, typer.Option("--format", help="Of the table on standard output.")
-    ] = FormatChoice.text,
+    form: FormatOption = "text",
 ) -> None:
     """Say what became faster or slower beyond the noise; exit code 1 where something did worse."""
     with needing(EXTRAS):
@@ -194,13 +190,13 @@ def _target(out: Path, result: Bench) -> Path:
     return out / f"speed-{networks}-{result.machine.fingerprint}-{made}.json"
 
 
-def _print_bench(bench: Bench, form: FormatChoice) -> None:
+def _print_bench(bench: Bench, form: Format) -> None:
     """For each network its tables, and what was not run."""
     from srtool.benchmarks.report.timings import machine_line, network_line, speed_tables
     from srtool.benchmarks.speed.compare import BUSY
     from srtool.tables.writers import print_line
 
-    show = print_line if form is FormatChoice.text else say
+    show = print_line if form == "text" else say
     show(machine_line(bench))
     for measured in bench.networks:
         show(f"\n{network_line(measured)}\n")
@@ -218,7 +214,7 @@ def _say_not_run(measured: Measured) -> None:
         say(f"{measured.network}, not run: {name}: {why}")
 
 
-def _print_comparison(found: Comparison, form: FormatChoice) -> None:
+def _print_comparison(found: Comparison, form: Format) -> None:
     """A row per candidate and size with its verdict, and the regressions."""
     from srtool.benchmarks.report.timings import comparison_table
 

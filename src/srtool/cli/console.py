@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from srtool.cli.options import FormatChoice
+from srtool.cli.options import Format
 from srtool.errors import SrtoolError, UsageError
 
 if TYPE_CHECKING:
@@ -61,17 +61,17 @@ def answer(text: str) -> None:
     print(plain(text), flush=True)  # noqa: T201
 
 
-def print_tables(tables: Sequence[Table], form: FormatChoice = FormatChoice.text) -> None:
+def print_tables(tables: Sequence[Table], form: Format = "text") -> None:
     """Tables of a result, on the terminal or as text for a document."""
     from srtool.tables.writers import print_table, text_of
 
     for number, table in enumerate(tables):
         if number:
             answer("")
-        if form is FormatChoice.text:
+        if form == "text":
             print_table(table)
         else:
-            answer(text_of(table, form.value))
+            answer(text_of(table, form))
 
 
 @contextmanager

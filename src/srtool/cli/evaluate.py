@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from srtool.cli import console
 from srtool.cli.console import needing, say
 from srtool.cli.options import (
-    BackendChoice,
+    Backend,
     DeviceOption,
-    FormatChoice,
-    RunPrecisionChoice,
+    Format,
+    FormatOption,
+    RunPrecision,
     shard_from_text,
 )
 from srtool.errors import UsageError
@@ -24,18 +24,6 @@ from srtool.errors import UsageError
 if TYPE_CHECKING:
     from srtool.benchmarks.evaluate import Progress
     from srtool.benchmarks.verify import Verification
-
-
-class VerifyBackendChoice(str, Enum):
-    all = "all"
-    auto = "auto"
-    onnxruntime = "onnxruntime"
-    openvino = "openvino"
-
-
-class YRoundingChoice(str, Enum):
-    nearest = "nearest"
-    none = "none"
 
 
 def evaluate(
@@ -69,20 +57,19 @@ def evaluate(
         ),
     ] = None,
     y_rounding: Annotated[
-        YRoundingChoice, typer.Option(help="PSNR and SSIM on whole levels of Y, or unrounded.")
-    ] = YRoundingChoice.nearest,
-    backend: Annotated[BackendChoice, typer.Option(help="Of .onnx files.")] = BackendChoice.auto,
+        Literal["nearest", "none"],
+        typer.Option(help="PSNR and SSIM on whole levels of Y, or unrounded."),
+    ] = "nearest",
+    backend: Annotated[Backend, typer.Option(help="Of .onnx files.")] = "auto",
     precision: Annotated[
-        RunPrecisionChoice, typer.Option(help="Of .onnx files; auto is never below faithful.")
-    ] = RunPrecisionChoice.auto,
+        RunPrecision, typer.Option(help="Of .onnx files; auto is never below faithful.")
+    ] = "auto",
     device: DeviceOption = None,
     paper: Annotated[
         bool,
         typer.Option("--paper", help="Also what the paper printed, where it has the data set."),
     ] = False,
-    form: Annotated[
-        FormatChoice, typer.Option("--format", help="Of the table on standard output.")
-    ] = FormatChoice.text,
+    form: FormatOption = "text",
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON, not the table.")] = False,
 ) -> None:
     """Score engines on data sets: PI, PSNR, SSIM, NIQE, LPIPS."""
@@ -96,10 +83,10 @@ def evaluate(
         raise UsageError("--shard: needs --out, the folder that all parts share")
     config = evaluation.Config(
         names,
-        y_rounding.value,
+        y_rounding,
         shard=shard_from_text(shard) if shard else None,
-        backend=backend.value,
-        precision=precision.value,
+        backend=backend,
+        precision=precision,
         device=device,
     )
     try:
@@ -130,8 +117,9 @@ def verify(
         Path, typer.Option(help="HR images, or a folder with HR/ and optionally LRx4/.")
     ],
     backend: Annotated[
-        VerifyBackendChoice, typer.Option(help="auto: the one that `infer` would choose.")
-    ] = VerifyBackendChoice.all,
+        Literal["all", "auto", "onnxruntime", "openvino"],
+        typer.Option(help="auto: the one that `infer` would choose."),
+    ] = "all",
     device: DeviceOption = None,
     max_delta_psnr: Annotated[
         float, typer.Option(min=0, help="Gate: change of the mean PSNR-Y against HR, dB.")
@@ -148,9 +136,7 @@ def verify(
             help="Where fp16 fails: name what goes wrong and write NAME.mixed.onnx, which passes.",
         ),
     ] = False,
-    form: Annotated[
-        FormatChoice, typer.Option("--format", help="Of the table on standard output.")
-    ] = FormatChoice.text,
+    form: FormatOption = "text",
     json: Annotated[Path | None, typer.Option(help="Also write all figures to a file.")] = None,
 ) -> None:
     """Compare engines with PyTorch FP32 on real images, and certify those within the gates."""
@@ -165,7 +151,7 @@ def verify(
         max_relative_niqe=max_relative_niqe,
         min_psnr=min_psnr,
     )
-    config = verifying.Config(backend.value, gates, bisect, device=device)
+    config = verifying.Config(backend, gates, bisect, device=device)
     with evaluation_progress() as report:
         found = verifying.verify(model, engines, images, config, report)
     _print_verification(found, form)
@@ -192,7 +178,7 @@ def evaluation_progress() -> Iterator[Callable[[Progress], None]]:
         yield report
 
 
-def _print_verification(found: Verification, form: FormatChoice) -> None:
+def _print_verification(found: Verification, form: Format) -> None:
     """A row per engine and backend, and what bisection found."""
     from srtool.benchmarks.report.quality import verification_table
 

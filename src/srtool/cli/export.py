@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,30 +23,7 @@ if TYPE_CHECKING:
     from srtool.runtime.gpu.machine import Machine
 
 
-class PrecisionChoice(str, Enum):
-    auto = "auto"
-    fp32 = "fp32"
-    fp16 = "fp16"
-    both = "both"
-
-
-class IoChoice(str, Enum):
-    uint8 = "uint8"
-    float32 = "float32"
-
-
-class FlavourChoice(str, Enum):
-    auto = "auto"
-    none = "none"
-    tensorrt = "tensorrt"
-    rtx = "tensorrt-rtx"
-
-
-class PlatformChoice(str, Enum):
-    windows = "windows"
-
-
-_PLANS = "TensorRT plans"
+_plan_option = partial(typer.Option, rich_help_panel="TensorRT plans")
 
 
 def export(
@@ -59,12 +36,13 @@ def export(
         typer.Option("-o", "--out", help="The .onnx file (default: MODEL.onnx); x4.plan beside."),
     ] = None,
     precision: Annotated[
-        PrecisionChoice,
+        Literal["auto", "fp32", "fp16", "both"],
         typer.Option(help="auto: fp32, and for a plan what suits its GPU."),
-    ] = PrecisionChoice.auto,
+    ] = "auto",
     io: Annotated[
-        IoChoice, typer.Option(help="Pixels in and out: uint8 NHWC or float32 NCHW (0..1).")
-    ] = IoChoice.uint8,
+        Literal["uint8", "float32"],
+        typer.Option(help="Pixels in and out: uint8 NHWC or float32 NCHW (0..1)."),
+    ] = "uint8",
     images: Annotated[
         Path | None, typer.Option(help="HR photographs to certify with (default: shipped).")
     ] = None,
@@ -80,72 +58,50 @@ def export(
         bool, typer.Option("--force", help="Keep a file that fails; FP16 where it is slow.")
     ] = False,
     flavour: Annotated[
-        FlavourChoice,
-        typer.Option(
-            help="auto: a plan for this machine's GPU, or --gpu, by what is installed.",
-            rich_help_panel=_PLANS,
-        ),
-    ] = FlavourChoice.auto,
+        Literal["auto", "none", "tensorrt", "tensorrt-rtx"],
+        _plan_option(help="auto: a plan for this machine's GPU, or --gpu, by what is installed."),
+    ] = "auto",
     gpu: Annotated[
         list[str] | None,
-        typer.Option(
+        _plan_option(
             help='Which GPU the plan is for: local, sm75 .. sm121, "RTX 4090"; portable: all from '
-            "Ampere (TensorRT-RTX). May be repeated.",
-            rich_help_panel=_PLANS,
+            "Ampere (TensorRT-RTX). May be repeated."
         ),
     ] = None,
     shapes: Annotated[
         list[str] | None,
-        typer.Option(
+        _plan_option(
             help="MIN,OPT,MAX as HxW or BxHxW in input pixels; may be repeated. "
-            "(default: 4x256x256 alone, and 1x16x16,1x256x256,4x256x256)",
-            rich_help_panel=_PLANS,
+            "(default: 4x256x256 alone, and 1x16x16,1x256x256,4x256x256)"
         ),
     ] = None,
     workspace: Annotated[
-        int | None,
-        typer.Option(min=1, help="MiB of scratch memory for kernels.", rich_help_panel=_PLANS),
+        int | None, _plan_option(min=1, help="MiB of scratch memory for kernels.")
     ] = None,
     timing_cache: Annotated[
-        Path | None,
-        typer.Option(help="File that keeps what builds measured.", rich_help_panel=_PLANS),
+        Path | None, _plan_option(help="File that keeps what builds measured.")
     ] = None,
     opt_level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="Effort of the build.", rich_help_panel=_PLANS)
+        int | None, _plan_option(min=0, max=5, help="Effort of the build.")
     ] = None,
     tiling: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=3, help="Search for kernels that stay in the cache.", rich_help_panel=_PLANS
-        ),
+        int | None, _plan_option(min=0, max=3, help="Search for kernels that stay in the cache.")
     ] = None,
     aux_streams: Annotated[
-        int | None,
-        typer.Option(min=0, help="Streams that a network may spread over.", rich_help_panel=_PLANS),
+        int | None, _plan_option(min=0, help="Streams that a network may spread over.")
     ] = None,
     system: Annotated[
-        PlatformChoice | None,
-        typer.Option("--platform", help="Build for it on Linux.", rich_help_panel=_PLANS),
+        Literal["windows"] | None, _plan_option("--platform", help="Build for it on Linux.")
     ] = None,
     version_compatible: Annotated[
-        bool,
-        typer.Option(
-            "--version-compatible", help="Run on later TensorRT too.", rich_help_panel=_PLANS
-        ),
+        bool, _plan_option("--version-compatible", help="Run on later TensorRT too.")
     ] = False,
     hardware_compatible: Annotated[
-        bool,
-        typer.Option(
-            "--hardware-compatible", help="Run on all GPUs from Ampere.", rich_help_panel=_PLANS
-        ),
+        bool, _plan_option("--hardware-compatible", help="Run on all GPUs from Ampere.")
     ] = False,
     strip_weights: Annotated[
         bool,
-        typer.Option(
-            "--strip-weights",
-            help="Leave the weights out, for `srtool engine refit`.",
-            rich_help_panel=_PLANS,
-        ),
+        _plan_option("--strip-weights", help="Leave the weights out, for `srtool engine refit`."),
     ] = False,
 ) -> None:
     """Write ONNX files, and a TensorRT plan, that compute what the PyTorch network computes."""
@@ -159,7 +115,7 @@ def export(
     from srtool.runtime.gpu.machine import this_machine
 
     options = PlanOptions(
-        flavour=flavour.value,
+        flavour=flavour,
         gpu=tuple(gpu or ()),
         shapes=tuple(shapes or ()),
         timing_cache=timing_cache,
@@ -167,7 +123,7 @@ def export(
         opt_level=opt_level,
         tiling=tiling,
         aux_streams=aux_streams,
-        platform=system.value if system else "",
+        platform=system or "",
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
         strip_weights=strip_weights,
@@ -176,10 +132,10 @@ def export(
     recipe = recipe_from_options(options, here, say)
     how = BuildOptions(timing_cache, force=force, say=say)
     foreign = model.suffix == ".onnx"
-    if foreign and not _is_foreign(model, out, precision.value, recipe):
+    if foreign and not _is_foreign(model, out, precision, recipe):
         if recipe is None:
             raise UsageError(f"{model}: is exported already; --gpu sm89 builds a plan of it")
-        _check_onnx(model, precision.value)
+        _check_onnx(model, precision)
         target = _named(out or model.with_suffix(".plan"), ".plan")
         _build(model, target, recipe, here, how)
         return
@@ -187,7 +143,7 @@ def export(
     target = _named(out or beside, ".onnx")
     told: list[str] = []
     chosen = precision_from_recipe(
-        precision.value, recipe, here, timing_cache is not None, force, told.append
+        precision, recipe, here, timing_cache is not None, force, told.append
     )
     for line in told:
         say(f"--precision auto: {line}")
@@ -200,7 +156,7 @@ def export(
         from srtool.networks.loading import load_network
         from srtool.networks.spandrel import UnknownNetworkError
 
-    auto = precision.value == "auto"
+    auto = precision == "auto"
     try:
         loaded = None if foreign else load_network(model, _own(network, args))
     except UnknownNetworkError as error:
@@ -212,7 +168,7 @@ def export(
     with console.status(title) as report:
 
         def write(files: Literal["fp32", "fp16", "both"]) -> list[onnx.Written]:
-            config = onnx.ExportConfig(files, io.value, images, force, device)
+            config = onnx.ExportConfig(files, io, images, force, device)
             if loaded is None:
                 return onnx.export_onnx(model, target, config, report)
             return onnx.export(loaded, target, config, report)

@@ -6,27 +6,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from srtool.cli import console
 from srtool.cli.console import needing, say
-from srtool.cli.options import BackendChoice, DeviceOption, RunPrecisionChoice, shard_from_text
+from srtool.cli.options import Backend, DeviceOption, RunPrecision, shard_from_text
 from srtool.errors import UsageError
 
 PIPE = "-"
-
-
-class FormatChoice(str, Enum):
-    png = "png"
-    jpg = "jpg"
-    webp = "webp"
-    tif = "tif"
-    avif = "avif"
 
 
 def names_from(incomplete: str) -> list[str]:
@@ -55,10 +46,10 @@ def infer(
     out: Annotated[
         str, typer.Option("-o", "--out", help="Output folder or URL, or file for a single input.")
     ] = "upscaled",
-    backend: Annotated[BackendChoice, typer.Option()] = BackendChoice.auto,
+    backend: Annotated[Backend, typer.Option()] = "auto",
     precision: Annotated[
-        RunPrecisionChoice, typer.Option(help="auto never goes below faithful.")
-    ] = RunPrecisionChoice.auto,
+        RunPrecision, typer.Option(help="auto never goes below faithful.")
+    ] = "auto",
     fallback: Annotated[
         str | None,
         typer.Option(
@@ -99,7 +90,8 @@ def infer(
     ] = None,
     suffix: Annotated[str, typer.Option(help="Added to each file's name.")] = "",
     format: Annotated[
-        FormatChoice | None, typer.Option(help="Output format (default: the input's own).")
+        Literal["png", "jpg", "webp", "tif", "avif"] | None,
+        typer.Option(help="Output format (default: the input's own)."),
     ] = None,
     quality: Annotated[
         int | None, typer.Option(min=1, max=100, help="Of JPEG, WebP and AVIF.")
@@ -161,8 +153,7 @@ def infer(
     if not named:
         raise UsageError("nothing is named to upscale; expected files, folders or patterns")
     options = Options(tile, halo, depth, quality, overwrite, max_pixels, size)
-    work = Work(backend.value, precision.value, fallback, threads, device, options)
-    ending = format.value if format else None
+    work = Work(backend, precision, fallback, threads, device, options)
     if watch:
         _check_watched(named, status or dry_run)
     if cluster or any(map(is_url, (*named, out, engine or ""))):
@@ -179,7 +170,7 @@ def infer(
             raise UsageError("a cluster gives its workers their GPUs", parameter="device")
         pool = Cluster(cluster, workers, threads or 1, gpus_per_worker) if cluster else None
         with needing("cloud"):
-            there = items_from_inputs(named, out, suffix, ending, part)
+            there = items_from_inputs(named, out, suffix, format, part)
         if status:
             runs.print_status(status_of_asked(there))
         else:
@@ -189,9 +180,9 @@ def infer(
     if named == [PIPE]:
         if as_json or status or dry_run:
             raise UsageError("the image goes to standard output, which nothing else can use")
-        found = Inputs([Job(*feeding.enter_context(_piped(ending)))])
+        found = Inputs([Job(*feeding.enter_context(_piped(format)))])
     else:
-        look = partial(jobs_from_inputs, named, Path(out), suffix, ending, part, watching=watch)
+        look = partial(jobs_from_inputs, named, Path(out), suffix, format, part, watching=watch)
         found = look()
     jobs = found.jobs
     index = Index(found.folder, part) if found.folder else None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -13,6 +12,12 @@ from srtool.errors import UsageError
 if TYPE_CHECKING:
     from srtool.runtime.index import Shard
 
+Backend = Literal[
+    "auto", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch"
+]
+RunPrecision = Literal["auto", "fp32", "bf16"]
+Format = Literal["text", "md", "latex", "html"]
+
 DeviceOption = Annotated[
     int | None,
     typer.Option(
@@ -20,27 +25,7 @@ DeviceOption = Annotated[
     ),
 ]
 
-
-class BackendChoice(str, Enum):
-    auto = "auto"
-    onnxruntime = "onnxruntime"
-    onnxruntime_cuda = "onnxruntime-cuda"
-    onnxruntime_tensorrt = "onnxruntime-tensorrt"
-    openvino = "openvino"
-    torch = "torch"
-
-
-class RunPrecisionChoice(str, Enum):
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class FormatChoice(str, Enum):
-    text = "text"
-    md = "md"
-    latex = "latex"
-    html = "html"
+FormatOption = Annotated[Format, typer.Option("--format", help="Of the tables on standard output.")]
 
 
 class WithDefault(TyperGroup):

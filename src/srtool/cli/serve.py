@@ -11,7 +11,7 @@ import typer
 
 from srtool.cli import console
 from srtool.cli.console import needing
-from srtool.cli.options import BackendChoice, DeviceOption
+from srtool.cli.options import Backend, DeviceOption
 from srtool.errors import UsageError
 
 
@@ -30,7 +30,7 @@ def serve(
     token: Annotated[
         str | None, typer.Option(help="What callers must know.", envvar="SRTOOL_TOKEN")
     ] = None,
-    backend: Annotated[BackendChoice, typer.Option()] = BackendChoice.auto,
+    backend: Annotated[Backend, typer.Option()] = "auto",
     device: DeviceOption = None,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of one picture.")] = 64,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of one picture.")] = 50,
@@ -61,7 +61,7 @@ def serve(
             if path.stem in engines:
                 raise UsageError(f"{path}: another engine is called {path.stem} as well")
             name = path.stem
-            opened = stack.enter_context(open_engine(path, backend.value, device=device))
+            opened = stack.enter_context(open_engine(path, backend, device=device))
             engines[name] = opened
             console.say(f"{name}: {opened.path} on {opened.backend} ({opened.reason})")
             if opened.uncertified_reason:
