@@ -199,7 +199,7 @@ def infer(
         if not dry_run:
             check_writable(jobs, found.folder)
         runs.introduce(opened, require_certified)
-        run = runs.FolderRun(opened, work, index)
+        run = runs.FolderRun(opened, options, index)
         if dry_run:
             run.foretell(jobs, as_json)
             return

@@ -31,6 +31,7 @@ from srtool.runtime.index import Index, Status
 from srtool.runtime.inputs import Inputs, Job
 from srtool.runtime.opening import open_engine
 from srtool.runtime.tiling import check_tile
+from srtool.runtime.upscaling import Options
 from srtool.runtime.watching import arriving
 
 LOG_EVERY = 30.0  # seconds
@@ -74,16 +75,15 @@ class FolderRun:
     is one."""
 
     engine: Engine
-    work: Work
+    options: Options
     index: Index | None
     summary: Summary = field(default_factory=Summary)
 
     def upscale(self, jobs: list[Job], named: bool = False) -> None:
         """Upscale them with a progress bar. named: each one is told of when it is done."""
         with Progress(len(jobs)) as shown:
-            options = self.work.options
             events = upscale_images(
-                jobs, self.engine, options, self.summary, self.index, shown.on_tile
+                jobs, self.engine, self.options, self.summary, self.index, shown.on_tile
             )
             with closing(events):
                 for event in events:
@@ -102,21 +102,21 @@ class FolderRun:
 
     def say_what_it_takes(self, jobs: list[Job]) -> None:
         """A line before a long run."""
-        step, options = max(1, len(jobs) // LOOKED_AT), self.work.options
-        looked_at = list(outlook(jobs[::step], self.engine, options, self.index))
-        found = forecast(looked_at, len(jobs), self.engine, options, always=False)
+        step = max(1, len(jobs) // LOOKED_AT)
+        looked_at = list(outlook(jobs[::step], self.engine, self.options, self.index))
+        found = forecast(looked_at, len(jobs), self.engine, self.options, always=False)
         if found:
             say(f"{'about ' if step > 1 else ''}{_line(found)}")
 
     def foretell(self, jobs: list[Job], as_json: bool) -> None:
         """Print what would become of each picture, and what the run would take; ends the command
         with 1 where not all would be done."""
-        looked_at, options = [], self.work.options
-        for each in outlook(jobs, self.engine, options, self.index):
+        looked_at = []
+        for each in outlook(jobs, self.engine, self.options, self.index):
             looked_at.append(each)
             if not as_json:
                 answer(_line_of(each))
-        found = forecast(looked_at, len(jobs), self.engine, options, always=True)
+        found = forecast(looked_at, len(jobs), self.engine, self.options, always=True)
         assert found is not None
         kinds = [each.event.kind for each in looked_at if each.event]
         counts = {kind: kinds.count(kind) for kind in ("skipped", "other", "failed")}

@@ -24,8 +24,8 @@ SAVE_EVERY = 60.0  # seconds between two copies of the index in the store
 
 
 class Record:
-    """The index of the results, which lies in the store where they do: a copy of it below
-    `scratch` is kept, and sent there now and then and at the end of a `with` block."""
+    """The index of the results. Where these lie in a store it does so too: a copy below `scratch`
+    is kept up to date, and sent there now and then and at the end of a `with` block."""
 
     def __init__(self, asked: Asked, scratch: Path, shard: Shard | None = None) -> None:
         folder = scratch / "out" if asked.results else Path(asked.out)
