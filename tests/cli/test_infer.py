@@ -226,6 +226,66 @@ def test_what_is_neither_watched_nor_foretold(run: Run, images: Path, arguments:
     assert sorted(path.name for path in Path().iterdir()) == ["engine", "in"]
 
 
+# What is asked of an engine, wherever the pictures lie
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """An upscaler of another tool, nearest neighbour, with its image in the second of two
+    outputs."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    scales = numpy_helper.from_array(np.asarray([1, 1, 4, 4], np.float32), "scales")
+    nodes = [
+        helper.make_node("Resize", ["x", "", "scales"], ["image"], mode="nearest"),
+        helper.make_node("ReduceMean", ["x"], ["mean"], keepdims=1),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (
+            ("x", [1, 3, "h", "w"]),
+            ("mean", [1, 1, 1, 1]),
+            ("image", [1, 3, "H", "W"]),
+        )
+    ]
+    graph = helper.make_graph(nodes, "nearest", values[:1], values[1:], [scales])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "foreign.onnx")
+    return tmp_path / "foreign.onnx"
+
+
+@pytest.mark.parametrize("place", ["", "file://"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--output", "lost"], "has no output lost"),
+        (["--range", "7"], "expected 1 or 255"),
+        (["--require-certified"], "is not certified"),
+        (["--tile", "20", "--halo", "10"], "nothing left"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_is_asked_of_an_engine_counts_everywhere(
+    run: Run, images: Path, foreign: Path, place: str, options: list[str], words: str
+) -> None:
+    source, out = (f"{place}{Path(name).resolve()}" for name in ("in", "out"))
+    command = ("infer", source, "-o", out, "--engine", foreign, "--backend", "onnxruntime")
+    refused = run(*command, *options)
+    assert refused.code == 2
+    assert words in refused.complaint
+    assert not list(Path().glob("out/*.png"))
+    result = run(*command, "--output", "image", "--range", "1")
+    assert result.code == 0
+    assert sum("is not certified" in line for line in result.lines) == 1
+    assert len(list(Path("out").glob("*.png"))) == 6
+
+
+def test_what_is_for_a_cluster_needs_one(run: Run, images: Path) -> None:
+    for option in (["--workers", "2"], ["--gpus-per-worker", "0.5"]):
+        assert "--cluster" in run("infer", "in", *option).complaint
+
+
 # Names in a list, and a pipe
 
 

@@ -20,6 +20,7 @@ from srtool.cluster.connection import Cluster, connected
 from srtool.cluster.items import Item
 from srtool.cluster.pool import BATCH_BYTES, BATCH_FILES, batches_of
 from srtool.errors import UsageError
+from srtool.manifest import sidecar
 
 # Ray warns of its own ways
 pytestmark = [
@@ -130,6 +131,22 @@ def test_the_bytes_are_those_of_a_plain_run(
     again = infer(photographs, tmp_path / "there", "--json")
     assert '"skipped": 9' in again.out
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_not_certified_is_named_once_or_refused(
+    infer: Callable[..., Any], compact_engine: Path, photographs: Path, tmp_path: Path
+) -> None:
+    sidecar(compact_engine).unlink()
+    engine = ("--engine", str(compact_engine), "--backend", "onnxruntime")
+    refused = infer(photographs, tmp_path / "out", *engine, "--require-certified")
+    assert refused.code == 2
+    assert "is not certified" in refused.complaint
+    assert files_in(tmp_path / "out") == {}
+    result = infer(photographs, tmp_path / "out", *engine)
+    assert result.code == 0
+    assert len(files_in(tmp_path / "out")) == 9
+    assert 1 <= sum("is not certified" in line for line in result.lines) <= 2
 
 
 @pytest.mark.slow

@@ -153,9 +153,27 @@ def infer(
     if not named:
         raise UsageError("nothing is named to upscale; expected files, folders or patterns")
     options = Options(tile, halo, depth, quality, overwrite, max_pixels, size)
-    work = Work(backend, precision, fallback, threads, device, options)
+    if range_ not in (None, 1, 255):
+        raise UsageError(f"{range_}: expected 1 or 255", parameter="range", found=str(range_))
+    told = Foreign(None if range_ is None else 255 if range_ == 255 else 1, output)
+    work = Work(
+        backend,
+        precision,
+        fallback,
+        threads,
+        device,
+        options,
+        foreign=told,
+        require_certified=require_certified,
+    )
     if watch:
         _check_watched(named, status or dry_run)
+    if not cluster and (workers or gpus_per_worker):
+        raise UsageError(
+            "workers are of a cluster, and none is named",
+            parameter="workers" if workers else "gpus_per_worker",
+            remedy={"cluster": "local"},
+        )
     if cluster or any(map(is_url, (*named, out, engine or ""))):
         from srtool.cluster.connection import Cluster
         from srtool.cluster.items import items_from_inputs
@@ -174,7 +192,7 @@ def infer(
         if status:
             runs.print_status(status_of_asked(there))
         else:
-            runs.upscale_elsewhere(there, engine, work, pool, require_certified, as_json)
+            runs.upscale_elsewhere(there, engine, work, pool, as_json)
         return
     feeding = ExitStack()
     if named == [PIPE]:
@@ -192,13 +210,10 @@ def infer(
         return
     for note in () if watch else found.notes:
         say(note)
-    if range_ not in (None, 1, 255):
-        raise UsageError(f"{range_}: expected 1 or 255", parameter="range", found=str(range_))
-    told = Foreign(None if range_ is None else 255 if range_ == 255 else 1, output)
-    with feeding, runs.opened_engine(engine, work, told) as opened:
+    with feeding, work.open(engine) as opened:
         if not dry_run:
             check_writable(jobs, found.folder)
-        runs.introduce(opened, require_certified)
+        runs.introduce(opened)
         run = runs.FolderRun(opened, options, index)
         if dry_run:
             run.foretell(jobs, as_json)

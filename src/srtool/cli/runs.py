@@ -17,20 +17,16 @@ from srtool.cli import console
 from srtool.cli.console import answer, complain, line_of, needing, say
 from srtool.cluster.connection import Cluster
 from srtool.cluster.items import Asked
-from srtool.cluster.pool import Work, fetched_engine
+from srtool.cluster.pool import Work, doubt, fetched_engine
 from srtool.cluster.run import upscale_by_many, upscale_stored
 from srtool.cluster.storage import is_url
-from srtool.errors import EngineError
 from srtool.models import engine_path
 from srtool.runtime.engine import Engine
 from srtool.runtime.events import Event, Summary
 from srtool.runtime.folder import upscale_images
 from srtool.runtime.forecast import LOOKED_AT, Forecast, Outlook, forecast, outlook
-from srtool.runtime.foreign import NOTHING_KNOWN, Foreign
 from srtool.runtime.index import Index, Status
 from srtool.runtime.inputs import Inputs, Job
-from srtool.runtime.opening import open_engine
-from srtool.runtime.tiling import check_tile
 from srtool.runtime.upscaling import Options
 from srtool.runtime.watching import arriving
 
@@ -38,34 +34,10 @@ LOG_EVERY = 30.0  # seconds
 SHOWN = 5  # lines of a kind
 
 
-@contextmanager
-def opened_engine(
-    name: str | Path | None, work: Work, foreign: Foreign = NOTHING_KNOWN
-) -> Iterator[Engine]:
-    """An engine that runs as was asked for. UsageError where the tile does not fit it."""
-    with open_engine(
-        name,
-        work.backend,
-        work.precision,
-        fallback=work.fallback,
-        threads=work.threads,
-        device=work.device,
-        foreign=foreign,
-    ) as engine:
-        tile, halo = work.options.tile, work.options.halo
-        if tile is not None:
-            engine.use_tile(tile)
-        check_tile(tile or min(engine.tile), engine.facts.halo if halo is None else halo)
-        yield engine
-
-
-def introduce(engine: Engine, require_certified: bool) -> None:
-    """Say what runs, and whether it is certified; EngineError where it is not and has to be."""
+def introduce(engine: Engine) -> None:
+    """Say what runs, and where it is not certified, why."""
     say(f"{engine.path} on {engine.backend} ({engine.reason})")
-    if engine.uncertified_reason:
-        line = f"{engine.path}: is not certified: {engine.uncertified_reason}"
-        if require_certified:
-            raise EngineError(line, path=engine.path)
+    if line := doubt(engine):
         complain(line)
 
 
@@ -134,7 +106,6 @@ def upscale_elsewhere(
     engine: str | None,
     work: Work,
     cluster: Cluster | None,
-    require_certified: bool,
     as_json: bool,
 ) -> None:
     """Upscale what lies in object storage, or, where there is a cluster, on its machines. Ends the
@@ -146,8 +117,8 @@ def upscale_elsewhere(
     with ExitStack() as stack:
         events: Generator[Event, None, None]
         if cluster is None:
-            opened = stack.enter_context(opened_engine(path, work))
-            introduce(opened, require_certified)
+            opened = stack.enter_context(work.open(path))
+            introduce(opened)
             events, where = upscale_stored(asked, opened, work, summary), str(opened.backend)
         else:
             stack.enter_context(needing("ray"))

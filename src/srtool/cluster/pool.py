@@ -14,6 +14,7 @@ import hashlib
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,12 +24,15 @@ from srtool.cluster.connection import Cluster
 from srtool.cluster.items import Item
 from srtool.cluster.staging import Stage, Stages, upscale_staged
 from srtool.cluster.storage import open_folder
-from srtool.errors import EngineError, ImageError, UsageError
+from srtool.errors import EngineError, ImageError, SrtoolError, UsageError
 from srtool.files import whole_file
+from srtool.runtime.engine import Engine
 from srtool.runtime.engine_files import engine_files, read_beside
 from srtool.runtime.events import Event
+from srtool.runtime.foreign import NOTHING_KNOWN, Foreign
 from srtool.runtime.opening import open_engine
 from srtool.runtime.session import BackendName, PrecisionName
+from srtool.runtime.tiling import check_tile
 from srtool.runtime.upscaling import Options
 from srtool.version import __version__
 
@@ -43,7 +47,8 @@ BATCH_BYTES = 32_000_000  # of files; a larger picture is a batch of its own
 class Work:
     """What each worker does: how engines are opened and used. sources, results: URLs of stored
     folders, empty for paths that every machine sees. device: number of the GPU, where no cluster
-    gives workers theirs."""
+    gives workers theirs. foreign: see `open_engine`. require_certified: whether an engine that is
+    not is refused."""
 
     backend: BackendName = "auto"
     precision: PrecisionName = "auto"
@@ -53,6 +58,38 @@ class Work:
     options: Options = field(default_factory=Options)
     sources: str = ""
     results: str = ""
+    foreign: Foreign = NOTHING_KNOWN
+    require_certified: bool = False
+
+    def open(self, name: str | Path | None) -> Engine:
+        """An engine that runs as was asked for; None for the one that ships. UsageError where the
+        tile does not fit it, EngineError where it has to be certified and is not."""
+        with ExitStack() as stack:
+            engine = stack.enter_context(
+                open_engine(
+                    name,
+                    self.backend,
+                    self.precision,
+                    fallback=self.fallback,
+                    threads=self.threads,
+                    device=self.device,
+                    foreign=self.foreign,
+                )
+            )
+            tile, halo = self.options.tile, self.options.halo
+            if tile is not None:
+                engine.use_tile(tile)
+            check_tile(tile or min(engine.tile), engine.facts.halo if halo is None else halo)
+            if self.require_certified and engine.uncertified_reason:
+                raise EngineError(doubt(engine), path=engine.path)
+            stack.pop_all()
+        return engine
+
+
+def doubt(engine: Engine) -> str:
+    """A line that says why an engine is not certified, empty where it is."""
+    reason = engine.uncertified_reason
+    return f"{engine.path}: is not certified: {reason}" if reason else ""
 
 
 @dataclass(frozen=True)
@@ -110,27 +147,29 @@ def _package(main: str, read: Callable[[str], bytes | None], where: str) -> Pack
 
 
 class Worker:
-    """An actor: the engine is opened once."""
+    """An actor: the engine is opened once. Where it cannot be, each batch hears why: of what is
+    raised while an actor starts, Ray prints a traceback."""
 
     def __init__(self, engine: tuple[str, str, Any], work: Work, version: str) -> None:
         """engine: its name, its digest, a reference to its package. version: of who asks."""
+        self._work, self._refusal = work, ""
+        try:
+            self._open(engine, version)
+        except SrtoolError as error:
+            self._refusal = str(error)
+
+    def _open(self, engine: tuple[str, str, Any], version: str) -> None:
         import ray
 
         if version != __version__:
-            raise UsageError(
+            raise EngineError(
                 f"this machine of the cluster has srtool {__version__}, expected {version}",
                 found=__version__,
                 expected=version,
             )
-        name, digest, reference = engine
-        self._work = work
-        self._engine = open_engine(
-            unpack(name, digest, lambda: ray.get(reference)),
-            work.backend,
-            work.precision,
-            fallback=work.fallback,
-            threads=work.threads,
-        )
+        (name, digest, reference), work = engine, self._work
+        self._engine = work.open(unpack(name, digest, lambda: ray.get(reference)))
+        self._untold = doubt(self._engine)
         self._scratch = tempfile.TemporaryDirectory(prefix="srtool-")
         top = Path(self._scratch.name)
         self._stages = Stages(
@@ -144,15 +183,30 @@ class Worker:
         return {"happened": [list(self._happened(items)) for items in rows]}
 
     def _happened(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+        if self._refusal:
+            yield _row(items[0], _REFUSED, self._refusal)
+            return
+        if self._untold:
+            yield _row(items[0], "note", self._untold)
+            self._untold = ""
         numbers = {self._stages.job(item): number for number, item in enumerate(items)}
         for event in upscale_staged(numbers, self._engine, self._work.options, self._stages):
-            yield {
-                "item": asdict(items[numbers[event.job]]),
-                "kind": event.kind,
-                "message": event.message,
-                "pixels_in": event.pixels_in,
-                "pixels_out": event.pixels_out,
-            }
+            pixels = event.pixels_in, event.pixels_out
+            yield _row(items[numbers[event.job]], event.kind, event.message, *pixels)
+
+
+_REFUSED = "refused"  # beside the kinds of events
+
+
+def _row(item: Item, kind: str, message: str, read: int = 0, made: int = 0) -> dict[str, Any]:
+    """What happened to an item, on its way to `_told`. read, made: pixels."""
+    return {
+        "item": asdict(item),
+        "kind": kind,
+        "message": message,
+        "pixels_in": read,
+        "pixels_out": made,
+    }
 
 
 def upscale_on_cluster(
@@ -230,13 +284,17 @@ def _through(
             max_restarts=-1,
             max_task_retries=TRIES - 1,
         )
-    rounds = iter(results.iter_batches(batch_size=None, prefetch_batches=0))
-    while (result := _got(lambda: next(rounds, None))) is not None:
-        for row in result["happened"]:
-            yield [_told(found) for found in row]
+    rounds: Any = iter(results.iter_batches(batch_size=None, prefetch_batches=0))
+    with closing(rounds):  # before Ray is left: what ends later prints a traceback
+        while (result := _got(lambda: next(rounds, None))) is not None:
+            for row in result["happened"]:
+                yield [_told(found) for found in row]
 
 
 def _told(found: dict[str, Any]) -> tuple[Item, Event]:
+    """EngineError where a worker could not open its engine."""
+    if found["kind"] == _REFUSED:
+        raise EngineError(found["message"])
     item = Item(**found.pop("item"))
     error = ImageError(found["message"]) if found["kind"] == "failed" else None
     return item, Event(job=Stages().job(item), error=error, **found)

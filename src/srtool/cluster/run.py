@@ -117,8 +117,12 @@ def upscale_by_many(
             origin = Origin(engine, manifest.model.weights_sha256 if manifest else "", work.options)
             wanted, overwrite = list[Item](), work.options.overwrite
             yield from _passed_over(asked, origin, record, overwrite, wanted, summary)
+            notes: set[str] = set()  # several workers may have the same to say
             with connected(cluster):
                 for item, event in upscale_on_cluster(wanted, package, work, cluster):
+                    if event.kind == "note" and event.message in notes:
+                        continue
+                    notes.add(event.message)
                     _count(event, summary)
                     if event.kind == "done":
                         record.index.add(origin.entry(record.key(item)))
