@@ -73,8 +73,7 @@ def whole_files(paths: Sequence[Path]) -> Iterator[dict[Path, Path]]:
         names = {temporary.name: path.name for path, temporary in made.items()}
         journal = folder / f".srtool-{secrets.token_hex(6)}{_JOURNAL}"
         left.callback(_finish, journal)  # an interrupt between here and the end finds it there
-        with whole_file(journal) as draft:
-            draft.write_text(json.dumps(names), encoding="utf-8")
+        write_whole(journal, json.dumps(names))
 
 
 def settle(folder: Path) -> None:
@@ -177,6 +176,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """A text in UTF-8, or bytes, as `whole_file`."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _temporary(path: Path) -> Path:

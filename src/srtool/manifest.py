@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from srtool.errors import ChangedFileError, EngineError
-from srtool.files import settle, sha256, whole_file
+from srtool.files import settle, sha256, write_whole
 from srtool.parity import Fidelity, Strict
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
@@ -212,8 +212,7 @@ def sidecar(engine: Path) -> Path:
 
 
 def write_manifest(engine: Path, manifest: Manifest) -> None:
-    with whole_file(sidecar(engine)) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_whole(sidecar(engine), manifest.model_dump_json(indent=2) + "\n")
 
 
 def read_manifest(engine: Path) -> Manifest | None:

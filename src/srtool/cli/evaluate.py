@@ -142,7 +142,7 @@ def verify(
     """Compare engines with PyTorch FP32 on real images, and certify those within the gates."""
     with needing("bench,export,cpu"):
         from srtool.benchmarks import verify as verifying
-    from srtool.files import whole_file
+    from srtool.files import write_whole
     from srtool.parity import Gates
 
     gates = Gates(
@@ -156,8 +156,7 @@ def verify(
         found = verifying.verify(model, engines, images, config, report)
     _print_verification(found, form)
     if json:
-        with whole_file(json) as temporary:
-            temporary.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_whole(json, found.model_dump_json(indent=1) + "\n")
     if not found.passed:
         raise typer.Exit(1)
 

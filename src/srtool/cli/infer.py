@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from srtool.cli import console
 from srtool.cli.console import needing, say
 from srtool.cli.options import Backend, DeviceOption, RunPrecision, shard_from_text
 from srtool.errors import UsageError
+from srtool.images.formats import Written
 
 PIPE = "-"
 
@@ -90,7 +91,7 @@ def infer(
     ] = None,
     suffix: Annotated[str, typer.Option(help="Added to each file's name.")] = "",
     format: Annotated[
-        Literal["png", "jpg", "webp", "tif", "avif"] | None,
+        Written | None,
         typer.Option(help="Output format (default: the input's own)."),
     ] = None,
     quality: Annotated[

@@ -25,7 +25,7 @@ from srtool.cluster.items import Item
 from srtool.cluster.staging import Stage, Stages, upscale_staged
 from srtool.cluster.storage import open_folder
 from srtool.errors import EngineError, ImageError, SrtoolError, UsageError
-from srtool.files import whole_file
+from srtool.files import write_whole
 from srtool.runtime.engine import Engine
 from srtool.runtime.engine_files import engine_files, read_beside
 from srtool.runtime.events import Event
@@ -114,8 +114,7 @@ def unpack(main: str, digest: str, package: Callable[[], Package]) -> Path:
     complete = folder / ".complete"  # written last
     if not complete.is_file():
         for name, content in package().files.items():
-            with whole_file(folder / name) as temporary:
-                temporary.write_bytes(content)
+            write_whole(folder / name, content)
         complete.touch()
     return folder / main
 

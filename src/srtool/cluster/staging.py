@@ -17,7 +17,7 @@ from pathlib import Path
 from srtool.cluster.items import Item
 from srtool.cluster.storage import Folder
 from srtool.errors import ImageError, StorageError
-from srtool.files import whole_file
+from srtool.files import write_whole
 from srtool.runtime.engine import Engine
 from srtool.runtime.events import Event, Summary
 from srtool.runtime.folder import upscale_images
@@ -125,8 +125,7 @@ def _fetched(
 
 def _fetch(job: Job, stage: Stage) -> None:
     data = stage.stored.read(stage.name(job.source))
-    with whole_file(job.source) as temporary:
-        temporary.write_bytes(data)
+    write_whole(job.source, data)
 
 
 def _send(job: Job, stage: Stage) -> None:

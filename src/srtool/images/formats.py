@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 # Suffix -> format, of all that are read. Nothing else is ever handed to a decoder: no SVG, no
 # PDF, no text.
 FORMATS = {
@@ -35,6 +37,10 @@ WRITABLE = frozenset(
     for suffix, format in FORMATS.items()
     if format in ("PNG", "JPEG", "WebP", "TIFF", "AVIF") and suffix != ".apng"
 )
+
+# By which name one of these is asked for
+Written = Literal["png", "jpg", "webp", "tif", "avif"]
+WRITTEN: tuple[Written, ...] = get_args(Written)
 
 # Pixels a side, and of all that an encoder holds at a time where it holds the whole picture
 LARGEST_SIDE = {"JPEG": 65500, "WebP": 16383, "AVIF": 16384}

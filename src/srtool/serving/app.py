@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from srtool.errors import SrtoolError
-from srtool.images.formats import HEAD, suffix_of
+from srtool.images.formats import HEAD, Written, suffix_of
 from srtool.images.picture import Size
 from srtool.runtime.engine import Engine
 from srtool.runtime.upscaling import Options
@@ -39,7 +39,6 @@ from srtool.serving.transfer import (
 from srtool.version import __version__
 
 PAGE = Path(__file__).parent / "page"
-Format = Literal["png", "jpg", "webp", "tif", "avif"]
 
 
 class Model(BaseModel):
@@ -67,7 +66,7 @@ class Parameters(BaseModel, extra="forbid"):
     """What is to be done with a picture."""
 
     engine: str | None = Field(None, description="A network's name. Default: the first.")
-    format: Format | None = Field(None, description="Default: the picture's own.")
+    format: Written | None = Field(None, description="Default: the picture's own.")
     quality: int | None = Field(None, ge=1, le=100, description="Of JPEG, WebP and AVIF.")
     depth: int | None = Field(None, ge=8, le=8, description="8: never more than 8 bits.")
     name: str = Field("picture", max_length=255, description="What messages call it.")

@@ -240,6 +240,6 @@ def test_an_interrupt_leaves_no_file(
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(page.Path, "write_text", interrupted)
+    monkeypatch.setattr(page.Path, "write_bytes", interrupted)
     assert run("report", bench_file, "-o", "r.html").code == 130
     assert list(Path().glob("*.html")) + list(Path().glob(".srtool*")) == []

@@ -25,7 +25,7 @@ from srtool.benchmarks.report.sources import Sources
 from srtool.benchmarks.report.summary import answers, not_run, origins
 from srtool.benchmarks.report.timings import fastest_table, network_line, speed_tables
 from srtool.errors import DataError
-from srtool.files import whole_file, writing
+from srtool.files import write_whole, writing
 from srtool.tables.table import date_text, figure, fixed
 from srtool.tables.writers import html
 from srtool.version import __version__
@@ -85,8 +85,8 @@ def page_from_sources(sources: Sources, pictures: Sequence[Picture], made: str) 
 
 def write_page(path: Path, page: Page) -> int:
     """Write the file, whole or not at all; its size, bytes. DataError where it cannot be."""
-    with writing(path, DataError, "name another file", "out"), whole_file(path) as temporary:
-        temporary.write_text(page.html, encoding="utf-8")
+    with writing(path, DataError, "name another file", "out"):
+        write_whole(path, page.html)
     return path.stat().st_size
 
 

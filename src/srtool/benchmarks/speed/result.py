@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError, computed_field
 
 from srtool.errors import DataError
-from srtool.files import whole_file
+from srtool.files import write_whole
 from srtool.parity import Strict
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -309,5 +309,4 @@ def result_from_file(path: Path, model: type[Model], command: str) -> Model:
 
 
 def write_bench(path: Path, bench: Bench) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(bench.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_whole(path, bench.model_dump_json(indent=1) + "\n")

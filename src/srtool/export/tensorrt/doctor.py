@@ -24,7 +24,7 @@ from srtool.export.tensorrt.installing import (
     pinned_for,
     readme_text,
 )
-from srtool.files import whole_file
+from srtool.files import write_whole
 from srtool.manifest import DEFAULT_PROFILE, Flavour, Profile
 from srtool.runtime.gpu.machine import NAMES, OLDEST_DRIVER, Machine, this_machine
 
@@ -151,8 +151,7 @@ def write_recipe(folder: Path, target: Target, here: Machine) -> list[Path]:
         "README.md": readme_text(target, advice(target, here)),
     }
     for name, text in texts.items():
-        with whole_file(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_whole(folder / name, text)
     return [folder / name for name in texts]
 
 

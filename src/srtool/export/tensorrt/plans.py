@@ -26,7 +26,7 @@ from srtool.export.tensorrt.builder import (
     refitted,
 )
 from srtool.export.tensorrt.recipe import prepared, recipe_for_network
-from srtool.files import locked, sha256, whole_file
+from srtool.files import locked, sha256, whole_file, write_whole
 from srtool.manifest import (
     Manifest,
     ModelFacts,
@@ -153,8 +153,7 @@ def export_plan(
         plan = plan.model_copy(update={"seconds": round(made.seconds, 2)})
         manifest = _write(made.content, out, source, plan, here, options)
         if timing_cache is not None and made.timing_cache:
-            with whole_file(timing_cache) as temporary:
-                temporary.write_bytes(made.timing_cache)
+            write_whole(timing_cache, made.timing_cache)
     return WrittenPlan(out, manifest)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from srtool.errors import EngineError
-from srtool.files import whole_file
+from srtool.files import write_whole
 from srtool.manifest import Flavour, ModelFacts, Profile, Shape
 from srtool.runtime.gpu.cuda import Buffer, Cuda, CudaError, OutOfMemory, open_cuda
 from srtool.runtime.gpu.layout import SLOTS
@@ -108,8 +108,8 @@ class Plan:
     def close(self) -> None:
         if self._cache is not None and self._cache_file is not None:
             # What RTX compiled for this GPU: seconds saved the next time, not worth an error.
-            with suppress(Exception), whole_file(self._cache_file) as temporary:
-                temporary.write_bytes(bytes(self._cache.serialize()))
+            with suppress(Exception):
+                write_whole(self._cache_file, bytes(self._cache.serialize()))
         # In the order in which they depend on each other.
         self._probe = self._cache = None
         self.engine = None

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError, ImageError, SrtoolError, UsageError
-from srtool.images.formats import HEAD, suffix_of
+from srtool.images.formats import HEAD, WRITTEN, suffix_of
 from srtool.images.picture import Picture
 from srtool.runtime.folder import upscale_images
 from srtool.runtime.guard import Guard
@@ -25,7 +25,6 @@ from srtool.runtime.opening import open_engine
 from srtool.runtime.upscaling import Options, Upscaling
 
 FILE, UPSCALED_FILE = "file", "upscaled_file"
-WRITTEN = ("png", "jpg", "webp", "tif", "avif")
 
 
 class PicturesModel:

@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from srtool.errors import EngineError, UsageError
-from srtool.files import whole_file
+from srtool.files import whole_file, write_whole
 from srtool.manifest import Manifest, ModelFacts, read_manifest
 from srtool.models import engine_path
 from srtool.runtime.backends.kserve import MANIFEST
@@ -144,8 +144,7 @@ def _write(
     settings = text_format.MessageToString(config)
     for path, text in ((target / "model.py", code), (model / "config.pbtxt", settings)):
         if text:
-            with whole_file(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_whole(path, text)
     return Written(model.name, model, what)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from srtool.benchmarks.speed.baselines.plain_onnx import check_gpu, write_plain_onnx
 from srtool.benchmarks.speed.opened import Opened, missing
 from srtool.errors import EngineError, SrtoolError
-from srtool.files import whole_file
+from srtool.files import write_whole
 
 PLAN, FACTS = "plain.plan", "plain.json"
 
@@ -48,8 +48,7 @@ def build(weights: Path, folder: Path) -> None:
     except SrtoolError as error:
         raise EngineError(str(error)) from None
     (folder / FACTS).write_text(facts.model_dump_json(), encoding="utf-8")
-    with whole_file(folder / PLAN) as temporary:
-        temporary.write_bytes(plan.content)
+    write_whole(folder / PLAN, plan.content)
 
 
 def open_tensorrt(weights: Path, folder: Path) -> Opened:
