@@ -91,6 +91,26 @@ def test_a_foreign_file_is_certified(run: Run, foreign: Path) -> None:
         assert np.array_equal(engine.upscale_batch(batch)[0], engine.upscale_batch(batch[:1])[0])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--io", "float32"),
+        ("--network", "a.py:B"),
+        ("--args", "depth=2"),
+        ("--images", SAMPLES, *PLAN),  # a plan of the file as it is
+    ],
+    ids=lambda options: options[0],
+)
+def test_what_is_for_weights_is_not_passed_over(
+    run: Run, foreign: Path, options: tuple[Any, ...]
+) -> None:
+    result = run("export", foreign, *options)
+    assert result.code == 2
+    assert str(foreign) in result.complaint
+    assert options[0] in result.complaint
+    assert [path.name for path in foreign.parent.glob("foreign*")] == ["foreign.onnx"]
+
+
 def test_weights_that_are_not_there(run: Run, foreign: Path) -> None:
     (foreign.parent / "weights.bin").unlink()
     result = run("export", foreign)

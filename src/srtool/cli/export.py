@@ -40,9 +40,9 @@ def export(
         typer.Option(help="auto: fp32, and for a plan what suits its GPU."),
     ] = "auto",
     io: Annotated[
-        Literal["uint8", "float32"],
-        typer.Option(help="Pixels in and out: uint8 NHWC or float32 NCHW (0..1)."),
-    ] = "uint8",
+        Literal["uint8", "float32"] | None,
+        typer.Option(help="Pixels in and out: uint8 NHWC (default) or float32 NCHW (0..1)."),
+    ] = None,
     images: Annotated[
         Path | None, typer.Option(help="HR photographs to certify with (default: shipped).")
     ] = None,
@@ -132,9 +132,12 @@ def export(
     recipe = recipe_from_options(options, here, say)
     how = BuildOptions(timing_cache, force=force, say=say)
     foreign = model.suffix == ".onnx"
+    if foreign:
+        _refuse_beside(model, {"io": io, "network": network, "args": args})
     if foreign and not _is_foreign(model, out, precision, recipe):
         if recipe is None:
             raise UsageError(f"{model}: is exported already; --gpu sm89 builds a plan of it")
+        _refuse_beside(model, {"images": images})
         _check_onnx(model, precision)
         target = _named(out or model.with_suffix(".plan"), ".plan")
         _build(model, target, recipe, here, how)
@@ -168,7 +171,7 @@ def export(
     with console.status(title) as report:
 
         def write(files: Literal["fp32", "fp16", "both"]) -> list[onnx.Written]:
-            config = onnx.ExportConfig(files, io, images, force, device)
+            config = onnx.ExportConfig(files, io or "uint8", images, force, device)
             if loaded is None:
                 return onnx.export_onnx(model, target, config, report)
             return onnx.export(loaded, target, config, report)
@@ -197,6 +200,19 @@ def _is_foreign(model: Path, out: Path | None, precision: str, recipe: object) -
     if read_manifest(model) is not None:
         return False
     return recipe is None or precision in ("fp16", "both") or bool(out and out.suffix == ".onnx")
+
+
+def _refuse_beside(model: Path, given: dict[str, object]) -> None:
+    """UsageError for options that are of weights: an .onnx file keeps its inputs and outputs, and a
+    plan of it as it is is not compared with anything."""
+    for parameter, value in given.items():
+        if value is not None:
+            raise UsageError(
+                f"{model}: is an .onnx file, which is taken as it is; this is for weights",
+                path=model,
+                parameter=parameter,
+                found=str(value),
+            )
 
 
 def _own(network: str | None, args: str | None) -> OwnModule | None:
