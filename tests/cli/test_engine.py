@@ -253,6 +253,7 @@ def test_plans_that_are_damaged_or_alone(run: Run, built: Path) -> None:
         (["engines/x4.onnx"], ["has its weights", "without"]),
         (["engines/x4.onnx", "-o", "engines/x4.plan"], ["expected another file", "-o"]),
         (["engines/x4.onnx", "-o", "new.onnx"], ["new.onnx", ".plan"]),
+        (["engines/x4.onnx", "--images", "HR"], ["engines/x4.onnx", "--images"]),
     ],
 )
 def test_what_is_not_refitted(

@@ -21,6 +21,7 @@ from srtool.runtime import folder as pipeline
 from srtool.runtime import plan_files as module
 from srtool.runtime.events import Event
 from srtool.runtime.folder import run
+from srtool.runtime.foreign import Foreign
 from srtool.runtime.inputs import Job
 from srtool.runtime.opening import open_engine
 from srtool.runtime.upscaling import Options
@@ -419,3 +420,20 @@ def test_the_manifest_is_not_touched(make_plan: Any) -> None:
     before = sha256(made.path), read_manifest(made.path)
     open_engine(made.path).close()
     assert (sha256(made.path), read_manifest(made.path)) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "parameter"),
+    [
+        ("grpc://127.0.0.1:9/x4", {"threads": 2}, "threads"),
+        ("grpc://127.0.0.1:9/x4", {"fallback": "onnxruntime"}, "fallback"),
+        ("x4.pth", {"fallback": "onnxruntime"}, "fallback"),
+        ("x4.pth", {"foreign": Foreign(range=255)}, "range"),
+        ("x4.plan", {"foreign": Foreign(output="image")}, "output"),
+        ("x4.onnx", {"threads": 0}, "threads"),
+    ],
+)
+def test_what_counts_for_nothing_is_refused(path: str, options: Any, parameter: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_engine(path, **options)
+    assert caught.value.parameter == parameter

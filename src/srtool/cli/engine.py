@@ -86,6 +86,12 @@ def engine_refit(
         raise UsageError(
             f"{target}: expected another file than {plan}, that ends in .plan; name -o"
         )
+    if images is not None and model.suffix == ".onnx":
+        raise UsageError(
+            f"{model}: is an .onnx file, and the plan of one is not compared with anything",
+            path=model,
+            parameter="images",
+        )
     manifest, facts = plan_facts(plan)
     here = this_machine(device)
     plans.check_refittable(plan, facts, here)

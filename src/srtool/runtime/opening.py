@@ -48,6 +48,11 @@ def open_engine(  # noqa: PLR0913 - of the public API, as keywords
     """
     check_device(device)
     if service := service_at(path):
+        for name, value in (("fallback", fallback), ("threads", threads)):
+            if value is not None:
+                raise UsageError(
+                    f"{service}: the server decides how it runs", parameter=name, found=str(value)
+                )
         return open_service(service, backend, precision)
     path = engine_path(path)
     if threads is not None and threads < 1:
@@ -62,6 +67,12 @@ def open_engine(  # noqa: PLR0913 - of the public API, as keywords
             f"{path}: a fallback is for plans (.plan); any machine runs this file",
             path=path,
             parameter="fallback",
+        )
+    if foreign != NOTHING_KNOWN and path.suffix.lower() != ".onnx":
+        raise UsageError(
+            f"{path}: range and output are for .onnx files that srtool did not write",
+            path=path,
+            parameter="output" if foreign.output else "range",
         )
     request = Request(path, backend, precision, fallback, threads, device, foreign)
     if not path.is_file() and path.suffix != PLAN:
