@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,7 +16,6 @@ from srtool.cli import console
 from srtool.cli.console import needing, say
 from srtool.cli.options import Backend, DeviceOption, RunPrecision, shard_from_text
 from srtool.errors import UsageError
-from srtool.images.formats import Written
 
 PIPE = "-"
 
@@ -91,7 +90,7 @@ def infer(
     ] = None,
     suffix: Annotated[str, typer.Option(help="Added to each file's name.")] = "",
     format: Annotated[
-        Written | None,
+        Literal["png", "jpg", "webp", "tif", "avif"] | None,
         typer.Option(help="Output format (default: the input's own)."),
     ] = None,
     quality: Annotated[
