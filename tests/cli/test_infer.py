@@ -255,7 +255,18 @@ def foreign(tmp_path: Path) -> Path:
     return tmp_path / "foreign.onnx"
 
 
-@pytest.mark.parametrize("place", ["", "file://"])
+def stored(folder: Path) -> str:
+    """The files of a folder in an object store that lives in this process; its URL."""
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    store.pseudo_dirs[:] = [""]
+    for path in folder.iterdir():
+        store.pipe_file(f"/in/{path.name}", path.read_bytes())
+    return "memory://in"
+
+
+@pytest.mark.parametrize("place", ["here", "stored"])
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -269,8 +280,8 @@ def foreign(tmp_path: Path) -> Path:
 def test_what_is_asked_of_an_engine_counts_everywhere(
     run: Run, images: Path, foreign: Path, place: str, options: list[str], words: str
 ) -> None:
-    source, out = (f"{place}{Path(name).resolve()}" for name in ("in", "out"))
-    command = ("infer", source, "-o", out, "--engine", foreign, "--backend", "onnxruntime")
+    source = "in" if place == "here" else stored(images)
+    command = ("infer", source, "-o", "out", "--engine", foreign, "--backend", "onnxruntime")
     refused = run(*command, *options)
     assert refused.code == 2
     assert words in refused.complaint
@@ -284,6 +295,71 @@ def test_what_is_asked_of_an_engine_counts_everywhere(
 def test_what_is_for_a_cluster_needs_one(run: Run, images: Path) -> None:
     for option in (["--workers", "2"], ["--gpus-per-worker", "0.5"]):
         assert "--cluster" in run("infer", "in", *option).complaint
+
+
+# Nothing of the user's is written over
+
+
+@pytest.mark.parametrize("place", ["here", "file", "stored"])
+def test_no_picture_is_written_over(run: Run, images: Path, place: str) -> None:
+    import fsspec
+
+    source = {"here": "in", "file": images.resolve().as_uri(), "stored": stored(images)}[place]
+    above = "memory://" if place == "stored" else source.rpartition("/")[0] or "."
+    (images / "in").mkdir()
+    (images / "in" / "0.png").write_bytes((images / "0.png").read_bytes())
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/in/in/0.png", (images / "0.png").read_bytes())
+    before = {path: path.read_bytes() for path in images.rglob("*.png")}
+    kept = {path: store.cat_file(path) for path in store.find("/in")}
+    for out in (source, above):  # in/in/0.png becomes in/0.png there
+        for more in ([], ["--overwrite"]):
+            result = run("infer", source, "-o", out, *ENGINE, *more)
+            assert result.code == 2
+            assert "would be overwritten" in result.complaint
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path: store.cat_file(path) for path in store.find("/in")} == kept
+    for _ in range(2):
+        assert run("infer", source, "-o", source, "--suffix", "_x4", *ENGINE).code == 0
+        assert run("infer", source, "-o", f"{source}/out", *ENGINE).code == 0
+    made = store.find("/in") if place == "stored" else [str(path) for path in images.rglob("*.png")]
+    assert len([path for path in made if path.endswith(".png")]) == 7 * 3
+
+
+@pytest.mark.parametrize("suffix", ["/../x", "a/b", "..\\x", "\0"])
+def test_a_suffix_is_part_of_a_name(run: Run, images: Path, suffix: str) -> None:
+    for source in ("in", stored(images)):
+        result = run("infer", source, "-o", "out", "--suffix", suffix, *ENGINE)
+        assert result.code == 2
+        assert "--suffix" in result.complaint
+    assert "--suffix" in run("infer", "in/0.png", "-o", "o.png", "--suffix", "_x").complaint
+
+
+@pytest.mark.parametrize("out", ["memory://out.png", "out.jpg"])
+def test_what_comes_from_a_url_goes_into_a_folder(run: Run, images: Path, out: str) -> None:
+    result = run("infer", f"{stored(images)}/0.png", "-o", out, *ENGINE)
+    assert result.code == 2
+    assert out in result.complaint
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-", "-o", "x.png"],
+        ["-", "--suffix", "_x"],
+        ["-", "--shard", "1/2"],
+        ["-", "--overwrite"],
+        ["-", "in"],
+        ["in/0.png", "-o", "-"],
+        ["in", "--status", "--dry-run"],
+    ],
+    ids=" ".join,
+)
+def test_what_would_count_for_nothing(run: Run, images: Path, arguments: list[str]) -> None:
+    result = run("infer", *arguments, *ENGINE)
+    assert (result.code, result.out) == (2, "")
+    assert result.complaint
+    assert sorted(path.name for path in Path().iterdir()) == ["engine", "in"]
 
 
 # Names in a list, and a pipe
@@ -318,3 +394,24 @@ def test_a_pipe_of_something_else(tmp_path: Path) -> None:
     done = subprocess.run([*SRTOOL, "-"], input=b"no image", capture_output=True)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_a_closed_stream_is_one_line(images: Path, closed: str) -> None:
+    command = f"exec '{sys.executable}' -m srtool infer - {closed}"
+    done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"standard" in done.stderr
+
+
+def test_a_list_names_files_as_the_disk_does(write_png: Any, run: Run) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        write_png(Path("plain.png"), NOISE).rename(name)
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this disk takes no such name")
+    Path("names.txt").write_bytes(b"caf\xe9.png\r\n")
+    assert run("infer", "--list", "names.txt", "-o", "out", "--backend", "onnxruntime").code == 0
+    assert len(list(Path("out").glob("caf*.png"))) == 1

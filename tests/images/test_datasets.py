@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from srtool.images.datasets import (
     Sample,
     dataset_from_folder,
     digest,
+    fingerprint,
     image_files,
     load_dataset,
     load_pair,
@@ -265,3 +267,9 @@ def test_bmp_files_are_hr_images(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "HR" / "I03.BMP")
     (pair,) = load_dataset(tmp_path)
     assert np.array_equal(pair.hr, pixels)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_pipe_is_not_read_for_its_fingerprint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.png")
+    assert fingerprint(tmp_path / "p.png") == fingerprint(tmp_path / "none.png")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import typer
 
 from srtool.cli import console
 from srtool.cli.console import needing, say
 from srtool.cli.options import Backend, DeviceOption, RunPrecision, shard_from_text
-from srtool.errors import UsageError
+from srtool.errors import ImageError, UsageError
 
 PIPE = "-"
 
@@ -44,8 +45,13 @@ def infer(
         ),
     ] = None,
     out: Annotated[
-        str, typer.Option("-o", "--out", help="Output folder or URL, or file for a single input.")
-    ] = "upscaled",
+        str | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="Output folder or URL, or file for a single input. (default: upscaled)",
+        ),
+    ] = None,
     backend: Annotated[Backend, typer.Option()] = "auto",
     precision: Annotated[
         RunPrecision, typer.Option(help="auto never goes below faithful.")
@@ -137,7 +143,7 @@ def infer(
     """Upscale images. Existing outputs are skipped, so an interrupted run can be repeated."""
     from srtool.cli import runs
     from srtool.cluster.pool import Work
-    from srtool.cluster.storage import is_url
+    from srtool.cluster.storage import is_url, without_scheme
     from srtool.images.picture import Size
     from srtool.runtime.foreign import Foreign
     from srtool.runtime.index import Index, lies_at, status_of
@@ -149,9 +155,15 @@ def infer(
     asked = (scale, width, height, long_side, _box(fit) if fit else None, megapixels)
     size = None if all(each is None for each in asked) else Size(*asked)
     part = shard_from_text(shard) if shard else None
-    named = [*(inputs or ()), *(_listed(list_) if list_ else ())]
+    named = [without_scheme(text) for text in (*(inputs or ()), *(_listed(list_) if list_ else ()))]
     if not named:
         raise UsageError("nothing is named to upscale; expected files, folders or patterns")
+    if status and dry_run:
+        raise UsageError("status says what is done; leave out dry_run", parameter="status")
+    given = {"out": out, "suffix": suffix, "shard": shard, "list": list_, "overwrite": overwrite}
+    _check_pipe(named, given)
+    out = without_scheme(out or "upscaled")
+    engine = without_scheme(engine) if engine else None
     options = Options(tile, halo, depth, quality, overwrite, max_pixels, size)
     if range_ not in (None, 1, 255):
         raise UsageError(f"{range_}: expected 1 or 255", parameter="range", found=str(range_))
@@ -232,6 +244,24 @@ def infer(
                 run.upscale(jobs)
 
 
+def _check_pipe(named: list[str], given: Mapping[str, object]) -> None:
+    """UsageError for what counts for nothing where the image of standard input goes to standard
+    output, and for half of that."""
+    if given["out"] == PIPE or (PIPE in named and len(named) > 1):
+        raise UsageError(
+            "standard input and output are for one image: srtool infer - < in.png > out.png",
+            parameter="out" if given["out"] == PIPE else "",
+        )
+    for parameter, value in given.items() if named == [PIPE] else ():
+        if value:
+            raise UsageError(
+                "the image of standard input goes to standard output: srtool infer - < in.png > "
+                "out.png",
+                parameter=parameter,
+                found=str(value),
+            )
+
+
 def _box(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal()):
@@ -262,16 +292,31 @@ def _check_watched(named: list[str], only_told: bool) -> None:
 
 
 def _listed(path: Path) -> list[str]:
-    """The lines of a file of names, empty ones left out; "-" is standard input."""
-    if str(path) == PIPE:
-        return [line for line in sys.stdin.read().splitlines() if line]
+    """The lines of a file of names, whatever their encoding, empty ones left out; "-" is standard
+    input."""
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is no text"
+        content = _standard("input").read() if str(path) == PIPE else path.read_bytes()
+    except OSError as error:
         raise UsageError(
-            f"{path}: no list of files can be read from it ({reason})", path=path, parameter="list"
+            f"{path}: no list of files can be read from it ({error.strerror})",
+            path=path,
+            parameter="list",
         ) from None
+    if b"\0" in content:
+        raise UsageError(
+            f"{path}: is no list of files, expected text with a name on each line",
+            path=path,
+            parameter="list",
+        )
+    return [name for line in content.split(b"\n") if (name := os.fsdecode(line.rstrip(b"\r")))]
+
+
+def _standard(name: Literal["input", "output"]) -> BinaryIO:
+    """Standard input or output, of bytes. UsageError where whoever started this closed it."""
+    stream = sys.stdin if name == "input" else sys.stdout
+    if stream is None:
+        raise UsageError(f"standard {name} is closed, and the image goes through it")
+    return stream.buffer
 
 
 @contextmanager
@@ -283,12 +328,16 @@ def _piped(format: str | None) -> Iterator[tuple[Path, Path]]:
 
     with tempfile.TemporaryDirectory(prefix="srtool-") as folder:
         source = Path(folder) / "stdin"
-        content = sys.stdin.buffer.read()
+        written = _standard("output")
+        content = _standard("input").read()
         source.write_bytes(content)
-        ImageFile(source).close()  # what is no image ends the command here
+        try:
+            ImageFile(source).close()  # what is no image ends the command here
+        except ImageError as error:
+            raise ImageError(str(error).replace(str(source), "standard input")) from None
         suffix = f".{format}" if format else suffix_of(content[:HEAD])
         target = Path(folder) / "out" / f"stdout{suffix}"
         yield source, target
         if target.is_file():
-            sys.stdout.buffer.write(target.read_bytes())
-            sys.stdout.buffer.flush()
+            written.write(target.read_bytes())
+            written.flush()

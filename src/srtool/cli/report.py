@@ -11,6 +11,7 @@ import typer
 from srtool.cli import console
 from srtool.cli.console import needing
 from srtool.cli.options import DeviceOption
+from srtool.errors import UsageError
 
 
 def report(
@@ -46,6 +47,14 @@ def report(
     ] = None,
 ) -> None:
     """Write results, or one's own photographs before and after, as one HTML file."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(
+            f"{out}: the report is an HTML file; expected a name that ends in .html",
+            path=out,
+            parameter="out",
+            found=out.suffix,
+            expected=".html",
+        )
     with needing("bench"):
         from srtool.benchmarks.report.drawing import write_plots
         from srtool.benchmarks.report.page import page_from_sources, write_page

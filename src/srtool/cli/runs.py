@@ -20,6 +20,7 @@ from srtool.cluster.items import Asked
 from srtool.cluster.pool import Work, doubt, fetched_engine
 from srtool.cluster.run import upscale_by_many, upscale_stored
 from srtool.cluster.storage import is_url
+from srtool.errors import SrtoolError
 from srtool.models import engine_path
 from srtool.runtime.engine import Engine
 from srtool.runtime.events import Event, Summary
@@ -141,6 +142,10 @@ def summed_up(
     done. out: None prints nothing."""
     try:
         yield
+    except SrtoolError:
+        if summary == Summary(seconds=summary.seconds):  # nothing was begun
+            out = None
+        raise
     except KeyboardInterrupt:
         complain(f"interrupted after {summary.files} images; the same command continues")
         raise

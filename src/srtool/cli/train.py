@@ -82,6 +82,8 @@ def train(
         from srtool.train.recipe import recipe_from_file
 
     checked = recipe_from_file(recipe)
+    if show_batch and dry_run:
+        raise UsageError("--show-batch: is one thing, and --dry-run another; leave out one")
     if show_batch:
         _show_batch(checked, data, show_batch)
         return

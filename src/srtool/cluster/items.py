@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from srtool.cluster.storage import Folder, is_url, open_folder
 from srtool.errors import UsageError
 from srtool.images.folders import INDEX, images_among
+from srtool.images.formats import WRITABLE
 from srtool.runtime.index import Shard, entries_in
 from srtool.runtime.inputs import jobs_from_inputs, result_name, shard_of
 
@@ -46,9 +47,15 @@ def items_from_inputs(
 ) -> Asked:
     """As `jobs_from_inputs`, where inputs may be one URL and `out` another.
 
-    Each stored folder is listed once. UsageError where nothing is found, StorageError where a
-    store cannot be reached.
+    Each stored folder is listed once. UsageError where nothing is found, or a picture would be
+    written over, StorageError where a store cannot be reached.
     """
+    if any(map(is_url, (*inputs, out))) and Path(out).suffix.lower() in WRITABLE:
+        raise UsageError(
+            f"{out}: names one image, and what comes from a URL or goes to one goes into a folder",
+            path=out,
+            parameter="out",
+        )
     results = open_folder(out) if is_url(out) else None
     lying = results.sizes() if results else {}
     if not any(is_url(text) for text in inputs):
@@ -68,11 +75,17 @@ def items_from_inputs(
             f"{', '.join(inputs)}: expected one URL, or files and folders of this disk"
         )
     sources, sizes = _listed(inputs[0])
+    place = results.below(sources) if results else None  # of the results among the sources
+    if place:
+        sizes = {name: size for name, size in sizes.items() if not name.startswith(place)}
     names, passed = images_among(sizes)
-    made = _made(sources, results, lying)
+    made = _made(sources, sizes)
+    if place != "" and made.issuperset(names):
+        made = set()  # who names nothing but results wants them upscaled
     targets = {name: result_name(PurePosixPath(name), suffix, format).as_posix() for name in names}
-    if results and results.root == sources.root and suffix:
+    if place == "" and suffix:
         made |= set(targets.values())
+    inside = sources.below(results) if results else None  # of the sources among the results
     items, takers = [], dict[str, str]()
     for name, target in targets.items():
         if name in made:
@@ -82,6 +95,15 @@ def items_from_inputs(
                 f"{sources.url}: {other} and {name} would both be written to {target}",
                 path=sources.url,
                 parameter="out",
+            )
+        lost = target[len(inside) :] if inside is not None and target.startswith(inside) else ""
+        if lost in sizes and lost not in made:
+            raise UsageError(
+                f"{sources.url}: {lost} would be overwritten by the upscaled {name}; "
+                "choose another folder or a suffix",
+                path=sources.url,
+                parameter="out",
+                remedy={"suffix": "_x4"},
             )
         if shard is None or shard_of(PurePosixPath(name), shard.count) == shard.number:
             whole = target if results else str(Path(out).absolute() / target)
@@ -103,13 +125,11 @@ def _listed(url: str) -> tuple[Folder, dict[str, int]]:
     return open_folder(address), {name: sizes[""]}
 
 
-def _made(sources: Folder, results: Folder | None, lying: dict[str, int]) -> set[str]:
-    """The results of earlier runs that lie among the sources."""
-    if results is None or results.root != sources.root:
-        return set()
+def _made(folder: Folder, sizes: dict[str, int]) -> set[str]:
+    """What earlier runs made among the objects of a folder, by the indexes that lie there."""
     return {
-        entry.file
-        for name in lying
-        if name.startswith(INDEX)
-        for entry in entries_in(results.read(name).decode("utf-8", "surrogateescape"))
+        str(PurePosixPath(name).parent / entry.file)
+        for name in sizes
+        if PurePosixPath(name).name.startswith(INDEX)
+        for entry in entries_in(folder.read(name).decode("utf-8", "surrogateescape"))
     }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.request import url2pathname
 
 from srtool.errors import StorageError
 
@@ -36,6 +37,11 @@ _FIRST_WAIT = 0.5  # seconds, doubled at every try
 def is_url(text: str) -> bool:
     """Whether a user's word names object storage: `s3://bucket/folder`, `zip://*::photos.zip`."""
     return "://" in text
+
+
+def without_scheme(text: str) -> str:
+    """The path that a URL of this machine's disk means, file:///photos/a%20b; all else as it is."""
+    return url2pathname(text.removeprefix("file://")) if text.startswith("file:///") else text
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,14 @@ class Folder:
             if self.system.exists(unfinished):
                 self.system.rm_file(unfinished)
             raise
+
+    def below(self, other: Folder) -> str | None:
+        """How its objects are called in another folder, up to their own names: "" where the two are
+        one, "out/" for one in it, None where it lies elsewhere."""
+        if type(self.system) is not type(other.system):
+            return None
+        mine, theirs = (f"{folder.root}/" if folder.root else "" for folder in (self, other))
+        return mine.removeprefix(theirs).lstrip("/") if mine.startswith(theirs) else None
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}" if self.root else name

@@ -319,7 +319,7 @@ def fingerprint(*parts: Path | str) -> str:
             content = part.encode()
         else:
             try:
-                content = part.read_bytes()
+                content = part.read_bytes() if part.is_file() else b""  # a pipe has no end
             except OSError:
                 content = b""
         digest.update(hashlib.sha256(content).digest())

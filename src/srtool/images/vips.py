@@ -61,8 +61,8 @@ def field_of(image: Any, name: str) -> Any:
 def check_claim(path: Path, width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
-            f"{path}: claims {width}x{height} pixels, {width * height / 1e6:.0f} million where at "
-            f"most {max_pixels / 1e6:.0f} million are expected",
+            f"{path}: claims {width}x{height} pixels, {width * height:,} where at most "
+            f"{max_pixels:,} are expected",
             path=path,
             found=f"{width}x{height}",
             remedy={"max_pixels": width * height},

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from srtool.errors import EngineError
+from srtool.errors import EngineError, UsageError
 from srtool.images.colour import psnr
 from srtool.images.folders import SAMPLES
 from srtool.images.imresize import imresize
@@ -50,9 +50,17 @@ def facts_by_trial(path: Path, file: OnnxFile, told: Foreign = NOTHING_KNOWN) ->
     """Facts of an .onnx file that has no manifest: from its own metadata where srtool wrote it,
     else from its input (RGB, (N, 3, H, W) float32 or (N, H, W, 3) uint8) and trials.
 
-    EngineError where it takes no RGB images, fails on them, or makes no enlarged image of them.
+    EngineError where it takes no RGB images, fails on them, or makes no enlarged image of them;
+    UsageError where more is told of a file that says it itself.
     """
     if facts := facts_from_metadata(file.metadata):
+        if told != NOTHING_KNOWN:
+            raise UsageError(
+                f"{path}: was written by srtool, and says itself what it takes and makes; leave "
+                "out range and output",
+                path=path,
+                parameter="output" if told.output else "range",
+            )
         return facts
     trial = _Trial(path, file, told)
     facts = trial.facts()

@@ -81,7 +81,7 @@ def jobs_from_inputs(
             f"{', '.join(inputs)}: no images found; expected files with {known}{passed}"
         )
     if out.suffix.lower() in WRITABLE and not out.is_dir():
-        return Inputs([_into_one_file(inputs, found.sources, out, format)])
+        return Inputs([_into_one_file(inputs, found.sources, out, suffix, format)])
     jobs, clashes = _jobs(found.sources, out, suffix, format)
     if clashes and not watching:
         raise clashes[0]
@@ -101,13 +101,23 @@ def shard_of(relative: PurePath, count: int) -> int:
 
 
 def _into_one_file(
-    inputs: list[str], sources: list[tuple[Path, Path]], out: Path, format: str | None
+    inputs: list[str],
+    sources: list[tuple[Path, Path]],
+    out: Path,
+    suffix: str,
+    format: str | None,
 ) -> Job:
     if len(sources) != 1 or Path(inputs[0]).is_dir():
         raise UsageError(
             f"{out}: names one image; folders and several images go into a folder",
             path=out,
             parameter="out",
+        )
+    if suffix:
+        raise UsageError(
+            f"{out}: is the whole name of the result; leave out the suffix",
+            path=out,
+            parameter="suffix",
         )
     if format and FORMATS[out.suffix.lower()] != FORMATS[f".{format}"]:
         raise UsageError(
@@ -128,11 +138,19 @@ def _jobs(
     ]
     # Where results stand beside their sources, those of an earlier run are no sources.
     results = {_real(job.target) for job, _ in found} if suffix else set()
+    kept = {_real(job.source) for job, _ in found} - results
     jobs: dict[Path, tuple[Job, Path]] = {}
     clashes = []
     for job, relative in found:
         source, target = job.source, job.target
         if _real(source) in results:
+            continue
+        if (there := _real(target)) in kept and there != _real(source):
+            line = (
+                f"{target}: would be overwritten by the upscaled {source}; choose another folder "
+                "or a suffix"
+            )
+            clashes.append(UsageError(line, path=target, parameter="out"))
             continue
         other, _ = jobs.setdefault(target, (_checked(job), relative))
         if _real(other.source) != _real(source):
@@ -145,7 +163,15 @@ def _jobs(
 
 
 def result_name(relative: PurePath, suffix: str, format: str | None) -> PurePath:
-    """What the result of an image is called below the output folder, see `jobs_from_inputs`."""
+    """What the result of an image is called below the output folder, see `jobs_from_inputs`.
+    UsageError for a suffix that is no part of a name."""
+    if suffix and {"/", "\\", "\0"} & set(suffix):
+        raise UsageError(
+            f"{suffix!r}: is no part of a file's name; expected a suffix such as _x4",
+            parameter="suffix",
+            found=suffix,
+            expected="_x4",
+        )
     ending = f".{format}" if format else relative.suffix
     if ending.lower() not in WRITABLE:
         ending = ".png"

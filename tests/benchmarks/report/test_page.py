@@ -232,6 +232,15 @@ def test_one_line_for_what_does_not_fit(run: Run, bench_file: Path, photographs:
         assert not Path("report.html").exists()
 
 
+def test_only_a_page_is_written_over(run: Run, bench_file: Path, photographs: Path) -> None:
+    photograph = next(photographs.glob("*.png"))
+    before = photograph.read_bytes()
+    result = run("report", bench_file, "-o", photograph)
+    assert result.code == 2
+    assert "--out" in result.complaint
+    assert photograph.read_bytes() == before
+
+
 def test_an_interrupt_leaves_no_file(
     run: Run, bench_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

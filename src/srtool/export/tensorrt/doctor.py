@@ -76,7 +76,7 @@ _PARTS = (
     ("OpenVINO", ("openvino",), ".onnx on CPUs, in bfloat16 too", "cpu"),
     ("PyTorch", ("torch",), "export, train, the reference", "export"),
     ("ONNX", ("onnx",), "export", "export"),
-    ("CUDA for Python", ("pycuda", "cuda-bindings", "cuda-python"), "running on a GPU", ""),
+    ("CUDA for Python", ("pycuda", "cuda-bindings", "cuda-python"), "running on a GPU", "gpu"),
 )
 _PLANS: dict[Flavour, str] = {
     "tensorrt": "plans for the GPU of this machine",
@@ -89,7 +89,12 @@ def parts(here: Machine) -> list[Part]:
     served = _served(here)
     fits = install_command(served[0], here) if served else "pip install 'srtool[cpu]'"
     found = [
-        Part(name, _version(packages), purpose, f"pip install 'srtool[{extra}]'" if extra else fits)
+        Part(
+            name,
+            _version(packages),
+            purpose,
+            f"pip install 'srtool[{extra}]'" if extra and not (served and extra == "gpu") else fits,
+        )
         for name, packages, purpose, extra in _PARTS
     ]
     for flavour, name in NAMES.items():

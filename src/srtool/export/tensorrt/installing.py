@@ -132,6 +132,9 @@ def constraints_text(target: Target, platform: str = sys.platform) -> str:
     return "\n".join([*lines, *pinned.requirements(platform)]) + "\n"
 
 
+_SOURCE = "path/to/srtool"  # as it stands in the steps
+
+
 def readme_text(target: Target, rows: dict[str, str], platform: str = sys.platform) -> str:
     """The steps from an empty environment to a picture, for the folder of the constraints."""
     pinned = pinned_for(target.support)
@@ -142,7 +145,7 @@ def readme_text(target: Target, rows: dict[str, str], platform: str = sys.platfo
     names = [item.partition("=")[0].partition("<")[0].partition(">")[0] for item in (
         pinned.requirements(platform) if pinned else ()
     )]  # fmt: skip
-    packages = " ".join(["srtool", *names]) if pinned else "'srtool[gpu]'"
+    packages = " ".join([f"'{_SOURCE}'", *names]) if pinned else f"'{_SOURCE}[gpu]'"
     plan = bool(pinned) and not windows and "tensorrt" in " ".join(names)
     precision = "--precision fp32" if target.support.against_fp16 else "--precision fp16"
     steps = [
@@ -157,7 +160,8 @@ def readme_text(target: Target, rows: dict[str, str], platform: str = sys.platfo
         f"       srtool export model.pth -o x4.onnx {precision} --flavour none",
         "",
         "   The networks that ship with srtool (`srtool models`) need no export.",
-        "2. An environment on the machine with the GPU, in this folder:",
+        "2. An environment on the machine with the GPU, in this folder. srtool is on no package",
+        f"   index yet: {_SOURCE} is a clone of it, or its wheel.",
         "",
         f"       {maker} -m venv gpu",
         f"       {activate}",
