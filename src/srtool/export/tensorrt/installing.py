@@ -145,7 +145,7 @@ def readme_text(target: Target, rows: dict[str, str], platform: str = sys.platfo
     names = [item.partition("=")[0].partition("<")[0].partition(">")[0] for item in (
         pinned.requirements(platform) if pinned else ()
     )]  # fmt: skip
-    packages = " ".join([f"'{_SOURCE}'", *names]) if pinned else f"'{_SOURCE}[gpu]'"
+    packages = " ".join([_SOURCE, *names]) if pinned else f"'{_SOURCE}[gpu]'"
     plan = bool(pinned) and not windows and "tensorrt" in " ".join(names)
     precision = "--precision fp32" if target.support.against_fp16 else "--precision fp16"
     steps = [
