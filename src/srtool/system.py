@@ -47,11 +47,19 @@ def cores() -> int:
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Of Python, and of those packages that are installed; none is imported."""
-    found = {"python": platform.python_version()}
+    found = {package: version_of(package) for package in packages}
+    return {
+        "python": platform.python_version(),
+        **{package: version for package, version in found.items() if version},
+    }
+
+
+def version_of(*packages: str) -> str:
+    """Of the first of some packages that is installed, empty where none is; none is imported."""
     for package in packages:
         with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            return metadata.version(package)
+    return ""
 
 
 def processor() -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from srtool import system
 from srtool.errors import DataError, UsageError
-from srtool.files import whole_file, writing
+from srtool.files import whole_file, write_whole, writing
 
 JSON, CSV = "evaluation.json", "images.csv"
 PACKAGES = ("srtool", "numpy", "scipy", "pyvips", "onnxruntime", "openvino", "torch", "lpips")
@@ -152,11 +152,8 @@ def evaluation_in(folder: Path | None, protocol: dict[str, Any]) -> Evaluation:
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write the JSON file. DataError where the folder cannot be written."""
     evaluation.summarise()
-    with (
-        writing(folder, DataError, "name another folder", "out"),
-        whole_file(folder / JSON) as temporary,
-    ):
-        temporary.write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    with writing(folder, DataError, "name another folder", "out"):
+        write_whole(folder / JSON, evaluation.model_dump_json(indent=1) + "\n")
 
 
 def write_csv(folder: Path, evaluation: Evaluation) -> None:

@@ -86,12 +86,8 @@ def engine_refit(
         raise UsageError(
             f"{target}: expected another file than {plan}, that ends in .plan; name -o"
         )
-    if images is not None and model.suffix == ".onnx":
-        raise UsageError(
-            f"{model}: is an .onnx file, and the plan of one is not compared with anything",
-            path=model,
-            parameter="images",
-        )
+    if model.suffix == ".onnx":
+        refuse_beside(model, {"images": images})
     manifest, facts = plan_facts(plan)
     here = this_machine(device)
     plans.check_refittable(plan, facts, here)
@@ -113,6 +109,19 @@ def engine_refit(
         certify = plans.certifier(network, images)
     written = plans.refit(plan, plans.source_from_onnx(source), target, here, certify, force)
     print_plan(written)
+
+
+def refuse_beside(model: Path, given: dict[str, object]) -> None:
+    """UsageError for options that are of weights: an .onnx file keeps its inputs and outputs, and a
+    plan of it as it is is not compared with anything."""
+    for parameter, value in given.items():
+        if value is not None:
+            raise UsageError(
+                f"{model}: is an .onnx file, which is taken as it is; this is for weights",
+                path=model,
+                parameter=parameter,
+                found=str(value),
+            )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import typer
 
 from srtool.cli import console
 from srtool.cli.console import needing, say
-from srtool.cli.engine import building_progress, print_plan
+from srtool.cli.engine import building_progress, print_plan, refuse_beside
 from srtool.cli.options import DeviceOption
 from srtool.errors import ExportError, UsageError
 
@@ -133,11 +133,11 @@ def export(
     how = BuildOptions(timing_cache, force=force, say=say)
     foreign = model.suffix == ".onnx"
     if foreign:
-        _refuse_beside(model, {"io": io, "network": network, "args": args})
+        refuse_beside(model, {"io": io, "network": network, "args": args})
     if foreign and not _is_foreign(model, out, precision, recipe):
         if recipe is None:
             raise UsageError(f"{model}: is exported already; --gpu sm89 builds a plan of it")
-        _refuse_beside(model, {"images": images})
+        refuse_beside(model, {"images": images})
         _check_onnx(model, precision)
         target = _named(out or model.with_suffix(".plan"), ".plan")
         _build(model, target, recipe, here, how)
@@ -200,19 +200,6 @@ def _is_foreign(model: Path, out: Path | None, precision: str, recipe: object) -
     if read_manifest(model) is not None:
         return False
     return recipe is None or precision in ("fp16", "both") or bool(out and out.suffix == ".onnx")
-
-
-def _refuse_beside(model: Path, given: dict[str, object]) -> None:
-    """UsageError for options that are of weights: an .onnx file keeps its inputs and outputs, and a
-    plan of it as it is is not compared with anything."""
-    for parameter, value in given.items():
-        if value is not None:
-            raise UsageError(
-                f"{model}: is an .onnx file, which is taken as it is; this is for weights",
-                path=model,
-                parameter=parameter,
-                found=str(value),
-            )
 
 
 def _own(network: str | None, args: str | None) -> OwnModule | None:

@@ -10,7 +10,7 @@ from srtool.errors import UsageError
 from srtool.images.folders import INDEX, images_among
 from srtool.images.formats import WRITABLE
 from srtool.runtime.index import Shard, entries_in
-from srtool.runtime.inputs import jobs_from_inputs, result_name, shard_of
+from srtool.runtime.inputs import jobs_from_inputs, overwritten, result_name, shard_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +98,7 @@ def items_from_inputs(
             )
         lost = target[len(inside) :] if inside is not None and target.startswith(inside) else ""
         if lost in sizes and lost not in made:
-            raise UsageError(
-                f"{sources.url}: {lost} would be overwritten by the upscaled {name}; "
-                "choose another folder or a suffix",
-                path=sources.url,
-                parameter="out",
-                remedy={"suffix": "_x4"},
-            )
+            raise overwritten(f"{sources.url}/{lost}", f"the upscaled {name}")
         if shard is None or shard_of(PurePosixPath(name), shard.count) == shard.number:
             whole = target if results else str(Path(out).absolute() / target)
             items.append(Item(name, whole, sizes[name]))

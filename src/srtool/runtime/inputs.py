@@ -138,22 +138,19 @@ def _jobs(
     ]
     # Where results stand beside their sources, those of an earlier run are no sources.
     results = {_real(job.target) for job, _ in found} if suffix else set()
-    kept = {_real(job.source) for job, _ in found} - results
+    real = {job.source: _real(job.source) for job, _ in found}
+    kept = set(real.values()) - results
     jobs: dict[Path, tuple[Job, Path]] = {}
     clashes = []
     for job, relative in found:
         source, target = job.source, job.target
-        if _real(source) in results:
+        if real[source] in results:
             continue
-        if (there := _real(target)) in kept and there != _real(source):
-            line = (
-                f"{target}: would be overwritten by the upscaled {source}; choose another folder "
-                "or a suffix"
-            )
-            clashes.append(UsageError(line, path=target, parameter="out"))
+        if (there := _real(target)) in kept and there != real[source]:
+            clashes.append(overwritten(target, f"the upscaled {source}"))
             continue
         other, _ = jobs.setdefault(target, (_checked(job), relative))
-        if _real(other.source) != _real(source):
+        if real[other.source] != real[source]:
             line = (
                 f"{other.source} and {source} would both be written to {target}; "
                 "upscale them into different folders"
@@ -253,11 +250,15 @@ def _checked(job: Job) -> Job:
     except OSError:  # a name that is too long, say; it is told when its turn comes
         same = False
     if same:
-        raise UsageError(
-            f"{job.source}: would be overwritten by its upscaled version; "
-            "choose another folder or a suffix",
-            path=job.source,
-            parameter="out",
-            remedy={"suffix": "_x4"},
-        )
+        raise overwritten(job.source, "its upscaled version")
     return job
+
+
+def overwritten(path: Path | str, by: str) -> UsageError:
+    """That a picture of the user's would be lost. by: what takes its place, in words."""
+    return UsageError(
+        f"{path}: would be overwritten by {by}; choose another folder or a suffix",
+        path=path,
+        parameter="out",
+        remedy={"suffix": "_x4"},
+    )

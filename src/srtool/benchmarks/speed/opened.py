@@ -5,10 +5,8 @@ What runs it is imported when it is opened: that counts as its load time, and it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError
+from srtool.system import version_of
 
 if TYPE_CHECKING:
     from srtool.runtime.engine import Engine
@@ -57,16 +56,9 @@ def open_engine_candidate(path: Path, backend: Backend | BackendName) -> Opened:
 
     engine = open_engine(path, backend) if isinstance(backend, str) else open_on(path, backend)
     library = engine.backend.library
-    software = f"{library.removesuffix('-cuda')} {_version(_PACKAGES[library])}"
+    software = f"{library.removesuffix('-cuda')} {version_of(*_PACKAGES[library])}"
     precision = engine.backend.precision or engine.facts.precision
     return Opened(engine.upscale_batch, software, precision, engine)
-
-
-def _version(packages: Sequence[str]) -> str:
-    for package in packages:
-        with suppress(metadata.PackageNotFoundError):
-            return metadata.version(package)
-    return ""
 
 
 def planes_from_levels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -11,13 +11,13 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
 from srtool.errors import EngineError, in_a_line
 from srtool.manifest import Flavour
 from srtool.runtime.gpu.devices import check_device, visible_gpus, without_gpu
+from srtool.system import version_of
 
 NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 INSTALL: dict[Flavour, str] = {
@@ -106,16 +106,9 @@ def library_of(flavour: Flavour) -> Library | None:
     if not any(all(map(_importable, names)) for names in _MODULES[flavour]):
         return None
     for package, cuda in _PACKAGES[flavour]:
-        if version := _version_of(package):
+        if version := version_of(package):
             return Library(flavour, version, cuda)
     return Library(flavour, str(load_library(flavour).__version__))
-
-
-def _version_of(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _importable(name: str) -> bool:
@@ -134,7 +127,7 @@ def load_library(flavour: Flavour) -> Any:
 
 
 def _loaded(flavour: Flavour, names: tuple[str, ...]) -> Any:
-    if (version := _version_of("tensorrt")) and version.startswith("8."):
+    if version_of("tensorrt").startswith("8."):
         _preload()
     try:
         return [importlib.import_module(name) for name in names][-1]
