@@ -7,12 +7,22 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from srtool.errors import ChangedFileError, EngineError
-from srtool.files import open_as_one, settle, whole_file, whole_files
+from srtool.files import (
+    identity,
+    open_as_one,
+    private_folder,
+    remove_own,
+    settle,
+    whole_file,
+    whole_files,
+)
 
 
 def test_the_file_appears_only_at_the_end(tmp_path: Path) -> None:
@@ -95,6 +105,30 @@ def test_files_of_dead_processes_are_removed_and_no_others(tmp_path: Path) -> No
     with whole_file(tmp_path / "b.png") as temporary:
         temporary.write_bytes(b"x")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "b.png"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="asking whether a process lives would end it there")
+def test_what_was_written_for_another_process_goes_with_that_one(tmp_path: Path) -> None:
+    """As workers on several machines write into a folder that they share."""
+    code = (
+        "import os, pathlib, sys; from srtool.files import identity, whole_file, write_for\n"
+        "write_for(sys.argv[2])\n"
+        "with whole_file(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+
+    def left_for(owner: str) -> Path:
+        before = set(tmp_path.iterdir())
+        command = [sys.executable, "-c", code, str(tmp_path / "a.png"), owner]
+        subprocess.run(command, check=False)
+        (left,) = set(tmp_path.iterdir()) - before
+        return left
+
+    mine = left_for(identity())
+    others = left_for(identity().replace(f"-{os.getpid()}", f"-{os.getppid()}"))
+    with whole_file(tmp_path / "b.png"):
+        assert mine.exists()  # its owner lives
+    remove_own(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([others, tmp_path / "b.png"])
 
 
 def test_several_files_take_their_places_as_one(tmp_path: Path) -> None:
@@ -189,3 +223,62 @@ def test_files_that_never_rest_are_not_opened(tmp_path: Path) -> None:
         open_as_one([path], open_and_write)
     assert caught.value.path == path
     assert all(each.is_closed for each in opened)
+
+
+@pytest.fixture
+def temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a test is where temporary files go."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+@pytest.mark.usefixtures("temporary_files")
+def test_folders_in_use_are_left_alone(tmp_path: Path) -> None:
+    with private_folder() as first:
+        (first / "picture").write_bytes(b"under way")
+        with private_folder() as second:
+            assert first != second
+            assert (first / "picture").is_file()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("temporary_files")
+def test_what_others_call_alike_is_left_alone(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "lock").touch()
+    (tmp_path / "srtool-link").symlink_to(elsewhere)
+    (tmp_path / "srtool-file").touch()
+    (tmp_path / "srtool-starting").mkdir()
+    with private_folder():
+        pass
+    assert len(list(tmp_path.iterdir())) == 4
+    assert (elsewhere / "lock").is_file()
+
+
+@pytest.mark.usefixtures("temporary_files")
+def test_a_folder_of_a_process_that_was_killed_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = (
+        "import os, tempfile; from srtool.files import private_folder\n"
+        "with private_folder() as folder:\n"
+        "    (folder / 'picture').touch(); os.kill(os.getpid(), 9)"
+    )
+    there = {**os.environ, "TMPDIR": str(tmp_path), "TEMP": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=there, check=False)
+    (left,) = tmp_path.iterdir()
+    with private_folder() as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert not left.exists()
+
+
+@pytest.mark.usefixtures("temporary_files")
+def test_a_folder_goes_whichever_thread_closes_it(tmp_path: Path) -> None:
+    def generate() -> Iterator[Path]:
+        with private_folder() as folder:
+            yield folder
+
+    generator = generate()
+    next(generator)
+    closing = threading.Thread(target=generator.close)  # type: ignore[attr-defined]
+    closing.start()
+    closing.join()
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,5 @@
-"""Files that are either whole or absent: written under a temporary name, then renamed; hashes of
-files, and what is said where one cannot be written."""
+"""Files that are either whole or absent: written under a temporary name, then renamed; private
+folders that go; hashes of files, and what is said where one cannot be written."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
+import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -25,6 +28,8 @@ _TRIES = 5  # to open files that keep being replaced
 
 # Machine, process and a random number
 _TEMPORARY = re.compile(r"\.srtool-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}(?:\..*)?")
+
+_PRIVATE, _LOCK = "srtool-", "lock"  # how private folders are called, and what each holds
 
 
 class Opened(Protocol):
@@ -123,6 +128,35 @@ def writing(
         ) from None
 
 
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder that only this user can look into, removed at the end, and with it those of
+    processes that were killed: their locks are free."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PRIVATE}*"):
+        _remove_if_left(left)
+    folder = Path(tempfile.mkdtemp(prefix=_PRIVATE))
+    try:
+        # Whoever closes a generator may do so in another thread
+        with FileLock(folder / _LOCK, thread_local=False):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_if_left(folder: Path) -> None:
+    try:
+        found = folder.lstat()
+        mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+        # one without a lock belongs to a process that makes it right now
+        if not (mine and stat.S_ISDIR(found.st_mode) and (folder / _LOCK).is_file()):
+            return
+        with FileLock(folder / _LOCK, timeout=0):
+            pass
+    except (Timeout, OSError):  # in use, or gone
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     return file_digest(path, hashlib.sha256())
@@ -187,7 +221,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
-    name = f".srtool-{_machine()}-{os.getpid()}-{secrets.token_hex(6)}{path.suffix}"
+    name = f".srtool-{_owner or identity()}-{secrets.token_hex(6)}{path.suffix}"
     temporary = path.with_name(name)
     # Made here and not by the writer: O_EXCL never follows or reuses what is there.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -199,16 +233,42 @@ def _to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def identity() -> str:
+    """This machine and process, as names of temporary files have them."""
+    return f"{_machine()}-{os.getpid()}"
+
+
+def write_for(owner: str) -> None:
+    """From now on the temporary files of this process are those of another one, by its
+    `identity`: they stay no longer than that one, or until it calls `remove_own`."""
+    global _owner
+    _owner = owner
+
+
+_owner = ""  # of the temporary files, where that is another process
+
+
+def remove_own(folder: Path) -> None:
+    """Remove the temporary files of this process, also those that others wrote for it: to be
+    called when nobody does so any more."""
+    _remove(folder, lambda machine, process: f"{machine}-{process}" == identity())
+
+
 @cache
 def remove_stale(folder: Path) -> None:
     """Remove the temporary files of dead processes of this machine, once for each folder."""
     settle(folder)  # before what a journal names counts as left over
     if sys.platform == "win32":
         return  # asking whether a process lives would end it
+    _remove(folder, lambda machine, process: machine == _machine() and not _lives(process))
+
+
+def _remove(folder: Path, is_left: Callable[[str, int], bool]) -> None:
+    """Remove temporary files. is_left: whether those of a machine and process are to go."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TEMPORARY.fullmatch(entry.name)
-            if match and match[1] == _machine() and not _lives(int(match[2])):
+            if match and is_left(match[1], int(match[2])):
                 with suppress(OSError):
                     os.unlink(entry.path)
 

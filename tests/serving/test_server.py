@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from srtool.serving.server import is_loopback, private_folder
+from srtool.serving.server import is_loopback
 
 Serve = Callable[..., "Running"]
 
@@ -205,33 +205,3 @@ def test_wrong_arguments(
 )
 def test_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder of a test is where temporary files go."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-
-
-@pytest.mark.usefixtures("temporary")
-def test_folders_in_use_are_left_alone(tmp_path: Path) -> None:
-    with private_folder() as first:
-        (first / "picture").write_bytes(b"under way")
-        with private_folder() as second:
-            assert first != second
-            assert (first / "picture").is_file()
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.usefixtures("temporary")
-def test_what_others_call_alike_is_left_alone(tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "lock").touch()
-    (tmp_path / "srtool-serve-link").symlink_to(elsewhere)
-    (tmp_path / "srtool-serve-file").touch()
-    (tmp_path / "srtool-serve-starting").mkdir()
-    with private_folder():
-        pass
-    assert len(list(tmp_path.iterdir())) == 4
-    assert (elsewhere / "lock").is_file()

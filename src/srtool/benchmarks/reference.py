@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from srtool.benchmarks.scores import score
 from srtool.benchmarks.workers import Figures, Scorer, scoring
 from srtool.errors import ExportError
 from srtool.export.certify import Sample, fidelity_from_images
+from srtool.files import private_folder
 from srtool.images.colour import to_levels
 from srtool.images.datasets import BORDER, SCALE, Dataset, Image, load_pair
 from srtool.parity import Fidelity, Gates
@@ -54,10 +54,10 @@ def open_references(
     """
     reference = open_engine(model, device=protocol.device)
     with (
-        tempfile.TemporaryDirectory() as folder,
+        private_folder() as folder,
         scoring(workers or cores(), "name fewer or smaller images") as scorer,
     ):
-        references = References(protocol, Path(folder), scorer, planned, report)
+        references = References(protocol, folder, scorer, planned, report)
         references.prepare(reference)
         del reference
         yield references

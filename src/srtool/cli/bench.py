@@ -90,7 +90,7 @@ def run(
         from srtool.benchmarks.speed import bench as measuring
         from srtool.benchmarks.speed.networks import networks_from_files
         from srtool.benchmarks.speed.result import write_bench
-    import tempfile
+        from srtool.files import private_folder
 
     if not engines and not preset:
         raise UsageError("name an engine (x4.onnx), weights, or --preset full")
@@ -107,9 +107,9 @@ def run(
         device=measuring.device_here(),
         gpu=device,
     )
-    with tempfile.TemporaryDirectory() as folder, console.status("bench") as report:
+    with private_folder() as folder, console.status("bench") as report:
         found = networks_from_files(
-            engines or [], model or [], preset or [], Path(folder), report, device
+            engines or [], model or [], preset or [], folder, report, device
         )
         result = measuring.bench(found, config, shlex.join(["srtool", *sys.argv[1:]]), report)
     if out:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
@@ -323,11 +322,12 @@ def _standard(name: Literal["input", "output"]) -> BinaryIO:
 def _piped(format: str | None) -> Iterator[tuple[Path, Path]]:
     """An image from standard input as a file, and the file whose content goes to standard output
     when the block has made it. format: of the result, default the input's own."""
+    from srtool.files import private_folder
     from srtool.images.formats import HEAD, suffix_of
     from srtool.images.reading import ImageFile
 
-    with tempfile.TemporaryDirectory(prefix="srtool-") as folder:
-        source = Path(folder) / "stdin"
+    with private_folder() as folder:
+        source = folder / "stdin"
         written = _standard("output")
         content = _standard("input").read()
         source.write_bytes(content)
@@ -336,7 +336,7 @@ def _piped(format: str | None) -> Iterator[tuple[Path, Path]]:
         except ImageError as error:
             raise ImageError(str(error).replace(str(source), "standard input")) from None
         suffix = f".{format}" if format else suffix_of(content[:HEAD])
-        target = Path(folder) / "out" / f"stdout{suffix}"
+        target = folder / "out" / f"stdout{suffix}"
         yield source, target
         if target.is_file():
             written.write(target.read_bytes())

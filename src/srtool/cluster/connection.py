@@ -16,6 +16,9 @@ from typing import Any
 from srtool.errors import UsageError
 
 PATIENCE = 5.0  # seconds for a machine to answer
+# Of a client: the head starts a process for each. Now and then, on a busy machine, that hangs as it
+# forks; after half a minute Ray gives it up, and the next one starts.
+_TRIES = 3
 _ADDRESS = re.compile(r"(ray://)?\[?([^/\s]+?)\]?:(\d{1,5})")
 
 
@@ -57,13 +60,17 @@ def connected(cluster: Cluster) -> Iterator[None]:
     if ray.is_initialized():
         raise UsageError("this process is connected to a Ray cluster already")
     own: dict[str, Any] = {"include_dashboard": False} if is_local else {}
-    try:
-        ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False, **own)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+    for left in reversed(range(_TRIES if cluster.is_client else 1)):
+        try:
+            ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False, **own)
+            break
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            if left and isinstance(error, ConnectionError):
+                continue
+            reason = _reason(error)
         if not is_local and "RAY_AUTH_MODE" not in os.environ:
             reason += "; where it asks for a token, set RAY_AUTH_MODE=token"
-        raise _none_at(cluster.address, reason) from None
+        raise _none_at(cluster.address, reason)
     try:
         yield
     finally:
@@ -86,6 +93,13 @@ def _check_answers(address: str) -> None:
         socket.create_connection((found[2], int(found[3])), PATIENCE).close()
     except (OSError, OverflowError) as error:
         raise _none_at(address, getattr(error, "strerror", None) or str(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line: of a traceback, its last one."""
+    text = str(error)
+    lines = text.splitlines()[-1:] if "Traceback" in text else text.split()
+    return " ".join(lines).strip()[:200]
 
 
 def _last_started() -> str:

@@ -11,7 +11,6 @@ Ray's client, ray://, cannot drive Ray Data: for it an actor of the cluster does
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -22,10 +21,10 @@ from typing import Any, TypeVar
 from srtool.assets import cache_folder
 from srtool.cluster.connection import Cluster
 from srtool.cluster.items import Item
-from srtool.cluster.staging import Stage, Stages, upscale_staged
+from srtool.cluster.staging import Stages, upscale_staged
 from srtool.cluster.storage import open_folder
 from srtool.errors import EngineError, ImageError, SrtoolError, UsageError
-from srtool.files import write_whole
+from srtool.files import private_folder, write_for, write_whole
 from srtool.runtime.engine import Engine
 from srtool.runtime.engine_files import engine_files, read_beside
 from srtool.runtime.events import Event
@@ -48,7 +47,8 @@ class Work:
     """What each worker does: how engines are opened and used. sources, results: URLs of stored
     folders, empty for paths that every machine sees. device: number of the GPU, where no cluster
     gives workers theirs. foreign: see `open_engine`. require_certified: whether an engine that is
-    not is refused."""
+    not is refused. owner: whose the unfinished files of workers are, see `write_for`: Ray ends
+    them at once, with no time to clear anything away."""
 
     backend: BackendName = "auto"
     precision: PrecisionName = "auto"
@@ -60,6 +60,7 @@ class Work:
     results: str = ""
     foreign: Foreign = NOTHING_KNOWN
     require_certified: bool = False
+    owner: str = ""
 
     def open(self, name: str | Path | None) -> Engine:
         """An engine that runs as was asked for; None for the one that ships. UsageError where the
@@ -169,12 +170,9 @@ class Worker:
         (name, digest, reference), work = engine, self._work
         self._engine = work.open(unpack(name, digest, lambda: ray.get(reference)))
         self._untold = doubt(self._engine)
-        self._scratch = tempfile.TemporaryDirectory(prefix="srtool-")
-        top = Path(self._scratch.name)
-        self._stages = Stages(
-            Stage(open_folder(work.sources), top / "in") if work.sources else None,
-            Stage(open_folder(work.results), top / "out") if work.results else None,
-        )
+        self._sources = open_folder(work.sources) if work.sources else None
+        self._results = open_folder(work.results) if work.results else None
+        write_for(work.owner)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Upscale the pictures of some rows; a row of what happened for each."""
@@ -188,10 +186,12 @@ class Worker:
         if self._untold:
             yield _row(items[0], "note", self._untold)
             self._untold = ""
-        numbers = {self._stages.job(item): number for number, item in enumerate(items)}
-        for event in upscale_staged(numbers, self._engine, self._work.options, self._stages):
-            pixels = event.pixels_in, event.pixels_out
-            yield _row(items[numbers[event.job]], event.kind, event.message, *pixels)
+        with private_folder() as scratch:
+            stages = Stages.below(scratch, self._sources, self._results)
+            numbers = {stages.job(item): number for number, item in enumerate(items)}
+            for event in upscale_staged(numbers, self._engine, self._work.options, stages):
+                pixels = event.pixels_in, event.pixels_out
+                yield _row(items[numbers[event.job]], event.kind, event.message, *pixels)
 
 
 _REFUSED = "refused"  # beside the kinds of events
@@ -300,7 +300,8 @@ def _told(found: dict[str, Any]) -> tuple[Item, Event]:
 
 
 class Driver:
-    """An actor that drives Ray Data."""
+    """An actor that drives Ray Data. Where it dies it is started again from the beginning: what
+    was done is passed over."""
 
     def __init__(self, *asked: Any) -> None:
         self._rounds = _through(*asked)
@@ -317,7 +318,8 @@ def _through_client(*asked: Any) -> Iterator[Happened]:
     """`_through`, in the cluster."""
     import ray
 
-    driver: Any = ray.remote(num_cpus=0)(Driver).remote(*asked)
+    patient = {"max_restarts": TRIES - 1, "max_task_retries": TRIES - 1}
+    driver: Any = ray.remote(Driver).options(num_cpus=0, **patient).remote(*asked)
     while (happened := _got(lambda: ray.get(driver.take.remote()))) is not None:
         if isinstance(happened, EngineError):
             raise happened
@@ -331,7 +333,10 @@ def _got(ask: Callable[[], T]) -> T:
     try:
         return ask()
     except RayError as error:
-        reason = str(error).strip().splitlines()[-1][:300]
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        # After what Ray calls the actor there may be two: why it died, and that it never ran
+        facts = [at for at, line in enumerate(lines) if line[0].isspace()]
+        reason = " ".join(lines[facts[-1] + 1 :] if facts else lines)[:400]
         raise EngineError(f"the workers of the cluster cannot start: {reason}") from None
 
 

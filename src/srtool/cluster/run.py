@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from srtool.cluster.connection import Cluster, connected
 from srtool.cluster.items import Asked, Item
 from srtool.cluster.pool import Work, package_from_engine, upscale_on_cluster
-from srtool.cluster.staging import Stage, Stages, upscale_staged
+from srtool.cluster.staging import Stages, upscale_staged
+from srtool.files import identity, private_folder, remove_own, remove_stale
 from srtool.images.folders import INDEX
 from srtool.manifest import read_manifest
 from srtool.runtime.engine import Engine
@@ -21,6 +21,7 @@ from srtool.runtime.index import Entry, Index, Origin, Shard, Status, lies_at, s
 from srtool.runtime.inputs import Job
 
 SAVE_EVERY = 60.0  # seconds between two copies of the index in the store
+_END = 1.0  # seconds in which workers that are ended in the middle are gone
 
 
 class Record:
@@ -61,8 +62,8 @@ class Record:
 
 def status_of_asked(asked: Asked) -> Status:
     """What lies in the output folder, over all shards."""
-    with tempfile.TemporaryDirectory(prefix="srtool-") as scratch:
-        record = Record(asked, Path(scratch))
+    with private_folder() as scratch:
+        record = Record(asked, scratch)
 
     def lies(item: Item) -> bool:
         if asked.results:
@@ -77,13 +78,10 @@ def upscale_stored(
 ) -> Generator[Event, None, None]:
     """Upscale on this machine, with an open engine."""
     with (
-        tempfile.TemporaryDirectory(prefix="srtool-") as name,
-        Record(asked, Path(name), asked.shard) as record,
+        private_folder() as scratch,
+        Record(asked, scratch, asked.shard) as record,
     ):
-        stages = Stages(
-            Stage(asked.sources, Path(name, "in")) if asked.sources else None,
-            Stage(asked.results, Path(name, "out")) if asked.results else None,
-        )
+        stages = Stages.below(scratch, asked.sources, asked.results)
         origin = Origin(engine.path, engine.facts.weights_sha256, work.options)
         wanted, overwrite = list[Item](), work.options.overwrite
         yield from _passed_over(asked, origin, record, overwrite, wanted, summary)
@@ -106,19 +104,20 @@ def upscale_by_many(
     package, manifest = package_from_engine(engine), read_manifest(engine)
     work = replace(
         work,
+        owner=identity(),
         sources=asked.sources.url if asked.sources else "",
         results=asked.results.url if asked.results else "",
     )
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="srtool-") as name,
-            Record(asked, Path(name), asked.shard) as record,
+            private_folder() as scratch,
+            Record(asked, scratch, asked.shard) as record,
         ):
             origin = Origin(engine, manifest.model.weights_sha256 if manifest else "", work.options)
             wanted, overwrite = list[Item](), work.options.overwrite
             yield from _passed_over(asked, origin, record, overwrite, wanted, summary)
             notes: set[str] = set()  # several workers may have the same to say
-            with connected(cluster):
+            with _cleared(asked), connected(cluster):
                 for item, event in upscale_on_cluster(wanted, package, work, cluster):
                     if event.kind == "note" and event.message in notes:
                         continue
@@ -132,6 +131,23 @@ def upscale_by_many(
                     record.save()
     finally:
         summary.seconds["total"] = time.perf_counter() - start
+
+
+@contextmanager
+def _cleared(asked: Asked) -> Iterator[None]:
+    """Remove what ended workers left unfinished, those of an earlier run and of this one."""
+    on_disk = asked.items if asked.results is None else []
+    folders = {Path(item.target).parent for item in on_disk}
+    for folder in folders:
+        remove_stale(folder)
+    try:
+        yield
+    except BaseException:
+        time.sleep(_END)
+        raise
+    finally:
+        for folder in folders:
+            remove_own(folder)
 
 
 def _passed_over(

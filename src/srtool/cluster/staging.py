@@ -47,6 +47,14 @@ class Stages:
     sources: Stage | None = None
     results: Stage | None = None
 
+    @classmethod
+    def below(cls, scratch: Path, sources: Folder | None, results: Folder | None) -> Stages:
+        """Stages of stored folders in a private one."""
+        return cls(
+            Stage(sources, scratch / "in") if sources else None,
+            Stage(results, scratch / "out") if results else None,
+        )
+
     def job(self, item: Item) -> Job:
         """An item as the pipeline knows it."""
         sources, results = self.sources, self.results

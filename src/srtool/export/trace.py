@@ -6,12 +6,10 @@ import contextlib
 import io
 import logging
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +17,7 @@ import torch
 from torch import nn
 
 from srtool.errors import ExportError
+from srtool.files import private_folder
 from srtool.networks.deployed import example_size, plain_module, shape_dimensions
 from srtool.networks.network import Network, unwarned
 
@@ -118,8 +117,8 @@ def _by_torchscript(network: Network, module: nn.Module, batch: int | None) -> o
     if network.size.multiple_of == 1:  # so that what a network does with odd sizes is seen
         height, width = height + 3, width + 5
     free = {2: "height", 3: "width"} if batch else {0: "batch", 2: "height", 3: "width"}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "traced.onnx"
+    with private_folder() as folder:
+        path = folder / "traced.onnx"
         torch.onnx.export(
             module,
             (torch.rand(batch or number, 3, height, width),),

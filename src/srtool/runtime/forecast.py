@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 
+from srtool.files import private_folder
 from srtool.images.formats import FORMATS
 from srtool.images.picture import Picture, Size
 from srtool.images.reading import ImageFile
@@ -131,8 +131,8 @@ def _trial(tried: Outlook, side: int, engine: Engine, options: Options) -> _Tria
         start = time.perf_counter()
         made = upscale_picture(part, engine, replace(options, size=size))
         computed = time.perf_counter() - start
-        with tempfile.TemporaryDirectory(prefix="srtool-") as folder:
-            path = Path(folder) / f"trial{tried.job.target.suffix}"
+        with private_folder() as folder:
+            path = folder / f"trial{tried.job.target.suffix}"
             start = time.perf_counter()
             write_image(path, made, options.quality)
             encoded = time.perf_counter() - start

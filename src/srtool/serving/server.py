@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import shutil
 import signal
 import socket
-import stat
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
-from filelock import FileLock, Timeout
 
 from srtool.errors import UsageError
+from srtool.files import private_folder
 from srtool.runtime.engine import Engine
 from srtool.serving.access import DEFAULT_LIMITS, Limits
 from srtool.serving.app import make_app
-
-PREFIX = "srtool-serve-"
-LOCK = "lock"
 
 
 def is_loopback(host: str) -> bool:
@@ -101,31 +92,3 @@ def _listening(host: str, port: int) -> socket.socket:
             f"{host} port {port}: cannot be listened on ({error.strerror or error}); "
             "name another port"
         ) from None
-
-
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    """A folder that only this user can look into, removed at the end. Those of servers that were
-    killed are removed as well: their locks are free."""
-    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        _remove_if_left(left)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    try:
-        with FileLock(folder / LOCK):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_if_left(folder: Path) -> None:
-    try:
-        found = folder.lstat()
-        mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-        # one without a lock belongs to a server that is starting right now
-        if not (mine and stat.S_ISDIR(found.st_mode) and (folder / LOCK).is_file()):
-            return
-        with FileLock(folder / LOCK, timeout=0):
-            pass
-    except (Timeout, OSError):  # in use, or gone
-        return
-    shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from srtool.benchmarks.speed.rounds import FEWEST, images_file, interleaved, war
 from srtool.benchmarks.speed.scaling import scaling_of
 from srtool.errors import EngineError
 from srtool.export.flops import BYTES
+from srtool.files import private_folder
 
 Report = Callable[[str], None]
 
@@ -96,8 +96,8 @@ def _bench(networks: Sequence[Network], config: Config, command: str, report: Re
     found: list[Measured] = []
     interrupted = False
     for network in networks:
-        with tempfile.TemporaryDirectory(prefix="srtool-bench-") as folder:
-            trial = _Trial(network, config, Path(folder), report)
+        with private_folder() as folder:
+            trial = _Trial(network, config, folder, report)
             try:
                 trial.run()
             except KeyboardInterrupt:

@@ -8,7 +8,6 @@ format (png, jpg, webp, tif, avif; default: each one's own) and quality.
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtool.errors import EngineError, ImageError, SrtoolError, UsageError
+from srtool.files import private_folder
 from srtool.images.formats import HEAD, WRITTEN, suffix_of
 from srtool.images.picture import Picture
 from srtool.runtime.folder import upscale_images
@@ -92,16 +92,16 @@ class PicturesModel:
     ) -> NDArray[np.object_]:
         """Encoded pictures, (N, 1), as `srtool infer` writes them."""
         options = Options(quality=_quality(parameters))
-        with tempfile.TemporaryDirectory(prefix="srtool-triton-") as name:
+        with private_folder() as folder:
             jobs = []
             for number, data in enumerate(files.ravel()):
-                source = Path(name, f"picture {number}")
+                source = folder / f"picture {number}"
                 source.write_bytes(data)
-                target = Path(name, f"upscaled {number}{_suffix(data, parameters)}")
+                target = folder / f"upscaled {number}{_suffix(data, parameters)}"
                 jobs.append(Job(source, target))
             for event in upscale_images(jobs, self._engine, options):
                 if event.error is not None:
-                    raise type(event.error)(str(event.error).replace(f"{name}/", ""))
+                    raise type(event.error)(str(event.error).replace(f"{folder}/", ""))
             made = np.empty(files.shape, np.object_)
             made.ravel()[:] = [job.target.read_bytes() for job in jobs]
             return made
