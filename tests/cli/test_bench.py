@@ -68,6 +68,14 @@ def test_tables_for_documents(result: Path, run: Run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["bench", "evaluate"])
+def test_json_has_no_form_of_tables(command: str, run: Run) -> None:
+    asked = ["x4.onnx"] if command == "bench" else ["photos", "--engine", "x4.onnx"]
+    result = run(command, *asked, "--json", "--format", "md")
+    assert (result.code, result.out) == (2, "")
+    assert "--format" in result.complaint
+
+
 def test_json_is_the_whole_of_the_output(compact_engine: Path, run: Run) -> None:
     options = [*QUICK, "--backend", "onnxruntime", "--baselines", "none", "--json"]
     found = run("bench", compact_engine, *options)

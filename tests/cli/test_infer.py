@@ -53,6 +53,8 @@ def test_shards_and_status(images: Path, run: Run) -> None:
     assert result.code == 1
     assert result.out == "5 done, 0 missing, 1 failed of 6\n"
     assert "5.png" in result.err
+    told = {"done": 5, "missing": 0, "failed": 1, "count": 6}
+    assert json.loads(run(*status, "--json").out) == told
     (images / "5.png").unlink()
     assert run(*status).code == 0
     assert len(list(Path("out").glob(".srtool-index-*"))) == 2
@@ -97,7 +99,7 @@ def test_control_characters_do_not_reach_the_terminal(images: Path, run: Run) ->
     assert result.code == 1
     assert "\x1b" not in result.err
     assert "\a" not in result.err
-    assert "red\\x1b[31m" in result.err
+    assert "red\\x1b[31m\\nbell" in result.err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
@@ -165,6 +167,22 @@ def test_a_dry_run_makes_nothing(run: Run, images: Path) -> None:
     assert told["seconds"] > 0
     assert told["bytes"] > 0
     assert not Path("new").exists()
+    Path("file").touch()
+    result = run("infer", "in", "-o", "file/deep", *ENGINE, "--dry-run")
+    assert (result.code, result.out) == (2, "")
+
+
+def test_a_dry_run_of_what_cannot_be_read_foretells_no_time(run: Run, images: Path) -> None:
+    """Whose head is whole."""
+    whole = (images / "0.png").read_bytes()
+    Path("cut").mkdir()
+    Path("cut/0.png").write_bytes(whole[: whole.index(b"IDAT") + 8])
+    result = run("infer", "cut", "-o", "out", *ENGINE, "--dry-run", "--json")
+    told = json.loads(result.out)
+    assert told["files"] == 1
+    assert told["seconds"] is None
+    assert told["bytes"] is None
+    assert run("infer", "cut", "-o", "out", *ENGINE, "--dry-run").code == 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
@@ -223,6 +241,8 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         ["-", "in"],
         ["in/0.png", "-o", "-"],
         ["in", "--status", "--dry-run"],
+        ["in", "--quality", "50"],
+        ["in/0.png", "-o", "out.tif", "--quality", "50"],
     ],
     ids=" ".join,
 )

@@ -228,11 +228,14 @@ def test_a_source_is_never_overwritten(touch: Touch, complains: Any) -> None:
             plan(inputs, out)
 
 
+@pytest.mark.parametrize("is_made", [True, False])
 @pytest.mark.parametrize("folder", ["file.txt/out", "file.txt", "/proc/srtool", "/dev/null/x"])
-def test_folders_that_cannot_be_written(touch: Touch, complains: Any, folder: str) -> None:
+def test_folders_that_cannot_be_written(
+    touch: Touch, complains: Any, folder: str, is_made: bool
+) -> None:
     touch("file.txt", "a.png")
     with complains(UsageError, folder, "cannot be written", "-o"):
-        check_writable([Job(Path("a.png"), Path(folder, "a.png"))])
+        check_writable([Job(Path("a.png"), Path(folder, "a.png"))], is_made=is_made)
 
 
 def test_folders_are_made_and_left_empty(touch: Touch) -> None:

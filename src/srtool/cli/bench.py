@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srtool.cli import console
-from srtool.cli.console import needing, say
+from srtool.cli.console import check_form, needing, say
 from srtool.cli.options import DeviceOption, Format, FormatOption, WithDefault
 from srtool.errors import UsageError
 
@@ -92,6 +92,7 @@ def run(
         from srtool.benchmarks.speed.result import write_bench
         from srtool.files import private_folder
 
+    check_form(form, as_json)
     if not engines and not preset:
         raise UsageError("name an engine (x4.onnx), weights, or --preset full")
     config = measuring.Config(
@@ -199,7 +200,8 @@ def _print_bench(bench: Bench, form: Format) -> None:
     show = print_line if form == "text" else say
     show(machine_line(bench))
     for measured in bench.networks:
-        show(f"\n{network_line(measured)}\n")
+        for line in ("", network_line(measured), ""):
+            show(line)
         console.print_tables(speed_tables(measured), form)
         _say_not_run(measured)
     if bench.busy is not None and bench.busy > BUSY:

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     from srtool.tables.table import Table
 
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != 10}
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: r"\n"}
 
 
 def plain(text: str) -> str:
-    """Without control characters: names of files may hold what moves a terminal's cursor."""
+    """One line without control characters: names of files may hold what moves a terminal's
+    cursor, and what others make lines of."""
     return text.translate(_CONTROLS)
 
 
@@ -61,6 +62,14 @@ def answer(text: str) -> None:
     print(plain(text), flush=True)  # noqa: T201
 
 
+def check_form(form: Format, as_json: bool) -> None:
+    """UsageError where tables are asked for as text of some form and as JSON, which has none."""
+    if as_json and form != "text":
+        raise UsageError(
+            "JSON has no tables; leave out one of the two", parameter="format", found=form
+        )
+
+
 def print_tables(tables: Sequence[Table], form: Format = "text") -> None:
     """Tables of a result, on the terminal or as text for a document."""
     from srtool.tables.writers import print_table, text_of
@@ -71,7 +80,8 @@ def print_tables(tables: Sequence[Table], form: Format = "text") -> None:
         if form == "text":
             print_table(table)
         else:
-            answer(text_of(table, form))
+            for line in text_of(table, form).splitlines():
+                answer(line)
 
 
 @contextmanager

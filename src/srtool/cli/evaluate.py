@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from srtool.cli import console
-from srtool.cli.console import needing, say
+from srtool.cli.console import check_form, needing, say
 from srtool.cli.options import (
     Backend,
     DeviceOption,
@@ -78,6 +78,7 @@ def evaluate(
         from srtool.benchmarks import scores
         from srtool.benchmarks.report.quality import quality_table
 
+    check_form(form, as_json)
     names = scores.metrics_from_text(metrics) if metrics is not None else scores.DEFAULT_METRICS
     if shard and out is None:
         raise UsageError("--shard: needs --out, the folder that all parts share")

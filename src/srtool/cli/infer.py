@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from srtool.cli.options import Backend, DeviceOption, RunPrecision, shard_from_t
 from srtool.errors import ImageError, UsageError
 
 PIPE = "-"
+LOSSY = frozenset({".jpg", ".jpeg", ".webp", ".avif"})
 
 
 def names_from(incomplete: str) -> list[str]:
@@ -200,8 +201,9 @@ def infer(
         pool = Cluster(cluster, workers, threads or 1, gpus_per_worker) if cluster else None
         with needing("cloud"):
             there = items_from_inputs(named, out, suffix, format, part)
+        _check_quality(quality, [item.target for item in there.items])
         if status:
-            runs.print_status(status_of_asked(there))
+            runs.print_status(status_of_asked(there), as_json)
         else:
             runs.upscale_elsewhere(there, engine, work, pool, as_json)
         return
@@ -214,16 +216,16 @@ def infer(
         look = partial(jobs_from_inputs, named, Path(out), suffix, format, part, watching=watch)
         found = look()
     jobs = found.jobs
+    _check_quality(quality, [job.target for job in jobs])
     index = Index(found.folder, part) if found.folder else None
     if status:
         lying = ((index.key(job.target) if index else "", lies_at(job.target)) for job in jobs)
-        runs.print_status(status_of(lying, index))
+        runs.print_status(status_of(lying, index), as_json)
         return
     for note in () if watch else found.notes:
         say(note)
     with feeding, work.open(engine) as opened:
-        if not dry_run:
-            check_writable(jobs, found.folder)
+        check_writable(jobs, found.folder, is_made=not dry_run)
         runs.introduce(opened)
         run = runs.FolderRun(opened, options, index)
         if dry_run:
@@ -259,6 +261,18 @@ def _check_pipe(named: list[str], given: Mapping[str, object]) -> None:
                 parameter=parameter,
                 found=str(value),
             )
+
+
+def _check_quality(quality: int | None, targets: Sequence[str | Path]) -> None:
+    """UsageError where there are results and none of them has a quality."""
+    suffixes = {Path(target).suffix.lower() for target in targets}
+    if quality is not None and suffixes and not suffixes & LOSSY:
+        raise UsageError(
+            f"no result has a quality: all are {', '.join(sorted(suffixes))}; expected one of "
+            f"{', '.join(sorted(LOSSY))}",
+            parameter="quality",
+            found=str(quality),
+        )
 
 
 def _box(text: str) -> tuple[int, int]:

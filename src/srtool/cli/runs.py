@@ -184,12 +184,16 @@ def _print_summary(summary: Summary, out: str, engine: Path, backend: str, as_js
     answer(f"{', '.join(parts)} in {seconds:.1f} s ({rate:.3f} LR megapixels/s) -> {out}")
 
 
-def print_status(status: Status) -> None:
+def print_status(status: Status, as_json: bool) -> None:
     """The answer of --status; ends the command with 1 where not everything is done."""
     for line in status.failures:
         say(line)
     count, done, failed = status.count, status.done, len(status.failures)
-    answer(f"{done} done, {count - done - failed} missing, {failed} failed of {count}")
+    missing = count - done - failed
+    if as_json:
+        answer(json.dumps({"done": done, "missing": missing, "failed": failed, "count": count}))
+    else:
+        answer(f"{done} done, {missing} missing, {failed} failed of {count}")
     if done < count:
         raise typer.Exit(1)
 
@@ -260,10 +264,12 @@ def _line(found: Forecast) -> str:
     if not found.files:
         return "nothing to upscale"
     pictures = "1 picture" if found.files == 1 else f"{found.files:,} pictures"
+    taken = "how long it takes is not known, as none of those that were tried can be read"
+    if found.seconds is not None and found.bytes is not None:
+        taken = f"about {_duration(found.seconds)} and {_bytes(found.bytes)} on the disk"
     return (
-        f"{pictures}, {found.pixels_out / 1e6:,.0f} output megapixels: "
-        f"about {_duration(found.seconds)} and {_bytes(found.bytes)} on the disk, "
-        f"which has {_bytes(found.free)} free"
+        f"{pictures}, {found.pixels_out / 1e6:,.0f} output megapixels: {taken}; the disk has "
+        f"{_bytes(found.free)} free"
     )
 
 

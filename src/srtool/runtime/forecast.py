@@ -46,13 +46,14 @@ class Outlook:
 @dataclass(frozen=True)
 class Forecast:
     """Of a run. files: to be made. pixels_in, pixels_out: of all of them. seconds, bytes: what
-    they will take, about; 0 without a trial. free: bytes on the disk of the results."""
+    they will take, about; None where none of those that were tried can be read. free: bytes on the
+    disk of the results."""
 
     files: int = 0
     pixels_in: int = 0
     pixels_out: int = 0
-    seconds: float = 0.0
-    bytes: int = 0
+    seconds: float | None = 0.0
+    bytes: int | None = 0
     free: int = 0
 
 
@@ -104,12 +105,14 @@ def forecast(
     if first and first.seconds * whole**2 < _LITTLE:
         side = max(side, whole)  # small ones cost more a pixel, and vary more
     trials = [trial for each in tried if (trial := _trial(each, side, engine, options))]
-    seconds = median(trial.seconds for trial in trials) * pixels_in if trials else 0.0
-    if seconds < LONG and not always:
+    seconds = size = None
+    if trials:
+        seconds = median(trial.seconds for trial in trials) * pixels_in
+        size = round(fmean(trial.bytes for trial in trials) * pixels_out)
+    if not always and (seconds is None or seconds < LONG):
         return None
-    size = fmean(trial.bytes for trial in trials) * pixels_out if trials else 0.0
     files, free = round(share * len(wanted)), _free(wanted[0].job.target)
-    return Forecast(files, pixels_in, pixels_out, seconds, round(size), free)
+    return Forecast(files, pixels_in, pixels_out, seconds, size, free)
 
 
 @dataclass(frozen=True)

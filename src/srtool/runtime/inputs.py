@@ -175,14 +175,18 @@ def result_name(relative: PurePath, suffix: str, format: str | None) -> PurePath
     return relative.parent / f"{relative.stem}{suffix}{ending}"
 
 
-def check_writable(jobs: list[Job], folder: Path | None = None) -> None:
+def check_writable(jobs: list[Job], folder: Path | None = None, *, is_made: bool = True) -> None:
     """UsageError, before any work is done, where an output folder cannot be made or written; also
-    one for jobs that are still to come."""
+    one for jobs that are still to come. Not is_made: the folders are left to be made."""
     folders = {job.target.parent for job in jobs} | ({folder} if folder else set())
     for folder in sorted(folders):
         with writing(folder, UsageError, "choose another folder", "out"):
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
+            there = folder
+            if is_made:
+                folder.mkdir(parents=True, exist_ok=True)
+            else:
+                there = next(each for each in (folder, *folder.parents) if each.exists())
+            with tempfile.TemporaryFile(dir=there):
                 pass
 
 
