@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from srtool.errors import ChangedFileError, EngineError
 from srtool.files import settle, sha256, write_whole
-from srtool.parity import Fidelity, Strict
+from srtool.parity import Fidelity, Strict, what_is_wrong
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 Shape = tuple[int, int, int]  # batch, and height and width in LR pixels
@@ -237,11 +237,12 @@ def _read_manifest(engine: Path) -> Manifest | None:
     try:
         manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
+        reason = what_is_wrong(error) if isinstance(error, ValidationError) else str(error)
         raise EngineError(
-            f"{path}: is no manifest that this version of srtool reads "
-            f"({_first_line(error)}); export the network again",
+            f"{path}: is no manifest that this version of srtool reads ({reason}); export the "
+            "network again",
             path=path,
-            found=_first_line(error),
+            found=reason,
         ) from None
     found = sha256(engine)
     if manifest.sha256 != found:
@@ -263,8 +264,3 @@ def facts_from_metadata(text: str | None) -> ModelFacts | None:
         return ModelFacts.model_validate(json.loads(text))
     except (ValidationError, json.JSONDecodeError):
         return None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return " ".join(line.strip() for line in lines[1:3]) if len(lines) > 2 else str(error)

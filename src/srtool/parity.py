@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, computed_field, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, computed_field, model_validator
 
 Grade = Literal["exact", "faithful", "lossy"]
 
@@ -25,6 +25,13 @@ class Strict(BaseModel):
         if not isinstance(data, dict):
             return data
         return {key: data[key] for key in data if key not in cls.model_computed_fields}
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """The first thing, in one line, with its place in the file."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the whole file"
+    return f"{place}: {first['msg']}"
 
 
 class Gates(Strict):

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, computed_field
 
 from srtool.errors import DataError
 from srtool.files import write_whole
-from srtool.parity import Strict
+from srtool.parity import Strict, what_is_wrong
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -299,11 +299,9 @@ def result_from_file(path: Path, model: type[Model], command: str) -> Model:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})", path=path) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise DataError(
             f"{path}: is no result of `srtool {command}` that this version reads "
-            f"({place}: {first['msg']})",
+            f"({what_is_wrong(error)})",
             path=path,
         ) from None
 
