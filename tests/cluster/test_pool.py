@@ -216,10 +216,10 @@ def test_a_node_that_goes_costs_no_picture(
             time.sleep(0.1)
         nodes.remove_node(lost, allow_graceful=False)
 
-    removal = threading.Thread(target=remove)
+    removal = threading.Thread(target=remove, daemon=True)
     removal.start()
     result = infer(photographs, tmp_path / "out", "--workers", "3")
-    removal.join()
+    removal.join(60)
     assert result.code == 0
     assert len(files_in(tmp_path / "out")) == 9
 
@@ -332,24 +332,34 @@ def test_through_the_client_of_a_machine_outside(
 def test_a_driver_in_the_cluster_that_dies_costs_no_picture(
     infer_outside: Callable[..., Any], photographs: Path, tmp_path: Path
 ) -> None:
+    for number in range(9, 40):  # so that there is work left when it dies
+        (photographs / f"{number}.png").write_bytes((photographs / "0" / "0.png").read_bytes())
     killed: list[int] = []
 
     def kill() -> None:
+        drivers: list[psutil.Process] = []
+        while not drivers:
+            drivers = [process for process in psutil.process_iter() if is_driver(process)]
         while not files_in(tmp_path / "out"):
-            time.sleep(0.05)
-        for process in psutil.process_iter(["cmdline"]):
-            if process.info["cmdline"][:1] and process.info["cmdline"][0].startswith("ray::Driver"):
-                process.kill()
-                killed.append(process.pid)
+            time.sleep(0.02)
+        for process in drivers:
+            process.kill()
+            killed.append(process.pid)
 
-    killing = threading.Thread(target=kill)
+    killing = threading.Thread(target=kill, daemon=True)
     killing.start()
     result = infer_outside(photographs, tmp_path / "out", "--json")
-    killing.join()
+    killing.join(60)
     assert killed
     assert result.code == 0
     assert '"failed": 0' in result.out
-    assert len(files_in(tmp_path / "out")) == 9
+    assert len(files_in(tmp_path / "out")) == 40
+
+
+def is_driver(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.name().startswith("ray::Driver")
+    return False
 
 
 @pytest.mark.slow
