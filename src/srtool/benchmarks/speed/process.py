@@ -9,11 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -28,6 +27,7 @@ from srtool.benchmarks.speed.opened import Opened
 from srtool.benchmarks.speed.result import EndToEnd
 from srtool.benchmarks.workers import end_with_parent
 from srtool.errors import EngineError, SrtoolError, in_a_line
+from srtool.files import private_folder
 from srtool.interrupts import interrupts_held
 
 MANY = 1_000_000
@@ -62,11 +62,11 @@ class Process:
         context = multiprocessing.get_context("spawn")
         self._limit = limit
         self._connection, theirs = context.Pipe()
-        descriptor, name = tempfile.mkstemp(prefix="srtool-bench-", suffix=".log")
-        os.close(descriptor)
-        self._log = Path(name)
+        self._left = ExitStack()
+        self._log = self._left.enter_context(private_folder()) / "log.txt"
+        self._log.touch()
         self._process = context.Process(
-            target=_serve, args=(theirs, open_candidate, threads, name), daemon=True
+            target=_serve, args=(theirs, open_candidate, threads, str(self._log)), daemon=True
         )
         _launch(self._process)
         theirs.close()
@@ -131,7 +131,7 @@ class Process:
             self._process.kill()
             self._process.join()
         self._connection.close()
-        self._log.unlink(missing_ok=True)
+        self._left.close()
 
     def _ask(self, what: str, *arguments: Any) -> Any:
         try:
