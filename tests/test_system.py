@@ -49,3 +49,46 @@ def test_cpus_are_those_that_the_process_may_use() -> None:
         assert (system.cpus(), system.cores()) == ([max(allowed)], 1)
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"/proc/self/cgroup": "0::/", "/sys/fs/cgroup/cpu.max": "max 100000"}, None),
+        ({"/proc/self/cgroup": "0::/", "/sys/fs/cgroup/cpu.max": "150000 100000"}, 2),
+        ({"/proc/self/cgroup": "0::/", "/sys/fs/cgroup/cpu.max": "20000 100000"}, 1),
+        ({"/proc/self/cgroup": "0::/", "/sys/fs/cgroup/cpu.max": "9900000 100000"}, None),
+        (  # that of the pod, above that of the container
+            {
+                "/proc/self/cgroup": "0::/pod/one",
+                "/sys/fs/cgroup/pod/one/cpu.max": "400000 100000",
+                "/sys/fs/cgroup/pod/cpu.max": "300000 100000",
+            },
+            3,
+        ),
+        (  # version 1, in a container that does not see its own group
+            {
+                "/proc/self/cgroup": "3:cpuset:/x\n2:cpu,cpuacct:/docker/abc\n0::/",
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            2,
+        ),
+        (
+            {
+                "/proc/self/cgroup": "1:cpu:/",
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            None,
+        ),
+    ],
+)
+def test_a_container_may_have_less_time_than_cpus(
+    monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: int | None
+) -> None:
+    monkeypatch.setattr(system, "text_of", lambda path: files.get(path.as_posix(), ""))
+    monkeypatch.setattr(system, "cpus", lambda: list(range(64)))
+    assert system.share() == expected
+    assert system.cores() == (expected or 64)

@@ -3,12 +3,13 @@ are installed."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,7 @@ _MACOS = {  # sysctl hw.optional.arm.FEAT_...
     "SME": "sme",
     "SME2": "sme2",
 }
+_GROUPS = Path("/sys/fs/cgroup")
 _WINDOWS = {"avx": 39, "avx2": 40, "avx512f": 41, "asimddp": 43}  # PF_..._INSTRUCTIONS_AVAILABLE
 
 
@@ -40,9 +42,17 @@ def cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def share() -> int | None:
+    """How many CPUs' worth of time a container's quota leaves, as `docker run --cpus` and limits in
+    Kubernetes set it; None where these are no fewer than `cpus`. No library that counts CPUs sees
+    it, and threads beyond it are halted in turn, while others wait for them."""
+    least = min(_quotas(), default=math.inf)
+    return max(1, round(least)) if least < len(cpus()) else None
+
+
 def cores() -> int:
-    """How many these are."""
-    return len(cpus())
+    """How many CPUs this process can keep busy."""
+    return share() or len(cpus())
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -103,6 +113,25 @@ def text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
+
+
+def _quotas() -> Iterator[float]:
+    """CPUs' worth of time of the control groups that this process is in, of both versions."""
+    for line in text_of(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, name = line.split(":", 2)
+        if "cpu" not in controllers.split(",") and controllers:
+            continue
+        top = _GROUPS / "cpu" if controllers else _GROUPS
+        group = top / name.lstrip("/")
+        for folder in (group, *group.parents):
+            if controllers:
+                quota, period = (text_of(folder / f"cpu.cfs_{it}_us") for it in ("quota", "period"))
+            else:
+                quota, _, period = text_of(folder / "cpu.max").partition(" ")
+            if quota.isdecimal() and period.isdecimal() and int(period):
+                yield int(quota) / int(period)
+            if folder == top:
+                break
 
 
 def _field(text: str, name: str) -> str:

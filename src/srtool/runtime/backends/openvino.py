@@ -21,6 +21,7 @@ from srtool.interrupts import interrupts_held
 from srtool.manifest import METADATA_KEY, ModelFacts
 from srtool.runtime.engine_files import refused
 from srtool.runtime.session import DirectSession, OnnxFile
+from srtool.system import share
 
 Shape = tuple[int, ...]
 
@@ -56,6 +57,7 @@ class OpenVino:
         )
 
     def open(self, path: Path, facts: ModelFacts, threads: int | None = None) -> OpenVinoSession:
+        threads = threads or share()
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
             "PERFORMANCE_HINT": "LATENCY",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from srtool.errors import EngineError
 from srtool.manifest import ModelFacts
 from srtool.runtime.session import DEFAULT_HALO, DirectSession
+from srtool.system import share
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Torch:
                 "or name an .onnx file",
                 path=path,
             ) from None
-        if threads is not None:
+        if threads := threads or share():
             torch.set_num_threads(threads)
         network = load_network(path)
         facts = ModelFacts(
