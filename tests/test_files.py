@@ -245,14 +245,16 @@ def test_folders_in_use_are_left_alone(tmp_path: Path) -> None:
 def test_what_others_call_alike_is_left_alone(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "lock").touch()
+    (elsewhere / ".srtool-private.lock").touch()
     (tmp_path / "srtool-link").symlink_to(elsewhere)
     (tmp_path / "srtool-file").touch()
     (tmp_path / "srtool-starting").mkdir()
+    (tmp_path / "srtool-photographs").mkdir()
+    (tmp_path / "srtool-photographs" / "lock").touch()
     with private_folder():
         pass
-    assert len(list(tmp_path.iterdir())) == 4
-    assert (elsewhere / "lock").is_file()
+    assert len(list(tmp_path.iterdir())) == 5
+    assert (elsewhere / ".srtool-private.lock").is_file()
 
 
 @pytest.mark.usefixtures("temporary_files")

@@ -29,7 +29,7 @@ _TRIES = 5  # to open files that keep being replaced
 # Machine, process and a random number
 _TEMPORARY = re.compile(r"\.srtool-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}(?:\..*)?")
 
-_PRIVATE, _LOCK = "srtool-", "lock"  # how private folders are called, and what each holds
+_PRIVATE, _LOCK = "srtool-", ".srtool-private.lock"  # a private folder, and what it alone holds
 
 
 class Opened(Protocol):
