@@ -15,10 +15,10 @@ import pytest
 
 from srtool.errors import ChangedFileError, EngineError
 from srtool.files import (
-    identity,
+    new_owner,
     open_as_one,
     private_folder,
-    remove_own,
+    remove_those_of,
     settle,
     whole_file,
     whole_files,
@@ -111,7 +111,7 @@ def test_files_of_dead_processes_are_removed_and_no_others(tmp_path: Path) -> No
 def test_what_was_written_for_another_process_goes_with_that_one(tmp_path: Path) -> None:
     """As workers on several machines write into a folder that they share."""
     code = (
-        "import os, pathlib, sys; from srtool.files import identity, whole_file, write_for\n"
+        "import os, pathlib, sys; from srtool.files import whole_file, write_for\n"
         "write_for(sys.argv[2])\n"
         "with whole_file(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     )
@@ -123,11 +123,11 @@ def test_what_was_written_for_another_process_goes_with_that_one(tmp_path: Path)
         (left,) = set(tmp_path.iterdir()) - before
         return left
 
-    mine = left_for(identity())
-    others = left_for(identity().replace(f"-{os.getpid()}", f"-{os.getppid()}"))
+    owner, other = new_owner(), new_owner()
+    mine, others = left_for(owner), left_for(other)
     with whole_file(tmp_path / "b.png"):
         assert mine.exists()  # its owner lives
-    remove_own(tmp_path)
+    remove_those_of(owner, tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([others, tmp_path / "b.png"])
 
 

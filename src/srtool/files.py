@@ -26,7 +26,7 @@ from srtool.errors import ChangedFileError, SrtoolError
 _JOURNAL = ".journal"
 _TRIES = 5  # to open files that keep being replaced
 
-# Machine, process and a random number
+# Machine, process and a random number: four digits for what is done, eight for the file
 _TEMPORARY = re.compile(r"\.srtool-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}(?:\..*)?")
 
 _PRIVATE, _LOCK = "srtool-", ".srtool-private.lock"  # a private folder, and what it alone holds
@@ -221,7 +221,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
-    name = f".srtool-{_owner or identity()}-{secrets.token_hex(6)}{path.suffix}"
+    name = f".srtool-{_owner or new_owner()}{secrets.token_hex(4)}{path.suffix}"
     temporary = path.with_name(name)
     # Made here and not by the writer: O_EXCL never follows or reuses what is there.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -233,14 +233,14 @@ def _to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def identity() -> str:
-    """This machine and process, as names of temporary files have them."""
-    return f"{_machine()}-{os.getpid()}"
+def new_owner() -> str:
+    """How names of temporary files begin that are this process's, and this purpose's."""
+    return f"{_machine()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def write_for(owner: str) -> None:
-    """From now on the temporary files of this process are those of another one, by its
-    `identity`: they stay no longer than that one, or until it calls `remove_own`."""
+    """From now on the temporary files of this process are those of another one, which made that
+    `new_owner`: they stay no longer than it does, or until it calls `remove_those_of`."""
     global _owner
     _owner = owner
 
@@ -248,10 +248,10 @@ def write_for(owner: str) -> None:
 _owner = ""  # of the temporary files, where that is another process
 
 
-def remove_own(folder: Path) -> None:
-    """Remove the temporary files of this process, also those that others wrote for it: to be
-    called when nobody does so any more."""
-    _remove(folder, lambda machine, process: f"{machine}-{process}" == identity())
+def remove_those_of(owner: str, folder: Path) -> None:
+    """Remove the temporary files that were written for an owner: to be called when nobody does so
+    any more."""
+    _remove(folder, lambda match: match[0].startswith(f".srtool-{owner}"))
 
 
 @cache
@@ -260,15 +260,15 @@ def remove_stale(folder: Path) -> None:
     settle(folder)  # before what a journal names counts as left over
     if sys.platform == "win32":
         return  # asking whether a process lives would end it
-    _remove(folder, lambda machine, process: machine == _machine() and not _lives(process))
+    _remove(folder, lambda match: match[1] == _machine() and not _lives(int(match[2])))
 
 
-def _remove(folder: Path, is_left: Callable[[str, int], bool]) -> None:
-    """Remove temporary files. is_left: whether those of a machine and process are to go."""
+def _remove(folder: Path, is_left: Callable[[re.Match[str]], bool]) -> None:
+    """Remove the temporary files whose names are left over."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TEMPORARY.fullmatch(entry.name)
-            if match and is_left(match[1], int(match[2])):
+            if match and is_left(match):
                 with suppress(OSError):
                     os.unlink(entry.path)
 

@@ -336,7 +336,7 @@ def _got(ask: Callable[[], T]) -> T:
         lines = [line for line in str(error).splitlines() if line.strip()]
         # After what Ray calls the actor there may be two: why it died, and that it never ran
         facts = [at for at, line in enumerate(lines) if line[0].isspace()]
-        reason = " ".join(lines[facts[-1] + 1 :] if facts else lines)[:400]
+        reason = " ".join(lines[facts[-1] + 1 :] if facts else lines)[:400] or lines[-1].strip()
         raise EngineError(f"the workers of the cluster cannot start: {reason}") from None
 
 

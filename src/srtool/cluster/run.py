@@ -12,7 +12,7 @@ from srtool.cluster.connection import Cluster, connected
 from srtool.cluster.items import Asked, Item
 from srtool.cluster.pool import Work, package_from_engine, upscale_on_cluster
 from srtool.cluster.staging import Stages, upscale_staged
-from srtool.files import identity, private_folder, remove_own, remove_stale
+from srtool.files import new_owner, private_folder, remove_stale, remove_those_of
 from srtool.images.folders import INDEX
 from srtool.manifest import read_manifest
 from srtool.runtime.engine import Engine
@@ -104,7 +104,7 @@ def upscale_by_many(
     package, manifest = package_from_engine(engine), read_manifest(engine)
     work = replace(
         work,
-        owner=identity(),
+        owner=new_owner(),
         sources=asked.sources.url if asked.sources else "",
         results=asked.results.url if asked.results else "",
     )
@@ -117,7 +117,7 @@ def upscale_by_many(
             wanted, overwrite = list[Item](), work.options.overwrite
             yield from _passed_over(asked, origin, record, overwrite, wanted, summary)
             notes: set[str] = set()  # several workers may have the same to say
-            with _cleared(asked), connected(cluster):
+            with _cleared(asked, work.owner), connected(cluster):
                 for item, event in upscale_on_cluster(wanted, package, work, cluster):
                     if event.kind == "note" and event.message in notes:
                         continue
@@ -134,7 +134,7 @@ def upscale_by_many(
 
 
 @contextmanager
-def _cleared(asked: Asked) -> Iterator[None]:
+def _cleared(asked: Asked, owner: str) -> Iterator[None]:
     """Remove what ended workers left unfinished, those of an earlier run and of this one."""
     on_disk = asked.items if asked.results is None else []
     folders = {Path(item.target).parent for item in on_disk}
@@ -147,7 +147,7 @@ def _cleared(asked: Asked) -> Iterator[None]:
         raise
     finally:
         for folder in folders:
-            remove_own(folder)
+            remove_those_of(owner, folder)
 
 
 def _passed_over(
